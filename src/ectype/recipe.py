@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -63,6 +63,8 @@ class DataInfo(NamedTuple):
     classes: tuple[str, ...] = ()
     frequencies: tuple[float, ...] = ()
     """Share of each class in the training images; sums to 1."""
+    binary: bool = False
+    """Whether every pixel is 0 or 1."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -117,14 +119,14 @@ class Choice(Section):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _by_kind(cls, value: Any, handler: Any) -> Self:
+    def _by_kind(cls, value: Any, handler: Any) -> Any:
         if Choice not in cls.__bases__ or not isinstance(value, Mapping):
             return handler(value)
         discover()
         kind = value.get("kind")
         if kind not in cls._kinds:
             raise ValueError(f"no {cls.family} of kind {kind!r}; {did_you_mean(str(kind), cls._kinds)}")
-        return cls._kinds[kind].model_validate(value)  # type: ignore[return-value]  # a kind is its family
+        return cls._kinds[kind].model_validate(value)
 
 
 class ModelConfig(Choice):
@@ -164,8 +166,8 @@ class Split(Section):
     by: Literal["hash", "contiguous"] = "hash"
     """hash: by the file's name, so that a file stays where it is when others are added.
     contiguous: one slab of the sorted names each, for slices and video frames whose neighbours are alike."""
-    val: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.1, ge=0, lt=1)
+    val: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
     group: str | None = None
     """A regular expression searched in the path; files whose match (or first group) agrees stay on one side."""
 
@@ -175,11 +177,11 @@ class Augment(Section):
 
     flip: bool = False
     """Mirror left and right, half of the time."""
-    crop: float = Field(0.0, ge=0, lt=0.5)
+    crop: float = Field(default=0.0, ge=0, lt=0.5)
     """Zoom into a random window whose sides are shorter by up to this share."""
-    shift: float = Field(0.0, ge=0, lt=0.5)
+    shift: float = Field(default=0.0, ge=0, lt=0.5)
     """Move by up to this share of each side; the border is mirrored in."""
-    colour: float = Field(0.0, ge=0, le=1)
+    colour: float = Field(default=0.0, ge=0, le=1)
     """Scale brightness, contrast and saturation by up to 1 ± this."""
 
 
@@ -199,9 +201,9 @@ class DataConfig(Section):
     resize: Literal["crop", "pad", "squash"] = "crop"
     background: str = "white"
     """A colour that Pillow knows: what transparent pixels and padding become."""
-    min_size: int = Field(4, ge=1)
+    min_size: int = Field(default=4, ge=1)
     """Images with a shorter side in pixels are rejected."""
-    max_rejects: float = Field(0.1, ge=0, le=1)
+    max_rejects: float = Field(default=0.1, ge=0, le=1)
     """The share of rejected images beyond which preparing stops."""
     binarise: Literal["none", "threshold", "static", "dynamic"] = "none"
     """Black or white pixels: ≥ ½; drawn once with the grey value as probability; or drawn at each showing."""
@@ -226,26 +228,28 @@ class DataConfig(Section):
 class PlayerOptimizer(Section):
     """Settings of one player's optimizer that differ from the common ones."""
 
-    lr: float | None = Field(None, gt=0)
+    lr: float | None = Field(default=None, gt=0)
     betas: tuple[float, float] | None = None
-    weight_decay: float | None = Field(None, ge=0)
-    clip: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    clip: float | None = Field(default=None, gt=0)
 
 
 class OptimizerConfig(Section):
     """How players move."""
 
     name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float | None = Field(None, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float | None = Field(default=None, gt=0)
     """Largest norm of a player's gradient."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    warmup: float = Field(0.02, ge=0, lt=1)
+    warmup: float = Field(default=0.02, ge=0, lt=1)
     """Share of the budget in which the rate rises from 0."""
-    final: float = Field(0.0, ge=0, le=1)
+    hold: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the rest in which it stands before it falls."""
+    final: float = Field(default=0.0, ge=0, le=1)
     """Rate at the end, as a share of `lr`, where the schedule falls."""
     players: dict[str, PlayerOptimizer] = {}
 
@@ -260,13 +264,13 @@ class TrainConfig(Section):
 
     images: Annotated[Count, Field(gt=0)] = 1_000_000
     """Images shown, counted with repetition."""
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(default=None, gt=0)
     """A budget in time instead: turned into images by timing a copy, before the first step."""
-    batch: int = Field(128, ge=1)
+    batch: int = Field(default=128, ge=1)
     """Images per update, over all processes and micro-batches."""
     ema_images: Annotated[Count, Field(ge=0)] = 0
     """Half-life, in images, of the running average of the weights; 0 for none."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 elsewhere (bf16 is slow on most CPUs)."""
     compile: bool = False
@@ -279,9 +283,9 @@ class MonitorConfig(Section):
 
     every: Literal["auto", "epoch"] | Annotated[Count, Field(gt=0)] = "auto"
     """Images between checks. auto: chosen once from a timed check so that looking costs under a tenth."""
-    patience: int | None = Field(10, ge=1)
+    patience: int | None = Field(default=10, ge=1)
     """Stop after so many checks without a new best; None trains to the end."""
-    min_delta: float = Field(0.0, ge=0)
+    min_delta: float = Field(default=0.0, ge=0)
     """What counts as better, in the measure's own unit."""
     images: Annotated[Count, Field(ge=1)] = 5000
     """At most so many held-out images per check."""
@@ -291,14 +295,14 @@ class RunConfig(Section):
     """Mechanics: what may change between two parts of one run without changing what it computes."""
 
     device: str = "auto"
-    threads: int | None = Field(None, ge=1)
-    micro_batch: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
     """Images per forward pass on one device; None for all at once."""
-    log_every: float = Field(2.0, ge=0)
+    log_every: float = Field(default=2.0, ge=0)
     """Least seconds between two lines of metrics."""
-    pictures: int = Field(16, ge=0)
+    pictures: int = Field(default=16, ge=0)
     """Pictures in a grid of samples or reconstructions; 0 for none."""
-    keep_last: int = Field(2, ge=1)
+    keep_last: int = Field(default=2, ge=1)
     keep_best: bool = True
     keep_every: Annotated[Count, Field(gt=0)] | None = None
     """Also keep a checkpoint for each so many images."""
@@ -323,7 +327,12 @@ class Recipe(Section):
 
     def yaml(self) -> str:
         """The recipe as YAML, every key present."""
-        return yaml.safe_dump(self.plain(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+        plain = self.plain()
+
+        def text(part: dict[str, Any], flow: bool | None) -> str:
+            return yaml.safe_dump(part, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=120)
+
+        return text({"about": plain.pop("about")}, False) + "".join(text({k: v}, None) for k, v in plain.items())
 
     def override(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with some keys changed.
@@ -381,7 +390,8 @@ def _find(plain: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if (whole := [path for path in fits if path == parts]) or len(fits) == 1:
         return (whole or fits)[0]
     if fits:
-        raise RecipeError(f"'{key}' fits several keys: {', '.join('.'.join(path) for path in fits)}; write one in full.")
+        names = ", ".join(".".join(path) for path in fits)
+        raise RecipeError(f"'{key}' fits several keys: {names}; write one in full.")
     if len(parts) > 1 and parts[:-1] in (("optimizer", "players"), ("players",)):
         return ("optimizer", "players", parts[-1])
     names = {".".join(path[-len(parts) :]) for path in paths} | {path[-1] for path in paths}
@@ -500,7 +510,7 @@ def discover() -> None:
     """Import the modules that define kinds: ours, installed plug-ins, and files named in `ECTYPE_PLUGINS`.
 
     A plug-in is a package with an entry point in the group `ectype.plugins`, or a Python file whose path the *user* put
-    into the environment variable `ECTYPE_PLUGINS` (several joined as in PATH). Recipes and checkpoints cannot name code.
+    into the environment variable `ECTYPE_PLUGINS` (several joined as in PATH). Recipes and checkpoints name no code.
     """
     for name in _PACKAGES:
         package = importlib.import_module(name)

@@ -1,0 +1,341 @@
+"""From the bytes of one image, whatever it is, to pixels of the wanted shape, or a reason why not. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+
+from ectype.data.sources import Unreadable
+
+if TYPE_CHECKING:
+    from ectype.data.sources import Raw
+
+__all__ = ["FORMATS", "Decoded", "Rejected", "Spec", "colour", "decode", "decode_chunk", "measure", "reduce16"]
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""The formats tried, and no others: Pillow knows some that start programs or guess."""
+
+GREY_TOLERANCE = 2
+"""Channels that differ by no more than this are one grey channel that a lossy format has stored three times."""
+
+DIGEST = 16
+"""Bytes of the hash of an image's pixels."""
+
+
+class Spec(NamedTuple):
+    """What images become."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    channels: int
+    resize: Literal["crop", "pad", "squash"] = "crop"
+    background: tuple[int, int, int] = (255, 255, 255)
+    min_size: int = 4
+    guess: bool = False
+    """Whether one channel is only assumed: then colour is looked for and reported."""
+
+
+class Rejected(Exception):
+    """An image that cannot be used; the message is the reason."""
+
+
+class Decoded(NamedTuple):
+    """One image, [c, h, w] uint8, and what had to be done to it."""
+
+    pixels: np.ndarray
+    notes: frozenset[str] = frozenset()
+    coloured: bool = False
+    brightest: int = 0
+    """Largest value of a 16-bit image, before it was reduced."""
+
+
+class Outcome(NamedTuple):
+    """A chunk of images: pixels [k, c, h, w] uint8 with zeros for rejects, a reason or None for each, hashes [k, 16]."""
+
+    pixels: np.ndarray
+    reasons: list[str | None]
+    digests: np.ndarray
+    notes: Counter[str]
+    coloured: bool = False
+    brightest: int = 0
+
+
+def colour(name: str) -> tuple[int, int, int]:
+    """A colour that Pillow knows by name or as #rrggbb. Raises `ValueError`."""
+    return ImageColor.getrgb(name)[:3]  # type: ignore[return-value]
+
+
+def reduce16(values: np.ndarray) -> np.ndarray:
+    """0..65535 → 0..255, rounded. Divides by 257, which takes the ends to the ends (a shift by 8 would do as well)."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _strict() -> Iterator[None]:
+    """Pillow's warnings silenced, except that it may be looking at a decompression bomb: an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode(raw: Raw, spec: Spec) -> Decoded:
+    """One image as pixels.
+
+    Args:
+        raw: A path, an encoded image, or pixels [h, w] or [h, w, c] of uint8 with 1 to 4 channels.
+        spec: What it should become.
+
+    Raises:
+        Rejected: It cannot be used.
+    """
+    if isinstance(raw, Unreadable):
+        raise Rejected(raw.reason)
+    if isinstance(raw, np.ndarray):
+        return _finish(Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw), spec, set())
+    try:
+        with _strict(), _open(raw) as image:
+            return _decode(image, spec)
+    except Rejected:
+        raise
+    except Exception as error:  # decoders of hostile bytes fail in every way there is
+        raise Rejected(_reason(error, raw)) from None
+
+
+def _open(raw: str | bytes) -> Image.Image:
+    if isinstance(raw, bytes):
+        if not raw:
+            raise Rejected("empty (0 bytes)")
+        return Image.open(io.BytesIO(raw), formats=FORMATS)
+    try:
+        return Image.open(raw, formats=FORMATS)
+    except UnidentifiedImageError:
+        if os.path.getsize(raw) == 0:
+            raise Rejected("empty (0 bytes)") from None
+        raise
+
+
+def _reason(error: Exception, raw: str | bytes) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return "too many pixels (a decompression bomb?)"
+    if isinstance(error, PermissionError):
+        return "may not be read"
+    if isinstance(error, FileNotFoundError):
+        return "gone (moved, or a link to nothing)"
+    if isinstance(error, MemoryError):
+        return "too large for the memory"
+    detail = " ".join(str(error).replace(raw if isinstance(raw, str) else "\0", "").split())
+    if "truncated" in detail or isinstance(error, EOFError):
+        return "truncated"
+    return f"damaged ({detail or type(error).__name__})"
+
+
+def _decode(image: Image.Image, spec: Spec) -> Decoded:
+    if min(image.size) < spec.min_size:
+        raise Rejected(f"too small ({image.width}×{image.height} pixels)")
+    notes = set()
+    if image.format not in ("MPO", "TIFF", "JPEG") and getattr(image, "is_animated", False):
+        notes.add("animated")
+    if _is_deep(image):
+        notes.add("16-bit")
+    turned = image.format != "TIFF" and _orientation(image) not in (0, 1)
+    box = None
+    if image.format in ("JPEG", "MPO"):
+        box = _draft(image, spec, swapped=turned and _orientation(image) >= 5)
+    image.load()
+    if box is not None and (box[2] < image.width or box[3] < image.height):
+        # A reduced picture ends in a row and column that stand for fewer pixels than the others: leave those out.
+        image = image.crop((0, 0, max(1, int(box[2])), max(1, int(box[3]))))
+    if turned:
+        image = ImageOps.exif_transpose(image)
+    return _finish(image, spec, notes)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # a damaged EXIF block is no reason to lose the picture
+        return 1
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image that has not been loaded stores more than 8 bits: Pillow reduces colour ones without a word."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return True
+    parts = [part for tile in getattr(image, "tile", ()) for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    if image.format == "PPM":
+        return any(isinstance(part, int) and part > 255 for part in parts)
+    return any(isinstance(part, str) and ";16" in part for part in parts)
+
+
+def _draft(image: Image.Image, spec: Spec, *, swapped: bool) -> tuple[int, int, float, float] | None:
+    """Have a JPEG decoded at ½, ¼ or ⅛ where that still leaves twice the wanted pixels: several times faster."""
+    height, width = reversed(spec.size) if swapped else spec.size
+    scale = _scale(image.size, (width, height), spec.resize)
+    wanted = (math.ceil(2 * image.width * scale[0]), math.ceil(2 * image.height * scale[1]))
+    mode = "L" if spec.channels == 1 and not spec.guess else image.mode
+    drafted = image.draft(mode, wanted)
+    return None if drafted is None else drafted[1]  # type: ignore[return-value]
+
+
+def _scale(size: tuple[int, int], wanted: tuple[int, int], resize: str) -> tuple[float, float]:
+    """How much each axis grows."""
+    x, y = wanted[0] / size[0], wanted[1] / size[1]
+    if resize == "squash":
+        return x, y
+    one = max(x, y) if resize == "crop" else min(x, y)
+    return one, one
+
+
+def _finish(image: Image.Image, spec: Spec, notes: set[str]) -> Decoded:
+    image, brightest = _eight_bits(image)
+    image = _flatten(image, spec.background, notes)
+    if spec.channels == 1 and not spec.guess and image.mode != "L":
+        image = image.convert("L")
+    image = _resize(image, spec)
+    coloured = False
+    if spec.guess and image.mode == "RGB":
+        values = np.asarray(image)
+        coloured = bool((values.max(2) - values.min(2)).max() > GREY_TOLERANCE)
+        image = image.convert("L")
+    values = np.asarray(image)
+    pixels = np.broadcast_to(values, (spec.channels, *spec.size)) if values.ndim == 2 else values.transpose(2, 0, 1)
+    return Decoded(np.ascontiguousarray(pixels), frozenset(notes), coloured, brightest)
+
+
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, int]:
+    """Integers beyond 8 bits and floats as grey of 8 bits, and the largest value of a 16-bit one."""
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise Rejected("floating-point pixels outside 0 to 1")
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8)), 0
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise Rejected("32-bit pixels outside 0 to 65535")
+        return Image.fromarray(reduce16(values)), int(values.max())
+    return image, 0
+
+
+def _flatten(image: Image.Image, background: tuple[int, int, int], notes: set[str]) -> Image.Image:
+    """Mode L or RGB, transparency painted onto the background."""
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        if alpha.getextrema() == (255, 255):
+            return image.convert("RGB")
+        notes.add("transparent")
+        ground = Image.new("RGB", image.size, background)
+        ground.paste(image, mask=alpha)
+        return ground
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _resize(image: Image.Image, spec: Spec) -> Image.Image:
+    height, width = spec.size
+    if image.size == (width, height):
+        return image
+    x, y = _scale(image.size, (width, height), spec.resize)
+    # Lanczos averages over what each pixel covers when it shrinks; growing, it would ring more than bicubic does.
+    how = Image.Resampling.LANCZOS if min(x, y) < 1 else Image.Resampling.BICUBIC
+    if spec.resize == "pad":
+        inner = (min(width, max(1, round(image.width * x))), min(height, max(1, round(image.height * y))))
+        picture = image.resize(inner, how, reducing_gap=3.0)
+        ground = spec.background if image.mode == "RGB" else _luma(spec.background)
+        whole = Image.new(image.mode, (width, height), ground)
+        whole.paste(picture, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+        return whole
+    wide, high = (width / x, height / y) if spec.resize == "crop" else image.size
+    left, top = max(0.0, (image.width - wide) / 2), max(0.0, (image.height - high) / 2)
+    box = (left, top, min(image.width, left + wide), min(image.height, top + high))
+    return image.resize((width, height), how, box=box, reducing_gap=3.0)
+
+
+def _luma(rgb: tuple[int, int, int]) -> int:
+    pixel = Image.new("RGB", (1, 1), rgb).convert("L").getpixel((0, 0))
+    assert isinstance(pixel, int)
+    return pixel
+
+
+# ── Chunks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decode_chunk(chunk: Sequence[Raw] | np.ndarray, spec: Spec) -> Outcome:
+    """Many images at once: a list of raw items, or a block [k, h, w, c] of pixels."""
+    count = len(chunk)
+    if isinstance(chunk, np.ndarray) and (quick := _copy(chunk, spec)) is not None:
+        return quick
+    pixels = np.zeros((count, spec.channels, *spec.size), np.uint8)
+    reasons: list[str | None] = [None] * count
+    notes: Counter[str] = Counter()
+    coloured, brightest = False, 0
+    for i, raw in enumerate(chunk):
+        try:
+            if isinstance(raw, np.ndarray) and min(raw.shape[:2]) < spec.min_size:
+                raise Rejected(f"too small ({raw.shape[1]}×{raw.shape[0]} pixels)")
+            one = decode(raw, spec)
+        except Rejected as rejection:
+            reasons[i] = str(rejection)
+            continue
+        pixels[i] = one.pixels
+        notes.update(one.notes)
+        coloured |= one.coloured
+        brightest = max(brightest, one.brightest)
+    return Outcome(pixels, reasons, _digests(pixels), notes, coloured, brightest)
+
+
+def _copy(block: np.ndarray, spec: Spec) -> Outcome | None:
+    """Pixels that have the wanted size already and one or three channels, without a loop; None where there is more to do."""
+    count, height, width, channels = block.shape
+    if (height, width) != spec.size or channels not in (1, 3) or min(height, width) < spec.min_size:
+        return None
+    coloured = False
+    if channels == 3 and spec.channels == 1:
+        if not spec.guess:
+            return None
+        coloured = bool((block.max(3) - block.min(3)).max(initial=0) > GREY_TOLERANCE)
+        block = block[..., :1]
+    pixels = np.ascontiguousarray(
+        np.broadcast_to(block.transpose(0, 3, 1, 2), (count, spec.channels, height, width)), dtype=np.uint8
+    )
+    return Outcome(pixels, [None] * count, _digests(pixels), Counter(), coloured)
+
+
+def _digests(pixels: np.ndarray) -> np.ndarray:
+    joined = b"".join(hashlib.blake2b(image, digest_size=DIGEST).digest() for image in pixels)
+    return np.frombuffer(joined, np.uint8).reshape(len(pixels), DIGEST)
+
+
+def measure(chunk: Sequence[Raw] | np.ndarray) -> list[tuple[int, int] | None]:
+    """Height and width of each image as it would be seen, from its header alone; None for rejects."""
+    if isinstance(chunk, np.ndarray):
+        return [(chunk.shape[1], chunk.shape[2])] * len(chunk)
+    sizes: list[tuple[int, int] | None] = []
+    for raw in chunk:
+        if isinstance(raw, np.ndarray):
+            sizes.append((raw.shape[0], raw.shape[1]))
+            continue
+        try:
+            if isinstance(raw, Unreadable):
+                raise Rejected(raw.reason)
+            with _strict(), _open(raw) as image:
+                turned = image.format != "TIFF" and _orientation(image) >= 5
+                sizes.append(image.size if turned else (image.height, image.width))
+        except Exception:  # whatever it is, decoding will reject it with a reason
+            sizes.append(None)
+    return sizes

@@ -1,0 +1,72 @@
+"""Images side by side in one picture."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from torch import Tensor
+
+__all__ = ["contact_sheet", "save_grid"]
+
+SMALL = 64
+"""Images with a shorter side than this are enlarged by a whole number until they reach it."""
+
+
+def contact_sheet(
+    images: UInt8[Tensor, "n c h w"] | UInt8[np.ndarray, "n c h w"],
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+) -> Image.Image:
+    """A grid of images, row by row, on white.
+
+    Args:
+        images: One or three channels, a tensor on any device or an array.
+        columns: Images in a row; about as many as there are rows if not given.
+        scale: How many times each pixel is repeated; enough to see small images if not given.
+
+    Raises:
+        ValueError: No images, another type than uint8, or another number of channels.
+    """
+    pixels = _array(images)
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
+        raise ValueError(
+            f"images of {pixels.dtype} and shape {list(pixels.shape)}: give uint8 [n, c, h, w] with one or three channels."
+        )
+    n, channels, height, width = pixels.shape
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    scale = scale or max(1, math.ceil(SMALL / min(height, width)))
+    rows = math.ceil(n / columns)
+    gap = max(2, min(height, width) * scale // 32)
+    high, wide = height * scale + gap, width * scale + gap
+    sheet = np.full((rows * high + gap, columns * wide + gap, channels), 255, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = gap + i // columns * high, gap + i % columns * wide
+        large = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
+        sheet[top : top + height * scale, left : left + width * scale] = large
+    return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+
+
+def save_grid(
+    images: UInt8[Tensor, "n c h w"] | UInt8[np.ndarray, "n c h w"],
+    path: str | os.PathLike[str],
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+) -> None:
+    """Write a contact sheet as an image file; its folder is made if need be. See `contact_sheet`."""
+    sheet = contact_sheet(images, columns=columns, scale=scale)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    sheet.save(path)
+
+
+def _array(images: Any) -> np.ndarray:
+    """A tensor as an array, without importing torch."""
+    return images.detach().cpu().numpy() if hasattr(images, "detach") else np.asarray(images)

@@ -1,0 +1,133 @@
+"""Prepared images as tensors: one vectorised gather for each batch, straight from mapped files."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from typing import Literal, overload
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from ectype.data.batch import Batch
+from ectype.data.prepare import Prepared
+from ectype.data.sources import TEST, TRAIN, VAL
+from ectype.errors import DataError
+from ectype.recipe import DataConfig, DataInfo
+
+__all__ = ["Images", "Names", "Store", "open_store"]
+
+SIDES = {"train": TRAIN, "val": VAL, "test": TEST}
+
+
+class Names(Sequence[str]):
+    """Names of images, read from a mapped file when asked for: a list of strings would weigh more than small images."""
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray, rows: np.ndarray) -> None:
+        self._text, self._ends, self._rows = text, ends, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Names: ...
+    def __getitem__(self, index: int | slice) -> str | Names:
+        if isinstance(index, slice):
+            return Names(self._text, self._ends, self._rows[index])
+        row = int(self._rows[index])
+        start = int(self._ends[row - 1]) + 1 if row else 0
+        return bytes(self._text[start : int(self._ends[row])]).decode(errors="surrogateescape")
+
+
+class Images:
+    """The images of one split, in a fixed order.
+
+    Attributes:
+        labels: [n] int64 class indices, None where images have no classes.
+        names: Paths in the source, or numbers where it has none.
+    """
+
+    def __init__(self, shards: Sequence[Tensor], rows: Tensor, labels: Tensor | None, names: Sequence[str]) -> None:
+        self._shards = shards
+        self._starts = np.cumsum([0, *map(len, shards)]).tolist()
+        self._rows = rows
+        self.labels = labels
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def gather(self, index: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+        """Images by their place in this split, as stored. Raises `IndexError` beyond its end."""
+        rows = self._rows[index]
+        if len(self._shards) == 1:
+            return self._shards[0].index_select(0, rows)
+        images = torch.empty(len(rows), *self._shards[0].shape[1:], dtype=torch.uint8)
+        for start, shard in zip(self._starts, self._shards, strict=False):
+            here = ((rows >= start) & (rows < start + len(shard))).nonzero()[:, 0]
+            if len(here):
+                images.index_copy_(0, here, shard.index_select(0, rows[here] - start))
+        return images
+
+    def one(self, index: int) -> UInt8[Tensor, "c h w"]:
+        """A single image, a view of the mapped file: do not write to it."""
+        row = int(self._rows[index])
+        shard = bisect.bisect_right(self._starts, row) - 1
+        return self._shards[shard][row - self._starts[shard]]
+
+    def batch(self, index: Int[Tensor, " b"]) -> Batch:
+        """Images in [0, 1] and their labels, neither augmented nor binarised: see `ectype.data.feed` for those."""
+        image = self.gather(index).to(torch.float32).div_(255)
+        return Batch(image, None if self.labels is None else self.labels[index])
+
+    def __iter__(self) -> Iterator[UInt8[Tensor, "c h w"]]:
+        return (self.one(i) for i in range(len(self)))
+
+
+class Store:
+    """All prepared images of a source, by split."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.info: DataInfo = prepared.info
+        shards = [torch.from_numpy(np.load(path, mmap_mode="c")) for path in prepared.shards]
+        text = np.load(prepared.root / "names.npy", mmap_mode="r")
+        ends = np.load(prepared.root / "name-ends.npy", mmap_mode="r")
+        labels = None if prepared.labels is None else torch.from_numpy(prepared.labels.astype(np.int64))
+        self._splits: dict[str, Images] = {}
+        for name, side in SIDES.items():
+            rows = np.flatnonzero(prepared.sides == side)
+            index = torch.from_numpy(rows)
+            own = None if labels is None else labels[index]
+            self._splits[name] = Images(shards, index, own, Names(text, ends, rows))
+
+    def split(self, name: Literal["train", "val", "test"]) -> Images:
+        """The images of one split.
+
+        Raises:
+            DataError: It is empty, because its share in the recipe is 0.
+        """
+        images = self._splits[name]
+        if not len(images):
+            raise DataError(f"there are no {name} images: split.{name} is 0; raise it to hold some out.")
+        return images
+
+
+def open_store(prepared: Prepared, config: DataConfig | None = None) -> Store:
+    """Map prepared images.
+
+    Args:
+        prepared: What `prepare` gave.
+        config: Unused: what it decides is in `prepared` already.
+
+    Raises:
+        DataError: The prepared files are gone.
+    """
+    del config
+    try:
+        return Store(prepared)
+    except (OSError, ValueError) as error:
+        raise DataError(f"prepared images in '{prepared.root}' are gone or damaged ({error}): prepare them again.") from None

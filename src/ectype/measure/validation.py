@@ -1,0 +1,51 @@
+"""An objective's loss on held-out images: what autoencoders and U-Nets are watched by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ectype.data.feed import Feed
+from ectype.models.base import evaluating
+from ectype.objectives.base import Validates
+from ectype.train.position import Position
+
+__all__ = ["validation"]
+
+
+def validation(
+    objective: Validates, feed: Feed, *, images: int, seed: int, device: torch.device, size: int = 256
+) -> Callable[[nn.Module], dict[str, float]]:
+    """A function from a model to its terms on held-out images, their weighted sum first.
+
+    What is drawn (posterior noise, corruption, binarisation) is the same at each call, so that two checks differ by the
+    model alone. In nats per image where the objective's terms are.
+
+    Args:
+        objective: Scores the model as at the end of training.
+        feed: Held-out images.
+        images: At most so many, spread evenly.
+        seed: Of what is drawn.
+        device: Where the model is.
+        size: Images at once.
+    """
+
+    def moment(start: int, batch: int) -> Position:
+        return Position(seed, 0, 0, "validation", start, batch, device)
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+        n = 0
+        with evaluating(model):
+            for batch, here in feed.sequence(size, moment, most=images):
+                scored, b = objective.validate(model, batch, here), len(batch.image)
+                n += b
+                found = {name: value for name, (_, value) in scored.terms.items()}
+                for name, value in {scored.title(): scored.total(), **found, **scored.notes}.items():
+                    sums[name] = sums[name] + value * b
+        return {name: float(total) / n for name, total in sums.items()}
+
+    return measure

@@ -1,0 +1,189 @@
+"""Autoencoders: an encoder, a bottleneck, a decoder, and what the decoder's numbers mean."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ectype.data.batch import Moment
+from ectype.errors import ModelError
+from ectype.models.bottlenecks import BottleneckConfig, Coded, Gaussian, IdentityConfig, Posterior
+from ectype.models.corruptions import CorruptionConfig, NoneConfig
+from ectype.models.densities import Density, StandardNormal
+from ectype.models.likelihoods import LikelihoodConfig, MSEConfig
+from ectype.nets.coder import CoderConfig
+from ectype.nets.conv import ConvConfig
+from ectype.recipe import DataInfo, ModelConfig
+
+__all__ = ["Autoencoder", "AutoencoderConfig", "GaussianAutoencoder", "Pass", "VariationalAutoencoder"]
+
+Image = Float[Tensor, "b c h w"]
+Code = Float[Tensor, "b *code"]
+
+
+class AutoencoderConfig(ModelConfig):
+    """An autoencoder from interchangeable parts. A Gaussian bottleneck makes it variational."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    net: CoderConfig = ConvConfig()
+    bottleneck: BottleneckConfig = IdentityConfig()
+    corruption: CorruptionConfig = NoneConfig()
+    likelihood: LikelihoodConfig = MSEConfig()
+    start_at_mean: bool = True
+    """Whether the decoder's last bias starts where its output is the mean image, where that layer has a bias for each
+    pixel or each channel. Otherwise the first part of training is spent on finding it."""
+
+    def build(self, info: DataInfo) -> Autoencoder:
+        if self.bottleneck.kind != "gaussian":
+            return Autoencoder(self, info)
+        stated = self.likelihood.build(info).density is not None
+        return (VariationalAutoencoder if stated else GaussianAutoencoder)(self, info)
+
+
+class Pass(NamedTuple):
+    """One training pass through an autoencoder."""
+
+    raw: Float[Tensor, "b kc h w"]
+    """What the decoder gave."""
+    coded: Coded
+
+
+class Autoencoder(nn.Module):
+    """Encodes images, decodes codes; samples by decoding draws of a density on its codes.
+
+    The densities fitted on the codes of a run are in `densities`; `sample` uses the one that `density` names.
+    """
+
+    prior: str | None = None
+    """The density that codes were trained towards; None where one must first be fitted."""
+
+    def __init__(self, config: AutoencoderConfig, info: DataInfo) -> None:
+        super().__init__()
+        self.info = info
+        self.code_shape = config.net.code_shape(info)
+        self.corruption = config.corruption
+        self.bottleneck = config.bottleneck.build()
+        self.likelihood = config.likelihood.build(info)
+        self.encoder = config.net.encoder(info, self.bottleneck.heads)
+        self.decoder = config.net.decoder(info, self.likelihood.heads)
+        self.densities: dict[str, Density] = {"normal": StandardNormal(self.code_shape)}
+        self.density = "normal"
+        self._start_at_mean = config.start_at_mean
+
+    def start_from(self, mean: Float[Tensor, "c h w"]) -> None:
+        """Set the decoder's last bias so that a network that knows nothing yet gives the mean image."""
+        last = [module for module in self.decoder.modules() if isinstance(getattr(module, "bias", None), nn.Parameter)]
+        if not self._start_at_mean or not last:
+            return
+        bias = last[-1].bias
+        assert isinstance(bias, Tensor)
+        channels = self.likelihood.start(mean)
+        start = channels.flatten() if bias.numel() == channels.numel() else channels.mean((1, 2))
+        if bias.numel() == start.numel():
+            with torch.no_grad():
+                bias.copy_(start)
+
+    def run(self, image: Image, moment: Moment) -> Pass:
+        """A training pass: the image corrupted, coded with noise where the bottleneck wants it, and decoded."""
+        features = self.encoder(self.corruption.apply(image, moment))
+        coded = self.bottleneck(features, lambda *shape: moment.normal("code", *shape))
+        return Pass(self.decoder(coded.code).float(), coded)
+
+    def encode(self, image: Image) -> Code:
+        """The code of each image: the mean of its posterior where the bottleneck is Gaussian."""
+        return self.bottleneck.code(self.encoder(image))
+
+    def decode(self, code: Code) -> Image:
+        """The expected image of each code, clamped to [0, 1]."""
+        return self.expect(code).clamp(0, 1)
+
+    def expect(self, code: Code) -> Image:
+        """The expected image of each code, as the decoder gives it."""
+        return self.likelihood.mean(self.decoder(code).float())
+
+    def reconstruct(self, image: Image) -> Image:
+        """Each image through its code and back."""
+        return self.decode(self.encode(image))
+
+    def sample(
+        self,
+        n: int,
+        *,
+        label: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        density: str | None = None,
+    ) -> Image:
+        """Decode `n` draws of a density on codes.
+
+        Args:
+            n: How many images.
+            label: Not for autoencoders: they know no classes.
+            generator: Of the draws; a given one repeats them.
+            density: Of `densities`; the model's own default if not given.
+
+        Raises:
+            ModelError: A label, or a density that was not fitted.
+        """
+        if label is not None:
+            raise ModelError("this model knows no classes: leave the label out, or train a conditional one.")
+        name = density or self.density
+        if name not in self.densities:
+            raise ModelError(f"no density '{name}' was fitted on these codes; have {', '.join(self.densities)}.")
+        here = next(self.parameters())
+        code = self.densities[name].sample(n, generator=generator)
+        return self.decode(code.to(here.device, here.dtype))
+
+
+class GaussianAutoencoder(Autoencoder):
+    """An autoencoder with a Gaussian posterior for each code, and N(0, I) before it."""
+
+    prior = "normal"
+    bottleneck: Gaussian
+
+    def posterior(self, image: Image) -> Posterior:
+        """q(z|x) of each image."""
+        return self.bottleneck.posterior(self.encoder(image))
+
+    def draws(self, image: Image, k: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "k b c h w"]:
+        """`k` images from draws of q(z|x) for each image: alike, never the same."""
+        posterior = self.posterior(image)
+        noise = torch.randn(k, *posterior.mean.shape, generator=generator).to(posterior.mean)
+        return self.decode(posterior.draw(noise).flatten(0, 1)).unflatten(0, (k, -1))
+
+
+class VariationalAutoencoder(GaussianAutoencoder):
+    """A Gaussian autoencoder whose decoder states a density: it bounds the likelihood of an image."""
+
+    def log_likelihood(
+        self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None, chunk: int = 4096
+    ) -> Float[Tensor, " b"]:
+        """The importance-weighted bound log 1/k Σ p(x|z) p(z) / q(z|x), in nats (Burda et al. 2016, eq. 8).
+
+        Args:
+            image: In [0, 1].
+            samples: Draws of z per image, k. With 1 it is an unbiased estimate of the ELBO.
+            generator: Of the draws.
+            chunk: How many draws are decoded at once, over all images.
+        """
+        posterior = self.posterior(image)
+        b = len(image)
+        weights = []
+        for k in _chunks(samples, max(1, chunk // b)):
+            # One by one: what torch draws at once depends on how much is asked for.
+            drawn = [torch.randn(posterior.mean.shape, generator=generator) for _ in range(k)]
+            noise = torch.stack(drawn).to(posterior.mean)
+            code = posterior.draw(noise)
+            raw = self.decoder(code.flatten(0, 1)).float()
+            log_pixels = self.likelihood.log_prob(raw, image.repeat(k, 1, 1, 1)).view(k, b)
+            # The constants of prior and posterior cancel; ε² is ((z − μ)/σ)² without rounding.
+            gap = 0.5 * (noise**2 + posterior.log_variance - code**2).flatten(2).sum(2)
+            weights.append(log_pixels + gap)
+        return torch.logsumexp(torch.cat(weights), dim=0) - math.log(samples)
+
+
+def _chunks(total: int, size: int) -> list[int]:
+    return [min(size, total - start) for start in range(0, total, size)]

@@ -1,0 +1,112 @@
+"""What stands between encoder and decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ectype.recipe import Choice
+
+__all__ = ["Bottleneck", "BottleneckConfig", "Coded", "Gaussian", "Identity", "Posterior"]
+
+Noise = Callable[..., Tensor]
+"""Called with a shape, returns standard normal numbers."""
+
+
+class Posterior(NamedTuple):
+    """A diagonal Gaussian for each image's code, q(z|x)."""
+
+    mean: Float[Tensor, "b *code"]
+    sigma: Float[Tensor, "b *code"]
+    log_variance: Float[Tensor, "b *code"]
+
+    def draw(self, noise: Float[Tensor, "*k b *code"]) -> Float[Tensor, "*k b *code"]:
+        """A code for each piece of noise; leading dimensions are further draws."""
+        return self.mean + self.sigma * noise
+
+    def kl(self) -> Float[Tensor, "b *code"]:
+        """KL(q(z|x) ‖ N(0, I)) per number of the code, in nats (Kingma and Welling 2014, appendix B)."""
+        return 0.5 * (self.mean**2 + self.sigma**2 - self.log_variance - 1)
+
+
+class Coded(NamedTuple):
+    """A code as the decoder gets it in training, and what it cost."""
+
+    code: Float[Tensor, "b *code"]
+    penalties: dict[str, Float[Tensor, "b *code"]]
+    """Named costs per number of the code: summed over it, they are nats per image."""
+
+
+class Bottleneck(nn.Module):
+    """Turns the encoder's numbers into a code."""
+
+    heads: ClassVar[int] = 1
+    """Numbers that the encoder gives for each number of the code."""
+
+    def forward(self, features: Float[Tensor, "b *features"], noise: Noise) -> Coded:
+        raise TypeError(f"{type(self).__name__} must define forward(features, noise)")
+
+    def code(self, features: Float[Tensor, "b *features"]) -> Float[Tensor, "b *code"]:
+        """The code that stands for an image when nothing is drawn."""
+        raise TypeError(f"{type(self).__name__} must define code(features)")
+
+
+class Identity(Bottleneck):
+    """The encoder's numbers are the code."""
+
+    def forward(self, features: Float[Tensor, "b *features"], noise: Noise) -> Coded:
+        return Coded(features, {})
+
+    def code(self, features: Float[Tensor, "b *features"]) -> Float[Tensor, "b *code"]:
+        return features
+
+
+class Gaussian(Bottleneck):
+    """A diagonal Gaussian posterior; its mean stands for the image."""
+
+    heads = 2
+
+    def posterior(self, features: Float[Tensor, "b *features"]) -> Posterior:
+        mean, log_variance = features.chunk(2, dim=1)
+        # e^±15 is far outside what training visits, and keeps one odd image from making the batch infinite.
+        log_variance = log_variance.float().clamp(-30, 15)
+        return Posterior(mean.float(), torch.exp(0.5 * log_variance), log_variance)
+
+    def forward(self, features: Float[Tensor, "b *features"], noise: Noise) -> Coded:
+        posterior = self.posterior(features)
+        return Coded(posterior.draw(noise(*posterior.mean.shape)), {"KL": posterior.kl()})
+
+    def code(self, features: Float[Tensor, "b *features"]) -> Float[Tensor, "b *code"]:
+        return features.chunk(2, dim=1)[0]
+
+
+class BottleneckConfig(Choice):
+    """What the code is."""
+
+    family: ClassVar[str] = "bottleneck"
+
+    def build(self) -> Bottleneck:
+        """The bottleneck."""
+        raise TypeError(f"{type(self).__name__} must define build()")
+
+
+class IdentityConfig(BottleneckConfig):
+    """A plain code."""
+
+    kind: Literal["identity"] = "identity"
+
+    def build(self) -> Bottleneck:
+        return Identity()
+
+
+class GaussianBottleneckConfig(BottleneckConfig):
+    """A code drawn from a Gaussian posterior, as in a variational autoencoder."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+    def build(self) -> Bottleneck:
+        return Gaussian()

@@ -1,0 +1,95 @@
+"""Training as a game played in turns, and an objective as its rules."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from ectype.data.batch import Batch, Moment
+
+__all__ = ["Group", "Grouped", "LossTerms", "Objective", "Turn", "Validates"]
+
+
+class LossTerms(NamedTuple):
+    """What one turn found on one micro-batch."""
+
+    terms: Mapping[str, tuple[float | Tensor, Tensor]]
+    """Name → (weight, value averaged over the images); the player minimises Σ weight · value."""
+    notes: Mapping[str, Tensor] = {}
+    """Averaged and logged like terms, never minimised."""
+
+    def total(self) -> Tensor:
+        """Σ weight · value."""
+        first, *others = (weight * value for weight, value in self.terms.values())
+        return sum(others, start=first)
+
+    def title(self) -> str:
+        """What the total is, such as ½·SSE + 0.5·KL."""
+        weighted = ((float(weight), name) for name, (weight, _) in self.terms.items())
+        return " + ".join(name if weight == 1 else f"{weight:g}·{name}" for weight, name in weighted)
+
+
+class Turn(NamedTuple):
+    """One player's move."""
+
+    player: str
+    """Whose weights move."""
+    score: Callable[[Batch, Moment], LossTerms]
+    every: int = 1
+    """Plays when step % every == 0."""
+    starts: int = 0
+    """Images seen before its first move."""
+    after: Callable[[dict[str, Tensor]], None] | None = None
+    """Called once per move with the notes averaged over the global batch: here buffers change."""
+
+
+class Group(NamedTuple):
+    """Parameters of a player that move at a rate of their own."""
+
+    parameters: Sequence[nn.Parameter]
+    scale: float = 1.0
+    """Of the learning rate."""
+    starts: int = 0
+    """Images seen before they move."""
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A player that sets apart some of its parameters."""
+
+    def parameter_groups(self) -> Sequence[Group]:
+        """Every trainable parameter once."""
+        ...
+
+
+class Objective(nn.Module):
+    """Players, their turns, and the model that comes out of it.
+
+    All state lives in buffers. A forward pass changes no buffer but BatchNorm's; every other changes in a turn's
+    `after`, from notes averaged over the global batch, so that neither micro-batches nor processes change it.
+    """
+
+    players: dict[str, nn.Module]
+    turns: Sequence[Turn]
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """What is averaged, evaluated and shipped."""
+
+    @property
+    def whole(self) -> str | None:
+        """Why a batch may not be split without changing the result; None if it may."""
+        return None
+
+
+@runtime_checkable
+class Validates(Protocol):
+    """An objective whose loss on held-out images says how good a model is."""
+
+    def validate(self, model: nn.Module, batch: Batch, moment: Moment) -> LossTerms:
+        """The terms of a model, such as the averaged one, as they stand at the end of training."""
+        ...

@@ -1,0 +1,60 @@
+"""What a run was computed with: recorded at its start, compared when it goes on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ectype.recipe import TrainConfig
+
+__all__ = ["EXACT", "determinism", "environment"]
+
+EXACT = ("torch", "device", "threads", "machine")
+"""What must be the same for a resumed run to be bit-equal."""
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, machine, device, threads and command."""
+    return {
+        "ectype": version("ectype"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "pillow": version("pillow"),
+        "platform": platform.platform(),
+        "machine": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "command": sys.argv,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@contextmanager
+def determinism(config: TrainConfig) -> Iterator[None]:
+    """Kernels that repeat exactly, where the recipe asks for them."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if config.deterministic:
+        # cuBLAS reads this once, when it starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

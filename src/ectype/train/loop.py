@@ -1,0 +1,215 @@
+"""From the first step to the last: when to log, check, save and stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ectype.errors import Interrupted
+from ectype.train.monitor import Monitor
+from ectype.train.trainer import Trainer
+
+__all__ = ["Callback", "Check", "Choices", "Outcome", "choose", "fit"]
+
+CHECK_SHARE = 0.05
+"""Of the training time: what checks may cost where their interval is chosen for the user."""
+CHECKS = 40
+"""And how many there are at most in a whole budget."""
+
+Measure = Callable[[nn.Module], dict[str, float]]
+"""A model to named numbers; the first is what the monitor follows, lower being better."""
+
+
+class Check(NamedTuple):
+    """What one look found."""
+
+    seen: int
+    step: int
+    values: dict[str, float]
+    best: bool
+    last: bool
+
+
+class Outcome(NamedTuple):
+    """How training ended."""
+
+    state: str
+    """finished, or stopped early."""
+    reason: str
+    seen: int
+    step: int
+    best_step: int | None
+    """Of the checkpoint that the monitor liked best."""
+
+
+class Callback:
+    """What users and the program hang into the loop. Every method may be left out; none may change the training."""
+
+    def started(self, trainer: Trainer, monitor: Monitor) -> None:
+        """Before the first step, or the first after resuming."""
+
+    def stepped(self, trainer: Trainer) -> None:
+        """After every step."""
+
+    def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
+        """Every few seconds, with means since the last time."""
+
+    def checked(self, trainer: Trainer, check: Check) -> None:
+        """After every check, when its checkpoint is safe."""
+
+    def ended(self, outcome: Outcome | None) -> None:
+        """At the end; None where an error or a signal ended it."""
+
+
+class Choices(NamedTuple):
+    """What is chosen once, at the start, and kept in every checkpoint."""
+
+    budget: int
+    every: int
+
+
+def choose(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> Choices:
+    """Turn minutes into images and `auto` into an interval, by timing a copy that is thrown away.
+
+    Args:
+        trainer: At its start.
+        measure: What a check costs.
+        most: Seconds to spend on timing steps.
+    """
+    recipe = trainer.recipe
+    minutes, every = recipe.train.minutes, recipe.monitor.every
+    budget = recipe.train.images
+    if every == "epoch":
+        every = max(len(trainer.feed), trainer.batch)
+    if minutes is not None or every == "auto":
+        copy = trainer.rehearsal()
+        for _ in range(3):
+            copy.step()
+        started, steps = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - started) < most or steps < 5:
+            copy.step()
+            _wait(trainer.device)
+            steps += 1
+        per_image = elapsed / (max(1, steps) * trainer.batch)
+        started = time.perf_counter()
+        if measure is not None and trainer.world.first:
+            measure(copy.model)
+        check = time.perf_counter() - started
+        if minutes is not None:
+            share = check / every if isinstance(every, int) else CHECK_SHARE * per_image
+            budget = max(trainer.batch, int(minutes * 60 / (per_image + share)))
+        if every == "auto":
+            every = max(budget // CHECKS, int(check / per_image / CHECK_SHARE))
+    rounded = max(trainer.batch, -(-min(int(every), budget) // trainer.batch) * trainer.batch)
+    return trainer.world.agree(Choices(budget, rounded))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def fit(
+    trainer: Trainer,
+    monitor: Monitor,
+    measure: Measure | None,
+    *,
+    save: Callable[[], None],
+    callbacks: Sequence[Callback],
+    log_every: float,
+) -> Outcome:
+    """Train until the budget is spent or the monitor's patience is, checking and saving on the way.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM came; the step was finished and saved.
+        Diverged: See `Trainer.step`.
+    """
+    world = trainer.world
+
+    def tell(method: str, *arguments: Any) -> None:
+        if world.first:
+            for callback in callbacks:
+                getattr(callback, method)(*arguments)
+
+    def log() -> None:
+        nonlocal since, since_seen
+        metrics, now = trainer.take_metrics(), time.perf_counter()
+        metrics["images/s"] = (trainer.seen - since_seen) / max(1e-9, now - since)
+        tell("logged", trainer.seen, trainer.step_count, metrics)
+        since, since_seen = time.perf_counter(), trainer.seen
+
+    def leaving() -> bool:
+        # Asking the other processes costs a message: now and then is soon enough.
+        return asked() if world.size == 1 else trainer.step_count % 16 == 0 and world.any(asked())
+
+    best_step = None
+    if monitor.best_seen is not None:
+        best_step = -(-monitor.best_seen // trainer.batch)
+    outcome: Outcome | None = None
+    tell("started", trainer, monitor)
+    since, since_seen = time.perf_counter(), trainer.seen
+    try:
+        with _signals() as asked:
+            while trainer.seen < trainer.budget and not monitor.done:
+                before = trainer.seen
+                trainer.step()
+                tell("stepped", trainer)
+                if time.perf_counter() - since >= log_every:
+                    log()
+                last = trainer.seen >= trainer.budget
+                if last or monitor.due(before, trainer.seen):
+                    if trainer.seen > since_seen:
+                        log()
+                    values = world.agree(measure(trainer.model) if measure is not None and world.first else {})
+                    better = bool(values) and monitor.record(trainer.seen, next(iter(values.values())))
+                    best_step = trainer.step_count if better else best_step
+                    save()
+                    tell("checked", trainer, Check(trainer.seen, trainer.step_count, values, better, last))
+                    since, since_seen = time.perf_counter(), trainer.seen
+                if leaving():
+                    save()
+                    raise Interrupted(
+                        f"stopped at {trainer.seen:,} of {trainer.budget:,} images, all saved: "
+                        "the same command goes on from there."
+                    )
+        early = trainer.seen < trainer.budget
+        outcome = Outcome(
+            "stopped early" if early else "finished",
+            monitor.reason() if early else f"the budget of {trainer.budget:,} images was used",
+            trainer.seen,
+            trainer.step_count,
+            best_step,
+        )
+    finally:
+        tell("ended", outcome)
+    return outcome
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Have Ctrl-C and SIGTERM ask instead of break; a second Ctrl-C breaks."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        for number in before:
+            signal.signal(number, ask)
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,146 @@
+"""A run's directory: what lies where, who may write to it, and how runs are found."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ectype.errors import RunError, TrainingError
+from ectype.recipe import Recipe, load_recipe
+
+__all__ = ["RunDir", "find_runs", "numbered"]
+
+
+class RunDir:
+    """The files of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.environment_file = self.path / "environment.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples"
+        self.model = self.path / "model"
+        self.report = self.path / "report.html"
+        self.evaluation_file = self.path / "evaluation.json"
+        self.summary_file = self.path / "summary.json"
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunDir:
+        """The directory of a run that was started.
+
+        Raises:
+            RunError: There is none.
+        """
+        found = cls(path)
+        if not found.recipe_file.is_file():
+            near = [str(other.path) for other in find_runs(Path(path).parent)][-3:]
+            hint = f"runs beside it: {', '.join(near)}." if near else "`ectype runs` lists those there are."
+            raise RunError(f"no run at '{path}' (it has no recipe.yaml); {hint}")
+        return found
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe it was started with."""
+        return load_recipe(str(self.recipe_file))
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.resolve().name
+
+    def begin(self, recipe: Recipe, environment: dict[str, Any]) -> None:
+        """Write what defines the run."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.recipe_file.write_text(recipe.yaml(), encoding="utf-8")
+            self.environment_file.write_text(json.dumps(environment, indent=1))
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write to '{self.path}' ({error.strerror}): give another --out, or make room."
+            ) from None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training the same run.
+
+        Raises:
+            RunError: One does already.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such lock
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(
+                    f"'{self.path}' is being trained by another process: wait for it, or give another --out."
+                ) from None
+            yield
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics so far; a line cut short by a kill is left out."""
+        if not self.metrics_file.is_file():
+            return []
+        lines = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+        return lines
+
+    def cut_metrics(self, seen: int) -> None:
+        """Forget what was logged after a checkpoint, since it will be logged again."""
+        kept = [line for line in self.metrics() if line["seen"] <= seen]
+        fresh = self.metrics_file.with_suffix(".tmp")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        fresh.replace(self.metrics_file)
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def summary(self) -> dict[str, Any]:
+        """What became of the run; empty while it has not ended."""
+        try:
+            return json.loads(self.summary_file.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def state(self) -> str:
+        """finished, stopped early, interrupted, failed, or unfinished."""
+        return self.summary().get("state", "unfinished")
+
+
+def find_runs(root: str | Path = "runs") -> list[RunDir]:
+    """All runs in a directory, oldest first."""
+    found = [RunDir(path.parent) for path in Path(root).glob("*/recipe.yaml")]
+    return sorted(found, key=lambda run: run.recipe_file.stat().st_mtime)
+
+
+def numbered(root: Path, name: str) -> Path:
+    """The next free numbered directory: vae-001, vae-002, … made at once, so that two starts do not share one."""
+    taken = [
+        int(m[1]) for path in root.glob(f"{name}-*") if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))
+    ]
+    number = max(taken, default=0) + 1
+    while True:
+        path = root / f"{name}-{number:03d}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise TrainingError(
+                f"cannot make '{path}' ({error.strerror}): give an --out that can be written."
+            ) from None
+        else:
+            return path

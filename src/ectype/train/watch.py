@@ -1,0 +1,150 @@
+"""What is seen of a training run: lines of JSON, TensorBoard, pictures, a progress display."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+
+from ectype.data.preview import save_grid
+from ectype.errors import RecipeError
+from ectype.models.base import Reconstructs, Samples, evaluating
+from ectype.train.loop import Callback, Check, Outcome
+from ectype.train.monitor import Monitor
+from ectype.train.trainer import Trainer
+
+__all__ = ["JsonLines", "Pictures", "ProgressDisplay", "TensorBoard", "to_uint8"]
+
+
+def to_uint8(image: Float[Tensor, "b c h w"]) -> Tensor:
+    """Images in [0, 1] as bytes, rounded, on the CPU."""
+    return (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+class JsonLines(Callback):
+    """Every metric and check as a line of `metrics.jsonl`."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._open: TextIO | None = None
+
+    def started(self, trainer: Trainer, monitor: Monitor) -> None:
+        self._open = self.file.open("a", encoding="utf-8")
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self._open is not None:
+            self._open.write(json.dumps({**entry, "time": round(time.time(), 3)}, ensure_ascii=False) + "\n")
+            self._open.flush()
+
+    def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
+        self._write({"kind": "train", "seen": seen, "step": step, **metrics})
+
+    def checked(self, trainer: Trainer, check: Check) -> None:
+        self._write({"kind": "check", "seen": check.seen, "step": check.step, **check.values, "best": check.best})
+
+    def ended(self, outcome: Outcome | None) -> None:
+        if self._open is not None:
+            self._open.close()
+
+
+class TensorBoard(Callback):
+    """The same numbers for TensorBoard, over images seen."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise RecipeError("run.tensorboard=true needs TensorBoard: pip install 'ectype[tensorboard]'.") from None
+        self.writer = SummaryWriter(str(directory))
+
+    def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"train/{name}", value, seen)
+
+    def checked(self, trainer: Trainer, check: Check) -> None:
+        for name, value in check.values.items():
+            self.writer.add_scalar(f"held-out/{name}", value, check.seen)
+
+    def ended(self, outcome: Outcome | None) -> None:
+        self.writer.close()
+
+
+class Pictures(Callback):
+    """Samples from one seed and reconstructions of fixed images after each check.
+
+    Args:
+        directory: Where they are saved.
+        images: Held-out images, [n, c, h, w] in [0, 1]; as many samples are drawn.
+        seed: Of the samples.
+    """
+
+    def __init__(self, directory: Path, images: Float[Tensor, "n c h w"], seed: int) -> None:
+        self.directory, self.images, self.seed = directory, images, seed
+
+    def checked(self, trainer: Trainer, check: Check) -> None:
+        self.directory.mkdir(exist_ok=True)
+        for name, grid in self.grids(trainer.model).items():
+            save_grid(to_uint8(grid), self.directory / f"{name}-{check.step:08d}.png")
+
+    def grids(self, model: nn.Module) -> dict[str, Tensor]:
+        """What the model can show, by name; inputs and reconstructions stand in turns."""
+        shown: dict[str, Tensor] = {}
+        with evaluating(model):
+            if isinstance(model, Reconstructs):
+                pairs = torch.stack([self.images, model.reconstruct(self.images)], dim=1)
+                shown["reconstructions"] = pairs.flatten(0, 1)
+            if isinstance(model, Samples):
+                generator = torch.Generator().manual_seed(self.seed)
+                shown["samples"] = model.sample(len(self.images), generator=generator)
+        return shown
+
+
+class ProgressDisplay(Callback):
+    """A bar with speed, time left and every term on a terminal; a line per check elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+
+    def started(self, trainer: Trainer, monitor: Monitor) -> None:
+        self.begun, self.first, self.budget = time.perf_counter(), trainer.seen, trainer.budget
+        if self.console.is_terminal:
+            columns = [BarColumn(20), TextColumn("{task.fields[place]}"), TimeElapsedColumn()]
+            self.bar = Progress(*columns, TextColumn("{task.fields[said]}"), console=self.console)
+            self.task = self.bar.add_task("", total=trainer.budget, place="", said="", completed=trainer.seen)
+            self.bar.start()
+
+    def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
+        speed = metrics.get("images/s", 0.0)
+        left = (self.budget - seen) / speed if speed else 0.0
+        self.place = f"{seen:,}/{self.budget:,} · {speed:,.0f} images/s · {_clock(left)} left"
+        self.terms = " · ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("images/s", "rate", "total"))
+        if self.bar is not None:
+            self.bar.update(self.task, completed=seen, place=self.place, said=self.terms)
+
+    def checked(self, trainer: Trainer, check: Check) -> None:
+        if not check.values:
+            return
+        name, value = next(iter(check.values.items()))
+        line = f"{check.seen:>12,} images  held-out {name} {value:.5g}{'  best so far' if check.best else ''}"
+        if self.bar is None:
+            elapsed = _clock(time.perf_counter() - self.begun)
+            line += f"  |  {self.place} · {self.terms} · {elapsed}"
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def ended(self, outcome: Outcome | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,36 @@
+"""What all tests share: shapes checked at run time, one thread, a cache of their own, the shared images if there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports the package: every annotated shape of a call is checked from here on.
+install_import_hook("ectype", "beartype.beartype")
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("ECTYPE_SHARED", ROOT.parent / "shared")) / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small tensors are slower on two threads, and tests may run beside each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["ECTYPE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of shared images; the test is skipped where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared images at {SHARED} (set ECTYPE_SHARED)")
+    return SHARED

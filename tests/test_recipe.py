@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from ectype.errors import RecipeError
+from ectype.recipe import Recipe, count, differences, load_recipe, preset_names, preset_path
+
+PRESETS = preset_names()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_holds_every_knob(name: str) -> None:
+    text = preset_path(name).read_text()
+    comment = "".join(line + "\n" for line in text.splitlines() if line.startswith("#"))
+    assert text == comment + load_recipe(name).yaml()
+    assert load_recipe(name).about.name == name
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_what_it_is(name: str) -> None:
+    about = load_recipe(name).about
+    assert about.summary
+    assert about.family
+    assert about.task
+    assert about.density in ("none", "explicit bound", "implicit")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_yaml_returns_the_same_recipe(name: str) -> None:
+    recipe = load_recipe(name)
+    assert load_recipe(yaml.safe_load(recipe.yaml())) == recipe
+
+
+@pytest.mark.parametrize(
+    "key, value, path, expected",
+    [
+        ("latent_dim", "8", "model.net.latent_dim", 8),
+        ("optimizer.lr", "2e-3", "optimizer.lr", 0.002),
+        ("lr", "1e-4", "optimizer.lr", 0.0001),
+        ("train.images", "2M", "train.images", 2_000_000),
+        ("size", "[32, 48]", "data.size", [32, 48]),
+        ("size", "auto", "data.size", "auto"),
+        ("split", "contiguous", "data.split.by", "contiguous"),
+        ("likelihood", "bce", "model.likelihood.kind", "bce"),
+        ("corruption", "{kind: gaussian, sigma: 0.3}", "model.corruption.sigma", 0.3),
+        ("patience", "null", "monitor.patience", None),
+        ("monitor.every", "epoch", "monitor.every", "epoch"),
+        ("monitor.every", "50k", "monitor.every", 50_000),
+        ("optimizer.players.model", "{lr: 0.5}", "optimizer.players.model.lr", 0.5),
+    ],
+)
+def test_override(key: str, value: str, path: str, expected: object) -> None:
+    node = load_recipe("vae", [f"{key}={value}"]).plain()
+    for part in path.split("."):
+        node = node[part]
+    assert node == expected
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["latent_dims=8"], ["latent_dims", "did you mean 'latent_dim'?"]),
+        (["images=5"], ["fits several keys", "train.images", "monitor.images"]),
+        (["resize=stretch"], ["data.resize", "'stretch'", "'crop', 'pad' or 'squash'"]),
+        (["likelihood=bcee"], ["bcee", "did you mean 'bce'?"]),
+        (["lr=fast"], ["optimizer.lr", "'fast'", "valid number"]),
+        (["lr=-1"], ["optimizer.lr", "-1", "greater than 0"]),
+        (["size=big"], ["data.size", "'big'", "'auto'"]),
+        (["size=[2, 8]"], ["2 pixels is too small"]),
+        (["lr"], ["'lr' is no override", "key=value"]),
+        (["net={kind: conv, widht: 3}"], ["widht"]),
+        (["optimizer.name=adamx"], ["'adamx'", "did you mean 'adam"]),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_helps(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("vae", overrides)
+    said = str(caught.value)
+    assert "\n" not in said
+    for word in words:
+        assert word in said, said
+
+
+def test_a_mistyped_preset_gets_the_closest() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'ae-conv'"):
+        load_recipe("ae-konv")
+
+
+def test_an_unknown_section_is_refused(tmp_path) -> None:
+    plain = load_recipe("vae").plain()
+    with pytest.raises(RecipeError, match="extra"):
+        load_recipe({**plain, "extra": 1})
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(RecipeError, match="not YAML"):
+        load_recipe(str(broken))
+
+
+def test_an_override_within_a_kind_keeps_the_rest_and_a_new_kind_starts_afresh() -> None:
+    recipe = load_recipe("vae", {"net": {"width": 8}})
+    assert (recipe.model.net.kind, recipe.model.net.width) == ("conv", 8)
+    assert load_recipe("vae", {"net": "mlp"}).model.net.hidden == (512,)
+
+
+def test_differences_name_keys_and_leave_mechanics_out() -> None:
+    one = load_recipe("vae")
+    two = one.override({"run.device": "cpu", "run.keep_last": 5, "about.summary": "other"})
+    assert differences(one, two) == {}
+    three = one.override({"lr": 0.5, "bottleneck": "identity", "objective": "reconstruction"})
+    assert differences(one, three)["optimizer.lr"] == (0.001, 0.5)
+    assert {"model.bottleneck.kind", "objective.kind"} <= set(differences(one, three))
+
+
+@pytest.mark.parametrize("text, value", [("2M", 2_000_000), ("500k", 500_000), ("1_000", 1000), ("1.5k", 1500)])
+def test_count(text: str, value: int) -> None:
+    assert count(text) == value
+
+
+def test_count_leaves_what_it_cannot_read() -> None:
+    assert count("many") == "many"
+    assert count("0.3") == "0.3"
+
+
+def test_recipes_are_immutable() -> None:
+    recipe: Recipe = load_recipe("ae")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.train.images = 3  # type: ignore[misc]
+
+
+def test_listing_presets_does_not_import_torch() -> None:
+    code = "import sys, ectype.cli, ectype.recipe; ectype.recipe.preset_table(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

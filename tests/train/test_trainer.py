@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import copy
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ectype.data.batch import Batch, Moment
+from ectype.objectives.base import Group, LossTerms, Objective, Turn
+from ectype.recipe import load_recipe
+from ectype.train.average import Average
+from ectype.train.optimizers import Mover
+from ectype.train.trainer import Diverged, Trainer
+
+from .stand_ins import RECIPE, Pixels, game, play
+
+OPTIMIZERS = ["adamw", "adam", "sgd", "muon"]
+
+
+def same(one: Trainer, two: Trainer) -> None:
+    a, b = one.tensors(), two.tensors()
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].keys() == b[name].keys()
+        for key in a[name]:
+            assert torch.equal(a[name][key], b[name][key]), f"{name}: {key}"
+
+
+def close(one: Trainer, two: Trainer, atol: float) -> None:
+    for name, group in one.tensors().items():
+        if not name.startswith("optimizer"):
+            for key, value in group.items():
+                torch.testing.assert_close(two.tensors()[name][key], value, atol=atol, rtol=0, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("norm", [False, True])
+def test_resuming_is_bit_equal(optimizer: str, norm: bool) -> None:
+    recipe = RECIPE.override({"optimizer.name": optimizer})
+    whole = play(game(norm=norm), 12, recipe)
+    half = play(game(norm=norm), 5, recipe)
+    state = copy.deepcopy(half.tensors())
+    torch.manual_seed(123)
+    resumed = play(game(norm=norm), 0, recipe)
+    resumed.load(state, seen=half.seen, steps=half.step_count)
+    for _ in range(7):
+        resumed.step()
+    same(whole, resumed)
+
+
+@pytest.mark.parametrize("size", [1, 5, 16])
+def test_micro_batches_do_not_change_the_result(size: int) -> None:
+    close(play(game(), 10), play(game(), 10, RECIPE.override({"run.micro_batch": size})), atol=2e-6)
+
+
+def test_only_the_moving_player_moves_and_the_others_norms_stay_still() -> None:
+    objective = game(norm=True)
+    before = copy.deepcopy(objective.state_dict())
+    trainer = play(objective, 1)  # the generator starts after 16 images
+    after = objective.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("generator"))
+    assert any(not torch.equal(before[key], after[key]) for key in before if key.startswith("critic"))
+    trainer.step()
+    running = objective.critic[2].running_mean.clone()
+    trainer._play(objective.turns[1], trainer.order.take(0, 16))
+    assert torch.equal(objective.critic[2].running_mean, running)
+    assert objective.critic[2].track_running_stats
+    assert all(parameter.requires_grad for parameter in objective.parameters())
+
+
+def test_turns_play_when_they_are_due() -> None:
+    objective = game()
+    played: list[tuple[str, int]] = []
+    for place, turn in enumerate(objective.turns):
+        score = turn.score
+
+        def noted(batch: Batch, moment: Moment, score=score, name=turn.player) -> LossTerms:
+            played.append((name, moment.step))
+            return score(batch, moment)
+
+        objective.turns[place] = turn._replace(score=noted)
+    play(objective, 6)
+    assert [step for name, step in played if name == "critic"] == [0, 1, 2, 3, 4, 5]
+    assert [step for name, step in played if name == "generator"] == [2, 4]
+
+
+def test_looking_changes_nothing() -> None:
+    objective = game()
+    trainer = play(objective, 3)
+    torch.randn(5)
+    trainer.rehearsal().step()
+    trainer.take_metrics()
+    for _ in range(3):
+        trainer.step()
+    same(trainer, play(game(), 6))
+
+
+class Broken(Objective):
+    """A loss that stops being a number at a given step; or whose gradient does."""
+
+    def __init__(self, at: int, only_gradient: bool) -> None:
+        super().__init__()
+        self.net = nn.Linear(64, 1)
+        self.at, self.only_gradient = at, only_gradient
+        self.players = {"net": self.net}
+        self.turns = [Turn("net", self.score)]
+
+    @property
+    def model(self) -> nn.Module:
+        return self.net
+
+    def score(self, batch: Batch, moment: Moment) -> LossTerms:
+        value = self.net(batch.image.flatten(1)).square().mean()
+        if moment.step == self.at:
+            value = torch.sqrt(value * 0) if self.only_gradient else value * math.nan
+        return LossTerms({"loss": (1.0, value)})
+
+
+@pytest.mark.parametrize("only_gradient", [False, True])
+def test_divergence_stops_before_the_update(only_gradient: bool) -> None:
+    objective = Broken(3, only_gradient)
+    trainer = play(objective, 3)
+    before = copy.deepcopy(trainer.tensors())
+    with pytest.raises(Diverged, match="not a finite number at step 3") as caught:
+        trainer.step()
+    assert caught.value.batch.image.shape == (16, 1, 8, 8)
+    assert caught.value.exit_code == 6
+    assert ("gradient norm" in str(caught.value)) == only_gradient
+    for name, group in trainer.tensors().items():
+        assert all(torch.equal(value, before[name][key]) for key, value in group.items())
+
+
+def test_terms_are_logged_by_themselves_and_averaged() -> None:
+    trainer = play(game(), 4)
+    metrics = trainer.take_metrics()
+    assert {"critic/adversarial", "critic/R1", "critic/total", "critic/sign", "generator/adversarial"} <= set(metrics)
+    assert trainer.take_metrics() == {}
+    single = play(Broken(99, False), 2).take_metrics()
+    assert set(single) == {"loss", "total", "gradient norm", "rate"}
+    assert single["loss"] == single["total"]
+
+
+# ── Movers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def mover(schedule: str = "cosine", **keys) -> Mover:
+    config = load_recipe("ae", {"schedule": schedule, "lr": 1.0, "optimizer.warmup": 0.1, **keys}).optimizer
+    return Mover(nn.Linear(3, 3), config, 1000)
+
+
+def test_the_rate_rises_holds_and_falls() -> None:
+    assert 0 < mover().rate(0) < 0.02
+    assert mover().rate(50) == pytest.approx(0.505, abs=0.01)
+    assert mover().rate(100) == pytest.approx(1.0)
+    assert mover().rate(550) == pytest.approx(0.5)
+    assert mover().rate(1000) == pytest.approx(0.0)
+    assert mover("linear").rate(775) == pytest.approx(0.25)
+    assert mover("linear", hold=0.5).rate(540) == pytest.approx(1.0)
+    assert mover("linear", hold=0.5).rate(775) == pytest.approx(0.5)
+    assert mover("constant").rate(999) == 1.0
+    assert mover(final=0.1).rate(1000) == pytest.approx(0.1)
+    assert mover(**{"optimizer.warmup": 0}).rate(0) == 1.0
+
+
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow, self.late = nn.Linear(2, 1), nn.Linear(2, 1)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+    def parameter_groups(self) -> list[Group]:
+        return [
+            Group([*self.slow.parameters(), *self.frozen.parameters()], scale=0.1),
+            Group(list(self.late.parameters()), starts=100),
+        ]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_groups_have_rates_and_starts_of_their_own(optimizer: str) -> None:
+    torch.manual_seed(0)
+    player = Grouped()
+    config = load_recipe("ae", {"optimizer.name": optimizer, "lr": 0.1, "schedule": "constant", "optimizer.warmup": 0})
+    moves = Mover(player, config.optimizer, 1000)
+    before = copy.deepcopy(player)
+
+    def move(seen: int) -> None:
+        moves.clear()
+        x = player.frozen(torch.ones(1, 2))
+        (player.slow(x) + player.late(x)).sum().backward()
+        moves.move(seen, torch.nn.utils.get_total_norm(moves.gradients()))
+
+    move(0)
+    assert torch.equal(player.frozen.weight, before.frozen.weight)
+    assert torch.equal(player.late.weight, before.late.weight)
+    assert not torch.equal(player.slow.weight, before.slow.weight)
+    small = (player.slow.bias - before.slow.bias).abs().detach()
+    move(100)
+    large = (player.late.bias - before.late.bias).abs().detach()
+    assert float(large / small) == pytest.approx(10, rel=1e-3)
+
+
+def test_the_average_follows_with_its_half_life_and_copies_counters() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+    with torch.no_grad():
+        model[0].weight.fill_(0)
+    average = Average(model, half_life=100)
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        model[1].num_batches_tracked.fill_(7)
+    for _ in range(10):
+        average.follow(10)
+    assert float(average.model[0].weight) == pytest.approx(0.5)
+    assert int(average.model[1].num_batches_tracked) == 7
+    assert not average.model[0].weight.requires_grad
+
+
+# ── Several processes ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "two_processes.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [*command, "--standalone", str(script), str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = play(game(), 10).tensors()
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name in ("objective", "average"):
+            for key, value in one[name].items():
+                torch.testing.assert_close(found[name][key], value, atol=1e-5, rtol=0, msg=f"{name}: {key}")
+    # BatchNorm sees its own part of the batch: its running statistics are averaged, so that the processes agree.
+    norms = [torch.load(tmp_path / f"norm-{rank}.pt", weights_only=True)["objective"] for rank in (0, 1)]
+    assert all(torch.equal(norms[0][key], norms[1][key]) for key in norms[0])
+
+
+def test_a_feed_smaller_than_a_batch_still_fills_it() -> None:
+    trainer = play(game(), 2, feed=Pixels(n=5))
+    assert trainer.order.take(0, 16).unique().tolist() == [0, 1, 2, 3, 4]
