@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+import tests.shapes  # noqa: F401  # the hook looks it up by name
+
 # Before anything imports the package: every annotated shape of a call is checked from here on.
-install_import_hook("ectype", "beartype.beartype")
+install_import_hook("ectype", "tests.shapes.check")
 
 import torch
 

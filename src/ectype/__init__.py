@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ectype.recipe import Recipe, load_recipe
-    from ectype.run import load, train
+    from ectype.results import load
+    from ectype.run import train
     from ectype.train.loop import Callback
 
 __all__ = ["Callback", "Recipe", "load", "load_recipe", "train"]
@@ -21,7 +22,7 @@ __all__ = ["Callback", "Recipe", "load", "load_recipe", "train"]
 _HOMES = {
     "Callback": "ectype.train.loop",
     "Recipe": "ectype.recipe",
-    "load": "ectype.run",
+    "load": "ectype.results",
     "load_recipe": "ectype.recipe",
     "train": "ectype.run",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -68,11 +67,10 @@ def train(
 
 
 def _evaluate_and_report(made: Any) -> None:
-    from ectype import run as runs
+    from ectype import results
 
-    evaluation = runs.evaluate(made)
-    out.print(evaluation.table())
-    say(f"report: {runs.report([made])}")
+    out.print(results.evaluate(made).table())
+    say(f"report: {results.report([made])}")
 
 
 @app.command()
@@ -83,12 +81,8 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YA
     if name is not None:
         print(preset_path(name).read_text(encoding="utf-8"), end="")
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("preset", "family", "density", "task", "what it is"):
-        table.add_column(heading, overflow="fold")
-    for about in preset_table():
-        table.add_row(about.name, about.family, about.density, about.task, about.summary)
-    out.print(table)
+    rows = [(a.name, a.family, a.density, a.task, a.summary) for a in preset_table()]
+    _columns(("preset", "family", "density", "task", "what it is"), rows)
 
 
 @app.command()
@@ -99,10 +93,13 @@ def data(
     clean: Annotated[bool, typer.Option("--clean", help="Remove all prepared images from the cache.")] = False,
 ) -> None:
     """Scan and prepare images: how many, which were rejected and why, and what they look like."""
+    from ectype.console import progress_line
+    from ectype.data import cache
     from ectype.data import prepare as preparing
 
     if clean:
-        say(f"freed {preparing.clean() / 2**20:,.1f} MiB")
+        removed = cache.clean()
+        say(f"{removed.entries} prepared sources removed, {removed.bytes / 2**20:,.1f} MiB freed")
         return
     if source is None:
         raise RecipeError("no images named: give a folder, an archive, or a built-in set such as 'digits'.")
@@ -111,9 +108,28 @@ def data(
     text = str(Path(source).resolve()) if Path(source).exists() else source
     known = {"model": {"kind": "autoencoder"}, "objective": {"kind": "reconstruction"}}
     config = load_recipe({"data": {"source": text}, **known}, overrides or []).data
-    prepared = preparing.prepare(config, progress=preparing.progress_line(out))
+    prepared = preparing.prepare(config, progress=progress_line(out))
     say(prepared.summary)
-    _ = picture
+    for note in prepared.notes:
+        say(f"  {note}")
+    _picture(prepared, picture)
+    say(f"a picture of them → {picture}")
+    if prepared.rejects:
+        say(f"what was rejected, and why → {prepared.root / 'rejects.csv'}")
+
+
+def _picture(prepared: Any, target: Path) -> None:
+    """Sixty-four images, spread evenly over all that are usable."""
+    import numpy as np
+
+    from ectype.data.preview import save_grid
+
+    usable = np.flatnonzero(prepared.sides)
+    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, 64).astype(int))]
+    shards = [np.load(path, mmap_mode="r") for path in prepared.shards]
+    starts = np.cumsum([0, *map(len, shards)])
+    places = [int(np.searchsorted(starts, row, side="right")) - 1 for row in chosen]
+    save_grid(np.stack([shards[k][row - starts[k]] for k, row in zip(places, chosen, strict=True)]), target)
 
 
 @app.command()
@@ -180,9 +196,9 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure a run on images that it never saw."""
-    from ectype import run as runs
+    from ectype import results
 
-    found = runs.evaluate(runs.RunDir.existing(run), source, device=device)
+    found = results.evaluate(results.RunDir.existing(run), source, device=device)
     if as_json:
         print(found.to_json())
     else:
@@ -192,9 +208,9 @@ def evaluate(
 @app.command()
 def keep(run: Run, step: Annotated[int, typer.Argument(help="A step that has a checkpoint.")]) -> None:
     """Ship the weights of a chosen step."""
-    from ectype import run as runs
+    from ectype import results
 
-    runs.keep(run, step)
+    results.keep(run, step)
     say(f"{run}/model now holds the weights of step {step}")
 
 
@@ -204,9 +220,9 @@ def report(
     to: Annotated[Path | None, typer.Option("--out", help="The page; report.html in the first run.")] = None,
 ) -> None:
     """Write one self-contained HTML page."""
-    from ectype import run as runs
+    from ectype import results
 
-    say(f"report: {runs.report([runs.RunDir.existing(path) for path in runs_], to)}")
+    say(f"report: {results.report([results.RunDir.existing(path) for path in runs_], to)}")
 
 
 @app.command("runs")
@@ -214,13 +230,23 @@ def list_runs(root: Annotated[Path, typer.Argument(help="Where to look.")] = Pat
     """List runs with their state and main figure."""
     from ectype.train.rundir import find_runs
 
+    found = find_runs(root)
+    if not found:
+        say(f"no runs in '{root}': `ectype train vae photos/` makes one.")
+        return
+    rows = [(str(run.path), run.state(), f"{run.seen():,}", run.main_figure()) for run in found]
+    _columns(("run", "state", "images", "main figure"), rows)
+
+
+def _columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A line for each row, cut at the terminal's edge and nowhere else."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("run", "preset", "state", "images", "main figure"):
-        table.add_column(heading, overflow="fold")
-    for found in find_runs(root):
-        recipe, summary = found.read_plain(), found.summary()
-        table.add_row(str(found.path), recipe["about"]["name"], found.state(), f"{summary.get('seen', 0):,}", "")
-    out.print(table)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    wide = out if out.is_terminal else Console(width=200)
+    wide.print(table, highlight=False)
 
 
 def main() -> None:
@@ -243,6 +269,5 @@ def main() -> None:
         sys.exit(1)
 
 
-_ = json
 if __name__ == "__main__":
     main()

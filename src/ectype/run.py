@@ -12,33 +12,28 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from ectype.data.feed import Feed
-from ectype.data.prepare import Prepared, prepare
 from ectype.data.preview import save_grid
-from ectype.data.store import Store, open_store
-from ectype.errors import CheckpointError, EctypeWarning, RecipeError, RunError
+from ectype.data.store import Store
+from ectype.errors import EctypeWarning, RecipeError, RunError
 from ectype.measure.validation import validation
-from ectype.models.base import evaluating
-from ectype.models.densities import Density, fit_density
-from ectype.objectives.base import Validates
-from ectype.recipe import DataConfig, Recipe, differences, load_recipe
+from ectype.models.base import StartsFromData
+from ectype.objectives.base import Objective, Validates
+from ectype.recipe import Recipe, differences, load_recipe
+from ectype.results import keep, load, open_data, still
 from ectype.train import checkpoint
 from ectype.train.distributed import World, choose_device, launched
 from ectype.train.environment import EXACT, determinism, environment
 from ectype.train.loop import Callback, Choices, Outcome, choose, fit
 from ectype.train.monitor import Monitor
-from ectype.train.position import Position, derive
+from ectype.train.position import derive
 from ectype.train.rundir import RunDir, find_runs, numbered
-from ectype.train.shipped import DrawsCodes, load_model, ship, store_density
 from ectype.train.trainer import Diverged, Trainer
 from ectype.train.watch import JsonLines, Pictures, ProgressDisplay, TensorBoard, to_uint8
 
-__all__ = ["density_of", "keep", "load", "open_data", "resolve", "train"]
-
-CODES = 10_000
-"""Images whose codes a density is fitted on, at most."""
+__all__ = ["resolve", "train"]
 
 
 def resolve(
@@ -60,16 +55,6 @@ def resolve(
     if found.data.source is None:
         raise RecipeError("no images named: give a folder, an archive, or a built-in set such as 'digits'.")
     return found
-
-
-def open_data(config: DataConfig, console: Console | None = None) -> tuple[Prepared, Store]:
-    """Prepare images, or find them prepared, and say what was found."""
-    prepared = prepare(config, progress=_bar(console))
-    if console is not None:
-        console.print(prepared.summary, highlight=False, soft_wrap=True)
-        for note in prepared.notes:
-            console.print(f"  {note}", highlight=False, soft_wrap=True)
-    return prepared, open_store(prepared, config)
 
 
 def train(
@@ -170,20 +155,22 @@ class _Training:
             torch.manual_seed(derive(recipe.train.seed, "weights"))
             model = recipe.model.build(self.info)
             objective = recipe.objective.build(model, self.info, images=budget)
-        layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
-        objective = objective.to(self.device, memory_format=layout)
+        assert isinstance(objective, Objective)
+        objective.to(self.device)
+        if self.device.type == "cuda":
+            objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # documented, not typed
         if self.world.size > 1 or recipe.run.micro_batch is not None:
             self._warn_if_whole(objective)
         if recipe.train.compile:
             for player in objective.players.values():
                 for child in player.children():
                     child.compile()
+        trainer = Trainer(objective, self.feed, recipe, budget=budget, device=self.device, world=self.world)
         measure = None
         if isinstance(objective, Validates):
             measure = validation(
                 objective, self.held_out, images=recipe.monitor.images, seed=recipe.train.seed, device=self.device
             )
-        trainer = Trainer(objective, self.feed, recipe, budget=budget, device=self.device, world=self.world)
         return _Parts(trainer, measure)
 
     def _warn_if_whole(self, objective: nn.Module) -> None:
@@ -199,6 +186,9 @@ class _Training:
         began = time.perf_counter()
         if place is None:
             parts = self.assemble(self.recipe.train.images)
+            if isinstance(parts.trainer.objective.model, StartsFromData):
+                parts.trainer.objective.model.start_from(_mean_image(self.store).to(self.device))
+                parts.trainer.restart_average()
             if start is not None:
                 self.say(_warm_start(parts.trainer, start))
             choices = choose(parts.trainer, parts.measure)
@@ -206,6 +196,7 @@ class _Training:
                 weights = parts.trainer.objective.state_dict()
                 parts = self.assemble(choices.budget)
                 parts.trainer.objective.load_state_dict(weights)
+                parts.trainer.restart_average()
             monitor = Monitor(choices.every, self.recipe.monitor.patience, self.recipe.monitor.min_delta)
             spent = 0.0
             if self.world.first:
@@ -269,7 +260,7 @@ class _Training:
         watchers: list[Callback] = [JsonLines(self.run.metrics_file)]
         if recipe.run.pictures and self.world.first:
             index = torch.arange(min(recipe.run.pictures, len(self.held_out)))
-            batch = next(iter(self.held_out.sequence(len(index), _still(recipe, self.device), most=len(index))))[0]
+            batch = next(iter(self.held_out.sequence(len(index), still(recipe, self.device), most=len(index))))[0]
             watchers.append(Pictures(self.run.samples, batch.image, seed=recipe.train.seed))
         if recipe.run.tensorboard and self.world.first:
             watchers.append(TensorBoard(self.run.path / "tensorboard"))
@@ -336,63 +327,13 @@ class _Training:
         )
 
 
-def keep(run: RunDir | str | Path, step: int, *, info: Store | None = None) -> None:
-    """Ship the weights of a checkpoint as the run's model, and fit its densities where it needs them.
-
-    Raises:
-        CheckpointError: No such checkpoint, or it is damaged.
-    """
-    run = run if isinstance(run, RunDir) else RunDir.existing(run)
-    place = run.checkpoint(step)
-    if not checkpoint.verify(place):
-        have = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.places(run.checkpoints))
-        raise CheckpointError(f"no whole checkpoint of step {step} in '{run.path}'; have {have or 'none'}.")
-    recipe, state = run.recipe, checkpoint.load_state(place)
-    store = info or open_data(recipe.data)[1]
-    averaged = place / "average.safetensors"
-    if averaged.is_file():
-        weights = checkpoint.load_tensors(averaged)
-    else:
-        held = checkpoint.load_tensors(place / "objective.safetensors")
-        objective = recipe.objective.build(recipe.model.build(store.info), store.info, images=recipe.train.images)
-        objective.load_state_dict(held)
-        weights = objective.model.state_dict()
-    ship(run.model, recipe, store.info, weights, step=state["step"], seen=state["seen"])
-    model = load_model(run.model)
-    if isinstance(model, DrawsCodes) and model.prior is None:
-        for name in ("gaussian", "gmm"):
-            _fit(run, model, name, store)
-
-
-def load(path: str | Path, *, device: str = "auto") -> nn.Module:
-    """The model of a run, or of a model directory, ready to use.
-
-    What it can do is in its methods: `reconstruct`, `encode`, `decode`, `sample`, `log_likelihood`; see
-    `ectype.models.base`. Images are tensors [b, c, h, w] in [0, 1].
-
-    Raises:
-        RunError: No such run, or it has shipped no model yet.
-        CheckpointError: Its files are damaged.
-    """
-    place = Path(path)
-    if not (place / "config.json").is_file():
-        run = RunDir.existing(place)
-        if not (run.model / "config.json").is_file():
-            newest = checkpoint.latest(run.checkpoints)
-            if newest is None or checkpoint.step_of(newest) == 0:
-                raise RunError(f"'{place}' has no model yet: it was stopped before its first check; resume it first.")
-            keep(run, checkpoint.step_of(newest))
-        place = run.model
-    return load_model(place, choose_device(device))
-
-
-def _still(recipe: Recipe, device: torch.device) -> Callable[[int, int], Position]:
-    """Moments outside of training: what is drawn for an image is the same whenever it is looked at."""
-
-    def moment(start: int, batch: int) -> Position:
-        return Position(recipe.train.seed, 0, 0, "look", start, batch, device)
-
-    return moment
+def _mean_image(store: Store) -> Tensor:
+    """[c, h, w] in [0, 1]: the mean of at most ten thousand training images."""
+    images = store.split("train")
+    n = min(len(images), 10_000)
+    chosen = torch.arange(n) * len(images) // n
+    sums = sum(images.gather(some).sum(0, dtype=torch.float64) for some in chosen.split(1000))
+    return (torch.as_tensor(sums) / (255 * n)).float()
 
 
 def _warm_start(trainer: Trainer, start: str | Path) -> str:
@@ -403,38 +344,5 @@ def _warm_start(trainer: Trainer, start: str | Path) -> str:
     if not taken:
         raise RunError(f"no weight of '{start}' fits this model: start from a run of the same kind and size.")
     trainer.objective.model.load_state_dict({**ours, **taken})
-    if trainer.average is not None:
-        trainer.average.model.load_state_dict(trainer.objective.model.state_dict())
+    trainer.restart_average()
     return f"took {len(taken)} of {len(ours)} tensors from {start}"
-
-
-def _bar(console: Console | None) -> Callable[[int, int], None] | None:
-    """A progress line for preparing, on a terminal."""
-    if console is None or not console.is_terminal:
-        return None
-
-    def show(done: int, total: int) -> None:
-        console.print(f"preparing {done:,}/{total:,} images", end="\r" if done < total else "\n", highlight=False)
-
-    return show
-
-
-def density_of(run: RunDir, model: nn.Module, name: str) -> Density:
-    """A density on the codes of a run's model, fitted on its training images and stored if it was not before."""
-    if not isinstance(model, DrawsCodes):
-        raise RunError(f"'{run.path}' draws no codes: leave --density out.")
-    if name not in model.densities:
-        _fit(run, model, name, open_data(run.recipe.data)[1])
-    return model.densities[name]
-
-
-def _fit(run: RunDir, model: nn.Module, name: str, store: Store) -> None:
-    assert isinstance(model, DrawsCodes)
-    recipe, device = run.recipe, next(model.parameters()).device
-    feed = Feed(store.split("train"), recipe.data, device, training=False, seed=recipe.train.seed)
-    numbers = int(torch.tensor(next(iter(model.densities.values())).shape).prod())
-    most = max(2, min(CODES, 50_000_000 // numbers))
-    with evaluating(model):
-        codes = [model.encode(b.image).cpu() for b, _ in feed.sequence(256, _still(recipe, device), most=most)]
-    model.densities[name] = fit_density(name, torch.cat(codes), seed=recipe.train.seed)
-    store_density(run.model, name, model.densities[name])

@@ -9,7 +9,9 @@ from skimage.metrics import structural_similarity
 from ectype.losses.ssim import ssim, ssim_radius
 
 
-def pair(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def pair(
+    shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(shape, generator=generator, dtype=dtype)
     return x, (x + 0.2 * torch.randn(shape, generator=generator, dtype=dtype)).clamp(0, 1)

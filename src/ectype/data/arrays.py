@@ -129,10 +129,6 @@ class ArraySource(Source):
             )
         return block.astype(np.uint8)
 
-    deep = 0
-    """Images of 16 bits met so far, and their brightest value."""
-    brightest = 0
-
     def read(self) -> Iterator[Raw]:
         for block in self.chunks(64):
             yield from block
@@ -172,7 +168,10 @@ class ArraySource(Source):
 
 
 def _stream(
-    open_file: Callable[[], contextlib.AbstractContextManager[IO[bytes]]], start: int, shape: tuple[int, ...], dtype: np.dtype
+    open_file: Callable[[], contextlib.AbstractContextManager[IO[bytes]]],
+    start: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
 ) -> Callable[[int], Iterator[np.ndarray]]:
     """Blocks of an array that lies in a file from a position on, in C order."""
     each = math.prod(shape[1:]) * dtype.itemsize
@@ -303,7 +302,7 @@ def open_numpy(text: str, path: Path) -> ArraySource:
     """
     try:
         if path.suffix.lower() == ".npy":
-            arrays = [_Array(path.stem, lambda: open(path, "rb"))]
+            arrays = [_Array(path.stem, lambda: path.open("rb"))]
         else:
             with zipfile.ZipFile(path) as archive:
                 members = [name for name in archive.namelist() if name.endswith(".npy")]
@@ -332,7 +331,9 @@ def _numpy_parts(text: str, arrays: Sequence[_Array]) -> list[Part]:
     sides = [_side_of(a.name) if len(images) > 1 else NONE for a in images]
     if len(set(sides)) < len(sides):
         names = ", ".join(a.name for a in images)
-        raise DataError(f"several arrays of images in '{text}' ({names}): name them x_train, x_val and x_test, or keep one.")
+        raise DataError(
+            f"several arrays of images in '{text}' ({names}): name them x_train, x_val and x_test, or keep one."
+        )
     order = sorted(range(len(images)), key=lambda i: sides[i] or TEST + 1)
     return [
         Part(images[i].name, images[i].shape, images[i].rows, _numpy_labels(images[i], sides[i], arrays), sides[i])
@@ -435,7 +436,8 @@ class TorchvisionSource(Source):
             except (OSError, RuntimeError, TypeError) as error:
                 reason = " ".join(str(error).split())
                 raise DataError(
-                    f"'{self.text}' could not be fetched ({reason}): connect to the network, or put its files into '{root}'."
+                    f"'{self.text}' could not be fetched ({reason}): connect to the network, or put its files into "
+                    f"'{root}'."
                 ) from None
         if not self._sets:
             raise DataError(f"'{self.text}' has no split train, val or test: choose another data set.")

@@ -1,6 +1,6 @@
 """Random changes to training images, on whole batches.
 
-Every draw comes from the moment, for each image of the batch by its place in it: nothing here has a generator of its own.
+Every draw comes from the moment, for each image by its place in the batch: nothing here has a generator of its own.
 """
 
 from __future__ import annotations

@@ -10,19 +10,16 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, UnidentifiedImageError
 
-from ectype.data.sources import Unreadable
-
-if TYPE_CHECKING:
-    from ectype.data.sources import Raw
+from ectype.data.sources import Raw, Unreadable
 
 __all__ = ["FORMATS", "Decoded", "Rejected", "Spec", "colour", "decode", "decode_chunk", "measure", "reduce16"]
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 """The formats tried, and no others: Pillow knows some that start programs or guess."""
 
 GREY_TOLERANCE = 2
@@ -60,7 +57,7 @@ class Decoded(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A chunk of images: pixels [k, c, h, w] uint8 with zeros for rejects, a reason or None for each, hashes [k, 16]."""
+    """A chunk of images: pixels uint8 [k, c, h, w], zeros for rejects; a reason or None for each; hashes [k, 16]."""
 
     pixels: np.ndarray
     reasons: list[str | None]
@@ -150,20 +147,38 @@ def _decode(image: Image.Image, spec: Spec) -> Decoded:
         notes.add("animated")
     if _is_deep(image):
         notes.add("16-bit")
-    turned = image.format != "TIFF" and _orientation(image) not in (0, 1)
-    box = None
+    turn = _TURNS.get(_orientation(image))
+    if turn in _SIDEWAYS:
+        spec = spec._replace(size=(spec.size[1], spec.size[0]))
+    extent = None
     if image.format in ("JPEG", "MPO"):
-        box = _draft(image, spec, swapped=turned and _orientation(image) >= 5)
+        extent = _draft(image, spec)
     image.load()
-    if box is not None and (box[2] < image.width or box[3] < image.height):
-        # A reduced picture ends in a row and column that stand for fewer pixels than the others: leave those out.
-        image = image.crop((0, 0, max(1, int(box[2])), max(1, int(box[3]))))
-    if turned:
-        image = ImageOps.exif_transpose(image)
-    return _finish(image, spec, notes)
+    return _finish(image, spec, notes, extent, turn)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation of EXIF."""
+_SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
 
 
 def _orientation(image: Image.Image) -> int:
+    """How the camera was held, as EXIF counts; 1 for TIFF files, which Pillow turns by itself."""
+    if image.format == "TIFF":
+        return 1
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # a damaged EXIF block is no reason to lose the picture
@@ -174,23 +189,29 @@ def _is_deep(image: Image.Image) -> bool:
     """Whether an image that has not been loaded stores more than 8 bits: Pillow reduces colour ones without a word."""
     if image.mode.startswith("I") or image.mode == "F":
         return True
-    parts = [part for tile in getattr(image, "tile", ()) for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    parts = [
+        part for tile in getattr(image, "tile", ()) for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))
+    ]
     if image.format == "PPM":
         return any(isinstance(part, int) and part > 255 for part in parts)
     return any(isinstance(part, str) and ";16" in part for part in parts)
 
 
-def _draft(image: Image.Image, spec: Spec, *, swapped: bool) -> tuple[int, int, float, float] | None:
-    """Have a JPEG decoded at ½, ¼ or ⅛ where that still leaves twice the wanted pixels: several times faster."""
-    height, width = reversed(spec.size) if swapped else spec.size
+def _draft(image: Image.Image, spec: Spec) -> tuple[float, float] | None:
+    """Have a JPEG decoded at ½, ¼ or ⅛ where that still leaves twice the wanted pixels: several times faster.
+
+    Returns:
+        Width and height of the picture in the reduced pixels: the last row and column may stand for part of one.
+    """
+    height, width = spec.size
     scale = _scale(image.size, (width, height), spec.resize)
     wanted = (math.ceil(2 * image.width * scale[0]), math.ceil(2 * image.height * scale[1]))
     mode = "L" if spec.channels == 1 and not spec.guess else image.mode
     drafted = image.draft(mode, wanted)
-    return None if drafted is None else drafted[1]  # type: ignore[return-value]
+    return None if drafted is None else (drafted[1][2], drafted[1][3])
 
 
-def _scale(size: tuple[int, int], wanted: tuple[int, int], resize: str) -> tuple[float, float]:
+def _scale(size: tuple[float, float], wanted: tuple[int, int], resize: str) -> tuple[float, float]:
     """How much each axis grows."""
     x, y = wanted[0] / size[0], wanted[1] / size[1]
     if resize == "squash":
@@ -199,19 +220,27 @@ def _scale(size: tuple[int, int], wanted: tuple[int, int], resize: str) -> tuple
     return one, one
 
 
-def _finish(image: Image.Image, spec: Spec, notes: set[str]) -> Decoded:
+def _finish(
+    image: Image.Image,
+    spec: Spec,
+    notes: set[str],
+    extent: tuple[float, float] | None = None,
+    turn: Image.Transpose | None = None,
+) -> Decoded:
     image, brightest = _eight_bits(image)
     image = _flatten(image, spec.background, notes)
     if spec.channels == 1 and not spec.guess and image.mode != "L":
         image = image.convert("L")
-    image = _resize(image, spec)
+    image = _resize(image, spec, extent or image.size)
+    if turn is not None:
+        image = image.transpose(turn)
     coloured = False
     if spec.guess and image.mode == "RGB":
         values = np.asarray(image)
         coloured = bool((values.max(2) - values.min(2)).max() > GREY_TOLERANCE)
         image = image.convert("L")
     values = np.asarray(image)
-    pixels = np.broadcast_to(values, (spec.channels, *spec.size)) if values.ndim == 2 else values.transpose(2, 0, 1)
+    pixels = np.broadcast_to(values, (spec.channels, *values.shape)) if values.ndim == 2 else values.transpose(2, 0, 1)
     return Decoded(np.ascontiguousarray(pixels), frozenset(notes), coloured, brightest)
 
 
@@ -246,23 +275,24 @@ def _flatten(image: Image.Image, background: tuple[int, int, int], notes: set[st
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _resize(image: Image.Image, spec: Spec) -> Image.Image:
+def _resize(image: Image.Image, spec: Spec, extent: tuple[float, float]) -> Image.Image:
+    """Fit an image, whose picture is the first `extent` (width, height) of its pixels, to the wanted size."""
     height, width = spec.size
-    if image.size == (width, height):
+    if extent == (width, height) == image.size:
         return image
-    x, y = _scale(image.size, (width, height), spec.resize)
+    x, y = _scale(extent, (width, height), spec.resize)
     # Lanczos averages over what each pixel covers when it shrinks; growing, it would ring more than bicubic does.
     how = Image.Resampling.LANCZOS if min(x, y) < 1 else Image.Resampling.BICUBIC
     if spec.resize == "pad":
-        inner = (min(width, max(1, round(image.width * x))), min(height, max(1, round(image.height * y))))
-        picture = image.resize(inner, how, reducing_gap=3.0)
+        inner = (min(width, max(1, round(extent[0] * x))), min(height, max(1, round(extent[1] * y))))
+        picture = image.resize(inner, how, box=(0, 0, *extent), reducing_gap=3.0)
         ground = spec.background if image.mode == "RGB" else _luma(spec.background)
         whole = Image.new(image.mode, (width, height), ground)
         whole.paste(picture, ((width - inner[0]) // 2, (height - inner[1]) // 2))
         return whole
-    wide, high = (width / x, height / y) if spec.resize == "crop" else image.size
-    left, top = max(0.0, (image.width - wide) / 2), max(0.0, (image.height - high) / 2)
-    box = (left, top, min(image.width, left + wide), min(image.height, top + high))
+    wide, high = (width / x, height / y) if spec.resize == "crop" else extent
+    left, top = max(0.0, (extent[0] - wide) / 2), max(0.0, (extent[1] - high) / 2)
+    box = (left, top, min(extent[0], left + wide), min(extent[1], top + high))
     return image.resize((width, height), how, box=box, reducing_gap=3.0)
 
 
@@ -300,7 +330,7 @@ def decode_chunk(chunk: Sequence[Raw] | np.ndarray, spec: Spec) -> Outcome:
 
 
 def _copy(block: np.ndarray, spec: Spec) -> Outcome | None:
-    """Pixels that have the wanted size already and one or three channels, without a loop; None where there is more to do."""
+    """A block that needs no more than its axes turned, without a loop; None where there is more to do."""
     count, height, width, channels = block.shape
     if (height, width) != spec.size or channels not in (1, 3) or min(height, width) < spec.min_size:
         return None
@@ -334,8 +364,8 @@ def measure(chunk: Sequence[Raw] | np.ndarray) -> list[tuple[int, int] | None]:
             if isinstance(raw, Unreadable):
                 raise Rejected(raw.reason)
             with _strict(), _open(raw) as image:
-                turned = image.format != "TIFF" and _orientation(image) >= 5
-                sizes.append(image.size if turned else (image.height, image.width))
+                sideways = _TURNS.get(_orientation(image)) in _SIDEWAYS
+                sizes.append(image.size if sideways else (image.height, image.width))
         except Exception:  # whatever it is, decoding will reject it with a reason
             sizes.append(None)
     return sizes

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
-
-if TYPE_CHECKING:
-    from jaxtyping import UInt8
-    from torch import Tensor
+from torch import Tensor
 
 __all__ = ["contact_sheet", "save_grid"]
 
@@ -38,17 +35,18 @@ def contact_sheet(
     pixels = _array(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         raise ValueError(
-            f"images of {pixels.dtype} and shape {list(pixels.shape)}: give uint8 [n, c, h, w] with one or three channels."
+            f"images of {pixels.dtype} and shape {list(pixels.shape)}: give uint8 [n, c, h, w] with one or three "
+            "channels."
         )
     n, channels, height, width = pixels.shape
-    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    across = min(n, columns or math.ceil(math.sqrt(n)))
     scale = scale or max(1, math.ceil(SMALL / min(height, width)))
-    rows = math.ceil(n / columns)
+    rows = math.ceil(n / across)
     gap = max(2, min(height, width) * scale // 32)
     high, wide = height * scale + gap, width * scale + gap
-    sheet = np.full((rows * high + gap, columns * wide + gap, channels), 255, np.uint8)
+    sheet = np.full((rows * high + gap, across * wide + gap, channels), 255, np.uint8)
     for i, image in enumerate(pixels):
-        top, left = gap + i // columns * high, gap + i % columns * wide
+        top, left = gap + i // across * high, gap + i % across * wide
         large = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
         sheet[top : top + height * scale, left : left + width * scale] = large
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
@@ -67,6 +65,5 @@ def save_grid(
     sheet.save(path)
 
 
-def _array(images: Any) -> np.ndarray:
-    """A tensor as an array, without importing torch."""
-    return images.detach().cpu().numpy() if hasattr(images, "detach") else np.asarray(images)
+def _array(images: Tensor | np.ndarray) -> np.ndarray:
+    return images.detach().cpu().numpy() if isinstance(images, Tensor) else images

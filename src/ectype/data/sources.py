@@ -13,14 +13,13 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
 
 from ectype.errors import DataError, did_you_mean
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["FolderSource", "Listing", "Raw", "Source", "Unreadable", "layout", "natural", "open_source"]
 
@@ -30,11 +29,54 @@ SPLITS = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validati
 SPLITS |= {"test": TEST, "testing": TEST, "t10k": TEST}
 
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".mpo"]
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".apng",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".avif",
+        ".mpo",
+    ]
 )
 # Images to their owner, though not to us: they are rejected by name, so that nobody wonders where they went.
 FOREIGN = frozenset(
-    [".heic", ".heif", ".svg", ".psd", ".xcf", ".tga", ".ico", ".exr", ".hdr", ".jxl", ".dcm", ".nii", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".eps"]
+    [
+        ".heic",
+        ".heif",
+        ".svg",
+        ".psd",
+        ".xcf",
+        ".tga",
+        ".ico",
+        ".exr",
+        ".hdr",
+        ".jxl",
+        ".dcm",
+        ".nii",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".dng",
+        ".orf",
+        ".raf",
+        ".eps",
+    ]
 )
 MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|P[1-6]\s|\0\0\0\x0cjP|....ftypavi[fs]", re.DOTALL
@@ -49,8 +91,8 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-Raw = "str | bytes | np.ndarray | Unreadable"
-"""An item before decoding: a path, an encoded image, [h, w] or [h, w, c] pixels (uint8), or the reason there is none."""
+Raw: TypeAlias = str | bytes | np.ndarray | Unreadable
+"""An item before decoding: a path, an encoded image, uint8 pixels [h, w] or [h, w, c], or why there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +120,18 @@ class Source(ABC):
         location: What identifies the source on this machine, such as an absolute path.
         signature: Hash of names, sizes and times: as long as it stays, prepared images still fit.
         decoded: Whether items are pixels already, so that other processes would have nothing to do.
+        deep, brightest: Images that the source itself reduced from 16 bits, and their largest value; known once all are
+            read.
     """
 
     decoded = False
+    deep = 0
+    brightest = 0
 
     def __init__(self, text: str, location: str, signature: str) -> None:
         self.text = text
         self.location = location
         self.signature = signature
-        self.notes: list[str] = []
-        """What was found while reading; complete after the last chunk."""
 
     @abstractmethod
     def listing(self) -> Listing:
@@ -119,8 +163,10 @@ def natural(text: str) -> tuple[str | int, ...]:
 def _folders(names: Sequence[str]) -> list[tuple[str, ...]]:
     """The folders above each item, less those that all share: an archive often wraps its content in one."""
     folders = [tuple(name.split("/")[:-1]) for name in names]
-    shared = os.path.commonprefix(folders)
-    depth = next((i for i, part in enumerate(shared) if part.lower() in SPLITS), len(shared))
+    # What the first and the last in order share, all share.
+    ends = zip(min(folders), max(folders), strict=False) if folders else ()
+    shared = itertools.takewhile(lambda pair: pair[0] == pair[1] and pair[0].lower() not in SPLITS, ends)
+    depth = sum(1 for _ in shared)
     return [parts[depth:] for parts in folders]
 
 
@@ -132,8 +178,6 @@ def layout(names: Sequence[str]) -> Listing:
       `bus` beside it, `train` is a vehicle.
     - The first folder below that is the class, if every image lies in one and there are at least two.
     """
-    import numpy as np
-
     folders = _folders(names)
     tops = {parts[0].lower() for parts in folders if parts}
     sides = np.zeros(len(names), np.uint8)
@@ -232,8 +276,6 @@ class FolderSource(Source):
         super().__init__(text, str(self.root), signature_of([*entries, *((name, -1, -1) for name, _ in self.refused)]))
 
     def listing(self) -> Listing:
-        from dataclasses import replace
-
         return replace(layout(self.names), refused=self.refused, skipped=self.skipped)
 
     def _path(self, name: str) -> str:
@@ -266,9 +308,9 @@ def open_source(text: str) -> Source:
     """The images a text names.
 
     Args:
-        text: `digits` (built in), `hf:user/name[:config]`, `torchvision:Name`, or the path of a folder, a zip or tar, an
-            IDX file or a folder of them, an `.npz`, `.npy` or `.parquet` file, or a folder of Parquet files. Tables take
-            `#image_column[,label_column]` behind.
+        text: `digits` (built in), `hf:user/name[:config]`, `torchvision:Name`, or the path of a folder, a zip or tar,
+            an IDX file or a folder of them, an `.npz`, `.npy` or `.parquet` file, or a folder of Parquet files. Tables
+            take `#image_column[,label_column]` behind.
 
     Raises:
         DataError: There is nothing there, or nothing that can be read as images.

@@ -46,7 +46,7 @@ def assign(names: Sequence[str], given: np.ndarray, split: Split) -> np.ndarray:
     if sum(wanted.values()) >= 1:
         raise DataError(f"split.val={split.val} and split.test={split.test} leave nothing to train on: lower them.")
     key_of = _key(split.group)
-    keys = [key_of(names[i]) for i in pool]
+    keys = [key_of(names[i]) for i in pool.tolist()]
     groups = len(set(keys))
     if groups < 1 + len(wanted):
         what = f"groups by split.group='{split.group}'" if split.group else "images to train on"
@@ -58,7 +58,7 @@ def assign(names: Sequence[str], given: np.ndarray, split: Split) -> np.ndarray:
             + "."
         )
     if split.by == "contiguous":
-        sides[pool] = _contiguous([names[i] for i in pool], keys, wanted)
+        sides[pool] = _contiguous([names[i] for i in pool.tolist()], keys, wanted)
     else:
         sides[pool] = _hashed(keys, wanted)
     return sides

@@ -115,6 +115,10 @@ class Store:
             raise DataError(f"there are no {name} images: split.{name} is 0; raise it to hold some out.")
         return images
 
+    def splits(self) -> Iterator[tuple[str, Images]]:
+        """Every split that has images."""
+        return ((name, images) for name, images in self._splits.items() if len(images))
+
 
 def open_store(prepared: Prepared, config: DataConfig | None = None) -> Store:
     """Map prepared images.
@@ -130,4 +134,6 @@ def open_store(prepared: Prepared, config: DataConfig | None = None) -> Store:
     try:
         return Store(prepared)
     except (OSError, ValueError) as error:
-        raise DataError(f"prepared images in '{prepared.root}' are gone or damaged ({error}): prepare them again.") from None
+        raise DataError(
+            f"prepared images in '{prepared.root}' are gone or damaged ({error}): prepare them again."
+        ) from None

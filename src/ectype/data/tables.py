@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ectype.data.sources import MAGIC, NONE, SPLITS, Listing, Raw, Source, Unreadable, natural, signature_of
 from ectype.errors import DataError, did_you_mean
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["HubSource", "ParquetSource"]
 
@@ -35,7 +34,8 @@ def _choose(text: str, what: str, options: Sequence[str], wanted: str, names: Se
         return wanted
     if len(options) > 1:
         raise DataError(
-            f"'{text}' has several {what} columns ({', '.join(options)}): choose with #image_column,label_column behind it."
+            f"'{text}' has several {what} columns ({', '.join(options)}): choose by #image_column,label_column "
+            "behind it."
         )
     return options[0] if options else None
 
@@ -46,8 +46,6 @@ def _find_columns(text: str, schema: pa.Schema, features: Mapping[str, Any], wan
     Hugging Face's own description decides where there is one. Else an image is a struct with `bytes`, or binary that
     begins as an image does; a label is a column of whole numbers or text that is called so.
     """
-    import pyarrow as pa
-
     want_image, _, want_label = wanted.partition(",")
     images = [name for name in schema.names if _kind(features, name) == "Image"]
     if not images:
@@ -70,8 +68,6 @@ def _find_columns(text: str, schema: pa.Schema, features: Mapping[str, Any], wan
 
 
 def _countable(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
@@ -89,7 +85,13 @@ def _content(value: Any) -> Raw:
     """An image cell: a struct of bytes and path, or plain bytes."""
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
-        return content if content is not None else str(path) if path and Path(path).is_file() else Unreadable("missing in the table")
+        return (
+            content
+            if content is not None
+            else str(path)
+            if path and Path(path).is_file()
+            else Unreadable("missing in the table")
+        )
     return value if value is not None else Unreadable("missing in the table")
 
 
@@ -138,9 +140,6 @@ class ParquetSource(_TableSource):
     """A Parquet file, or a folder of them whose names (`train-00000-of-00004.parquet`) or folders say the split."""
 
     def __init__(self, text: str, path: Path, columns: str = "") -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         root = path if path.is_dir() else path.parent
         self._wanted = columns
@@ -153,14 +152,14 @@ class ParquetSource(_TableSource):
             try:
                 counts.append((name, pq.read_metadata(file).num_rows))
             except (pa.ArrowInvalid, OSError) as error:
-                raise DataError(f"'{file}' is no Parquet file ({' '.join(str(error).split())}): fetch it again.") from None
+                raise DataError(
+                    f"'{file}' is no Parquet file ({' '.join(str(error).split())}): fetch it again."
+                ) from None
             stat = file.stat()
             entries.append((relative.as_posix(), stat.st_size, stat.st_mtime_ns))
         super().__init__(text, f"{path.resolve()}#{columns}", signature_of(entries), counts)
 
     def _columns(self) -> _Columns:
-        import pyarrow.parquet as pq
-
         with pq.ParquetFile(self._paths[0]) as file:
             schema = file.schema_arrow
             described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -173,9 +172,6 @@ class ParquetSource(_TableSource):
             return _find_columns(self.text, schema, features, self._wanted, first)
 
     def _batches(self, column: str) -> Iterator[Sequence[Any]]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         for path in self._paths:
             try:
                 with pq.ParquetFile(path) as file:
@@ -227,7 +223,10 @@ def _hub_error(text: str, name: str, error: Exception) -> str:
     if "Config name is missing" in reason or "BuilderConfig" in reason:
         return f"'{text}' needs a configuration ({reason[:300]}): write hf:{name}:CONFIG."
     if "NotFound" in kind or "Gated" in kind:
-        return f"'{text}' is not on the Hugging Face Hub, or may not be read ({reason[:200]}): check the name; log in if it is private."
+        return (
+            f"'{text}' is not on the Hugging Face Hub, or may not be read ({reason[:200]}): check the name, and the "
+            "network; log in if it is private."
+        )
     return (
         f"'{text}' could not be fetched ({kind}: {reason[:200]}): connect to the network, "
         "or give the path of Parquet files fetched elsewhere."

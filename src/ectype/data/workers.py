@@ -1,12 +1,13 @@
 """Decoding in several processes.
 
 Each is a plain Python that imports only this module: unlike multiprocessing's spawned ones it does not run the user's
-main script again (nor import torch with it), so it works from a script without a `__main__` guard, a notebook or a REPL.
-Parent and worker exchange pickles over a pipe that nobody else holds. A worker ends when its pipe does.
+main script again (nor import torch with it), so it works from a script without a `__main__` guard, a notebook or a
+prompt. Parent and worker exchange pickles over a pipe that nobody else holds. A worker ends when its pipe does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -16,17 +17,15 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ectype.data.decode import Spec, decode_chunk, measure
+from ectype.data.sources import Raw
 from ectype.errors import DataError
-
-if TYPE_CHECKING:
-    from ectype.data.sources import Raw
 
 __all__ = ["Decode", "Decoding", "Measure", "default_workers", "run"]
 
@@ -76,7 +75,7 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(tasks: Iterator[Measure | Decode], workers: int) -> Iterator[tuple[Any, Any]]:
+def run(tasks: Iterator[Measure | Decode], workers: int) -> Generator[tuple[Any, Any], None, None]:
     """Do tasks, at most `workers` at a time, and yield (task, result) as they are finished, in any order.
 
     Tasks are taken one by one as workers become free: no more of them are held than there are workers.
@@ -178,10 +177,8 @@ def _start() -> subprocess.Popen[bytes]:
 def _end(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
     process.wait()
 
 

@@ -62,15 +62,16 @@ def singular_values(codes: Float[Tensor, "n d"]) -> Float[Tensor, " r"]:
 
 
 def effective_rank(codes: Float[Tensor, "n d"]) -> float:
-    """exp of the entropy of the centred codes' singular values divided by their sum (Roy and Vetterli 2007, eq. 2).
+    """How many directions the codes use, each counted by how evenly (Roy and Vetterli 2007, eq. 2).
 
-    Of the singular values, as in the paper, not of their squares, the variances. Between 1 and min(n − 1, d): the
-    number of directions used, each counted by how evenly. 0 where all codes are one.
+    It is exp of the entropy of the centred codes' singular values divided by their sum: of the singular values, as in
+    the paper, not of their squares, the variances. Between 1 and min(n − 1, d); 0 where all codes are one.
     """
     values = singular_values(codes)
     # What is left of a constant column after centring is rounding, which must not count as a direction.
-    values = values[values > values.max() * max(codes.shape) * 1e-7]
-    if len(values) == 0 or float(values.max()) < 1e-12:
+    rounding = torch.finfo(torch.float64).eps * max(codes.shape) * float(torch.linalg.norm(codes.double()))
+    values = values[values > rounding]
+    if len(values) == 0:
         return 0.0
     shares = values / values.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))

@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ectype.data.batch import Moment
+from ectype.measure.codes import HasPosterior
 from ectype.models.base import Scores
 from ectype.models.likelihoods import Likelihood
-
-from ectype.measure.codes import HasPosterior
 
 __all__ = ["BoundTerms", "bits_per_dimension", "bound_terms", "likelihood_of", "weighted_bound"]
 

@@ -103,7 +103,7 @@ def fit_pca(images: Float[Tensor, "n d"], components: int) -> Linear:
     elif n <= 1024:
         pca, solver = PCA(components, svd_solver="full"), "exact"
     else:
-        pca = PCA(components, svd_solver="randomized", iterated_power=7, random_state=0)
+        pca = PCA(components, svd_solver="randomized", iterated_power=7, random_state=0)  # pyright: ignore  (annotated as its default)
         solver = "randomised SVD, 7 power iterations"
     pca.fit(images.numpy())
     directions = torch.from_numpy(np.ascontiguousarray(pca.components_, dtype=np.float32))

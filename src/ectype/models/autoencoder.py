@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ectype.data.batch import Moment
 from ectype.errors import ModelError
+from ectype.models.base import Model
 from ectype.models.bottlenecks import BottleneckConfig, Coded, Gaussian, IdentityConfig, Posterior
 from ectype.models.corruptions import CorruptionConfig, NoneConfig
 from ectype.models.densities import Density, StandardNormal
@@ -52,7 +53,7 @@ class Pass(NamedTuple):
     coded: Coded
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Model):
     """Encodes images, decodes codes; samples by decoding draws of a density on its codes.
 
     The densities fitted on the codes of a run are in `densities`; `sample` uses the one that `density` names.
@@ -62,8 +63,7 @@ class Autoencoder(nn.Module):
     """The density that codes were trained towards; None where one must first be fitted."""
 
     def __init__(self, config: AutoencoderConfig, info: DataInfo) -> None:
-        super().__init__()
-        self.info = info
+        super().__init__(info)
         self.code_shape = config.net.code_shape(info)
         self.corruption = config.corruption
         self.bottleneck = config.bottleneck.build()

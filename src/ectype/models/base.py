@@ -10,9 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Encodes", "Reconstructs", "Samples", "Scores", "StartsFromData", "evaluating"]
+from ectype.recipe import DataInfo
+
+__all__ = ["DrawsPosterior", "Encodes", "Model", "Reconstructs", "Samples", "Scores", "StartsFromData", "evaluating"]
 
 M = TypeVar("M", bound=nn.Module)
+
+
+class Model(nn.Module):
+    """What is trained and shipped: a module that knows which images it is for."""
+
+    def __init__(self, info: DataInfo) -> None:
+        super().__init__()
+        self.info = info
+
 
 Image = Float[Tensor, "b c h w"]
 
@@ -30,6 +41,8 @@ class Reconstructs(Protocol):
 class Encodes(Protocol):
     """Has a code for every image and an image for every code."""
 
+    code_shape: tuple[int, ...]
+
     def encode(self, image: Image) -> Float[Tensor, "b *code"]:
         """Images in [0, 1] to their codes."""
         ...
@@ -45,6 +58,15 @@ class Samples(Protocol):
 
     def sample(self, n: int, *, label: Tensor | None = None, generator: torch.Generator | None = None) -> Image:
         """`n` images in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class DrawsPosterior(Protocol):
+    """Has more than one image for an image."""
+
+    def draws(self, image: Image, k: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "k b c h w"]:
+        """`k` images in [0, 1] for each."""
         ...
 
 

@@ -150,7 +150,7 @@ class _OptimalGaussian(_Gaussian):
     """
 
     whole = True
-    decay = 0.99
+    decay = 0.9
 
     def loss(self, raw: Raw, image: Image) -> PerImage:
         squares = (self.mean(raw) - image) ** 2

@@ -42,7 +42,8 @@ class Residual(nn.Module):
     def __init__(self, channels: int, act: Activation) -> None:
         super().__init__()
         last = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(last.weight)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.body = nn.Sequential(
             norm(channels),
             activation(act),

@@ -153,7 +153,6 @@ def fit(
     best_step = None
     if monitor.best_seen is not None:
         best_step = -(-monitor.best_seen // trainer.batch)
-    outcome: Outcome | None = None
     tell("started", trainer, monitor)
     since, since_seen = time.perf_counter(), trainer.seen
     try:
@@ -188,8 +187,10 @@ def fit(
             trainer.step_count,
             best_step,
         )
-    finally:
-        tell("ended", outcome)
+    except BaseException:
+        tell("ended", None)
+        raise
+    tell("ended", outcome)
     return outcome
 
 

@@ -115,6 +115,19 @@ class RunDir:
         except (OSError, ValueError):
             return {}
 
+    def seen(self) -> int:
+        """Images shown so far."""
+        lines = self.metrics()
+        return self.summary().get("seen") or (lines[-1]["seen"] if lines else 0)
+
+    def main_figure(self) -> str:
+        """The best of what the run is watched by, with its name."""
+        checks = [line for line in self.metrics() if line["kind"] == "check"]
+        names = [key for key in (checks[-1] if checks else {}) if key not in ("kind", "seen", "step", "best", "time")]
+        if not names:
+            return ""
+        return f"held-out {names[0]} {min(check.get(names[0], float('inf')) for check in checks):.5g}"
+
     def state(self) -> str:
         """finished, stopped early, interrupted, failed, or unfinished."""
         return self.summary().get("state", "unfinished")

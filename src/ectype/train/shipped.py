@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ectype.errors import CheckpointError, ModelError
+from ectype.models.base import Model
 from ectype.models.densities import Density, empty_density
 from ectype.recipe import DataInfo, ModelConfig, Recipe
 from ectype.train.checkpoint import committed, load_tensors, verify
@@ -60,7 +61,7 @@ def store_density(place: Path, name: str, density: Density) -> None:
     scratch.replace(target)
 
 
-def load_model(place: Path, device: torch.device | None = None) -> nn.Module:
+def load_model(place: Path, device: torch.device | None = None) -> Model:
     """The model in a directory, in evaluation mode, with the densities beside it.
 
     No code is taken from the directory: a kind of model that this installation does not know is refused.
@@ -80,6 +81,7 @@ def load_model(place: Path, device: torch.device | None = None) -> nn.Module:
     if not verify(place):
         raise CheckpointError(f"'{place}' is damaged: a file differs from its manifest; `ectype keep` writes it anew.")
     model = config.build(info)
+    assert isinstance(model, Model)
     try:
         model.load_state_dict(load_tensors(place / "model.safetensors"))
     except RuntimeError as error:

@@ -78,6 +78,11 @@ class Trainer:
         """What is evaluated and shipped: the averaged model where there is one."""
         return self.objective.model if self.average is None else self.average.model
 
+    def restart_average(self) -> None:
+        """Have the averaged model begin where the model stands now."""
+        if self.average is not None:
+            self.average.model.load_state_dict(self.objective.model.state_dict())
+
     def rehearsal(self) -> Trainer:
         """A copy to try things on, such as how long a step takes."""
         return Trainer(

@@ -114,7 +114,7 @@ class ProgressDisplay(Callback):
         self.bar: Progress | None = None
 
     def started(self, trainer: Trainer, monitor: Monitor) -> None:
-        self.begun, self.first, self.budget = time.perf_counter(), trainer.seen, trainer.budget
+        self.budget, self.pace = trainer.budget, ""
         if self.console.is_terminal:
             columns = [BarColumn(20), TextColumn("{task.fields[place]}"), TimeElapsedColumn()]
             self.bar = Progress(*columns, TextColumn("{task.fields[said]}"), console=self.console)
@@ -124,20 +124,20 @@ class ProgressDisplay(Callback):
     def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
         speed = metrics.get("images/s", 0.0)
         left = (self.budget - seen) / speed if speed else 0.0
-        self.place = f"{seen:,}/{self.budget:,} · {speed:,.0f} images/s · {_clock(left)} left"
-        self.terms = " · ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("images/s", "rate", "total"))
+        self.pace = f"{speed:,.0f} images/s · {_clock(left)} left"
         if self.bar is not None:
-            self.bar.update(self.task, completed=seen, place=self.place, said=self.terms)
+            hidden = ("images/s", "rate", "total", "gradient norm")
+            terms = " · ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in hidden)
+            place = f"{seen:,}/{self.budget:,} · {self.pace}"
+            self.bar.update(self.task, completed=seen, place=place, said=terms)
 
     def checked(self, trainer: Trainer, check: Check) -> None:
         if not check.values:
             return
-        name, value = next(iter(check.values.items()))
-        line = f"{check.seen:>12,} images  held-out {name} {value:.5g}{'  best so far' if check.best else ''}"
-        if self.bar is None:
-            elapsed = _clock(time.perf_counter() - self.begun)
-            line += f"  |  {self.place} · {self.terms} · {elapsed}"
-        self.console.print(line, highlight=False, soft_wrap=True)
+        terms = "  ".join(f"{name} {value:.5g}" for name, value in check.values.items())
+        pace = "" if self.bar is not None else f"  |  {self.pace}"
+        best = " ← best" if check.best else ""
+        self.console.print(f"{check.seen:>11,}  held-out {terms}{best}{pace}", highlight=False, soft_wrap=True)
 
     def ended(self, outcome: Outcome | None) -> None:
         if self.bar is not None:

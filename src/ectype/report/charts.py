@@ -1,0 +1,143 @@
+"""Charts as the JSON that plotly.js draws; colours come from the page, so that they follow light and dark."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Chart", "Line", "bars", "lines", "scatter"]
+
+PALETTE = (
+    *("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f", "#ff9da7", "#8a8f98"),
+    *("#1f4e79", "#a85b0c", "#2f6b2b", "#96282a", "#6d4468", "#3d7f7a", "#a88a12", "#5f4436", "#d8566a", "#565b63"),
+)
+"""Twenty colours that are told apart on light and dark; more classes begin again."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing in a page."""
+
+    title: str
+    caption: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+    height: int = 320
+    deep: bool = False
+    """Whether it needs WebGL."""
+
+    @property
+    def spec(self) -> str:
+        """JSON that may stand inside a script element."""
+        text = json.dumps({"data": self.data, "layout": self.layout}, allow_nan=False, separators=(",", ":"))
+        return text.replace("</", "<\\/").replace("<!--", "<\\!--")
+
+
+def _plain(value: float | None) -> float | None:
+    """Five digits, which is more than can be seen; None, a gap, where it is no number."""
+    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    colour: int = 0
+    dots: bool = False
+
+
+def lines(
+    title: str,
+    caption: str,
+    curves: Sequence[Line],
+    *,
+    x: str,
+    y: str = "",
+    mark: tuple[float, float, str] | None = None,
+    height: int = 300,
+) -> Chart:
+    """Curves over one axis, one point of which may be marked with a word."""
+    data: list[dict[str, Any]] = []
+    for curve in curves:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if curve.dots else "lines",
+                "name": curve.name,
+                "x": [_plain(value) for value in curve.x],
+                "y": [_plain(value) for value in curve.y],
+                "line": {"color": PALETTE[curve.colour], "width": 2},
+                "marker": {"size": 5},
+            }
+        )
+    if mark is not None:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": mark[2],
+                "x": [mark[0]],
+                "y": [_plain(mark[1])],
+                "marker": {"size": 12, "symbol": "star", "color": PALETTE[3]},
+            }
+        )
+    layout = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "hovermode": "x unified"}
+    return Chart(title, caption, data, layout, height)
+
+
+def bars(title: str, caption: str, values: Sequence[float], *, x: str, y: str) -> Chart:
+    """One bar per number, from 1."""
+    places = list(range(1, len(values) + 1))
+    data = [{"type": "bar", "x": places, "y": [_plain(v) for v in values], "marker": {"color": PALETTE[0]}}]
+    layout = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "showlegend": False, "bargap": 0.1}
+    return Chart(title, caption, data, layout, 260)
+
+
+def scatter(
+    title: str,
+    caption: str,
+    points: Float[Tensor, "n k"],
+    axes: Sequence[str],
+    names: Sequence[str],
+    classes: Mapping[str, Sequence[int]],
+) -> Chart:
+    """Points in the plane or in space, a colour for each class.
+
+    Args:
+        title: Of the chart.
+        caption: What is seen.
+        points: Two or three coordinates each.
+        axes: What they are.
+        names: Shown when a point is touched.
+        classes: Name → places of its points; a single one without a name where there are none.
+    """
+    deep = points.shape[1] == 3
+    data: list[dict[str, Any]] = []
+    for i, (name, places) in enumerate(classes.items()):
+        own = points[list(places)].T.tolist()
+        about = f"{name}<br>" if name else ""
+        trace = {
+            "type": "scatter3d" if deep else "scatter",
+            "mode": "markers",
+            "name": name,
+            "text": [about + names[place] for place in places],
+            "hovertemplate": "%{text}<extra></extra>",
+            "marker": {"size": 3 if deep else 6, "color": PALETTE[i % len(PALETTE)], "opacity": 0.8},
+        }
+        trace |= {axis: [_plain(value) for value in row] for axis, row in zip("xyz", own, strict=False)}
+        data.append(trace)
+    shown: dict[str, Any] = {f"{axis}axis": {"title": {"text": name}} for axis, name in zip("xyz", axes, strict=False)}
+    layout: dict[str, Any] = {"scene": {**shown, "aspectmode": "data"}} if deep else shown
+    if not deep:
+        layout["yaxis"] |= {"scaleanchor": "x"}
+    layout |= {"showlegend": len(classes) > 1, "hovermode": "closest"}
+    return Chart(title, caption, data, layout, 480, deep)

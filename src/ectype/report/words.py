@@ -1,0 +1,121 @@
+"""What the figures say, in sentences. Every clause follows from a number, and is left out where that is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ectype.measure.evaluation import Evaluation, Figure, number
+from ectype.recipe import DataInfo
+
+__all__ = ["compression", "density", "summary"]
+
+Clause = Callable[[Evaluation], str]
+
+
+def summary(evaluation: Evaluation, info: DataInfo) -> list[str]:
+    """A few sentences, the most important first."""
+    parts = [_reconstruction(evaluation, info), _denoising(evaluation), _likelihood(evaluation), _codes(evaluation)]
+    return [part for part in parts if part]
+
+
+def density(kind: str, *, encodes: bool) -> str:
+    """What kind of density a model has, and what follows."""
+    if kind == "explicit bound":
+        return "Density: explicit bound. The model bounds the likelihood of an image from below and is sampled from its prior."
+    if kind == "implicit":
+        return "Density: implicit. The model can be sampled; it gives no likelihood."
+    tail = " Samples come from a density fitted on its codes afterwards." if encodes else ""
+    return f"Density: none. The model gives no likelihood.{tail}"
+
+
+def compression(evaluation: Evaluation) -> str:
+    """Numbers in and numbers kept."""
+    ratio = evaluation.compression
+    if ratio is None:
+        return "no code"
+    return f"{evaluation.image_numbers:,} ÷ {evaluation.code_numbers:,} = {number(ratio)}"
+
+
+def _figure(evaluation: Evaluation, name: str) -> Figure | None:
+    return evaluation[name] if name in evaluation else None
+
+
+def _range(figure: Figure, unit: str = "") -> str:
+    value = f"{number(figure.value)}{unit}"
+    return f"{value} (95% interval {figure.interval})" if figure.interval else value
+
+
+def _reconstruction(evaluation: Evaluation, info: DataInfo) -> str:
+    psnr = _figure(evaluation, "PSNR")
+    if psnr is None:
+        return ""
+    height, width = info.size
+    colour = "grey" if info.channels == 1 else "colour"
+    said = (
+        f"It reconstructs {evaluation.test_images:,} held-out {width}×{height} {colour} images at "
+        f"{_range(psnr, ' dB')} PSNR"
+    )
+    numbers, ratio = evaluation.code_numbers, evaluation.compression
+    if numbers is None or ratio is None:
+        return said + "."
+    against = _figure(evaluation, "PSNR above PCA's")
+    if against is not None:
+        low, high = against.low, against.high
+        gap = number(abs(against.value))
+        if low is None or high is None or low <= 0 <= high:
+            said += f", no different from PCA with the same {numbers:,} numbers"
+        elif low > 0:
+            said += f", {gap} dB above PCA with the same {numbers:,} numbers"
+        else:
+            said += f". That is {gap} dB below PCA with the same {numbers:,} numbers: a linear method does better here"
+    else:
+        mean = psnr.beside.get("mean image")
+        if mean is not None:
+            said += f"; showing the mean training image for each would give {number(mean)} dB"
+    if ratio > 1:
+        return said + f". Each image becomes {numbers:,} numbers, {number(ratio)} times fewer than its own."
+    more = "as many as its own" if ratio == 1 else f"{number(1 / ratio)} times its own"
+    return said + f". Each image becomes {numbers:,} numbers, {more}: the code compresses nothing."
+
+
+def _denoising(evaluation: Evaluation) -> str:
+    psnr = _figure(evaluation, "PSNR of restored images")
+    if psnr is None:
+        return ""
+    before = psnr.beside["corrupted input"]
+    verb = "raises" if psnr.value > before else "lowers"
+    return f"Given corrupted images it {verb} their PSNR from {number(before)} dB to {_range(psnr, ' dB')}."
+
+
+def _likelihood(evaluation: Evaluation) -> str:
+    found = [figure for figure in evaluation.figures if figure.name.startswith("log-likelihood, importance-weighted")]
+    if found:
+        bits = _figure(evaluation, "bits per dimension")
+        tail = f", at most {number(bits.value)} bits per dimension" if bits is not None else ""
+        k = found[0].name.rsplit(" ", 1)[1]
+        return f"Its log-likelihood bound with {k} importance samples is {_range(found[0], ' nats')} per image{tail}."
+    totals = [f for f in evaluation.groups().get("likelihood", []) if f.name.endswith("+ KL")]
+    if totals:
+        return f"It was trained on {totals[0].name}, which is no likelihood: {_range(totals[0])} on these images."
+    return ""
+
+
+def _codes(evaluation: Evaluation) -> str:
+    rank, active = _figure(evaluation, "effective rank"), _figure(evaluation, "active units")
+    probe = _figure(evaluation, "linear-probe accuracy")
+    said = []
+    if active is not None and active.value < (evaluation.code_numbers or 0):
+        said.append(f"{number(active.value)} of {evaluation.code_numbers:,} numbers of the code are active.")
+    elif rank is not None:
+        said.append(f"The codes' effective rank is {number(rank.value)} of {evaluation.code_numbers:,}.")
+    if probe is not None:
+        pixels = next(iter(probe.beside.values()))
+        low, high = probe.low or 0.0, probe.high or 1.0
+        verdict = "above" if pixels < low else "below" if pixels > high else "about as well as"
+        against = (
+            f"{verdict} {100 * pixels:.1f}% from pixels"
+            if verdict != "about as well as"
+            else f"about as well as from pixels ({100 * pixels:.1f}%)"
+        )
+        said.append(f"A linear probe reads the class off the code in {100 * probe.value:.1f}% of images, {against}.")
+    return " ".join(said)

@@ -1,0 +1,186 @@
+"""What is done with runs that were made: load, ship another step, fit a density, measure, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from torch import nn
+
+if TYPE_CHECKING:
+    from ectype.report.view import RunView
+
+from ectype.console import progress_line
+from ectype.data.feed import Feed
+from ectype.data.prepare import Prepared, prepare
+from ectype.data.store import Store, open_store
+from ectype.errors import CheckpointError, ModelError, RunError, did_you_mean
+from ectype.measure.evaluate import evaluate as measure
+from ectype.measure.evaluation import Evaluation
+from ectype.models.base import Model, evaluating
+from ectype.models.densities import DENSITIES, Density, fit_density
+from ectype.objectives.base import Objective
+from ectype.recipe import DataConfig, DataInfo, Recipe
+from ectype.train import checkpoint
+from ectype.train.distributed import choose_device
+from ectype.train.position import Position
+from ectype.train.rundir import RunDir
+from ectype.train.shipped import DrawsCodes, load_model, ship, store_density
+
+__all__ = ["density_of", "evaluate", "keep", "load", "open_data", "other_source", "report", "still"]
+
+CODES = 10_000
+"""Images whose codes a density is fitted on, at most."""
+
+
+def open_data(config: DataConfig, console: Console | None = None) -> tuple[Prepared, Store]:
+    """Prepare images, or find them prepared, and say what was found."""
+    prepared = prepare(config, progress=progress_line(console))
+    if console is not None:
+        console.print(prepared.summary, highlight=False, soft_wrap=True)
+        for note in prepared.notes:
+            console.print(f"  {note}", highlight=False, soft_wrap=True)
+    return prepared, open_store(prepared, config)
+
+
+def still(recipe: Recipe, device: torch.device) -> Callable[[int, int], Position]:
+    """Moments outside of training: what is drawn for an image is the same whenever it is looked at."""
+
+    def moment(start: int, batch: int) -> Position:
+        return Position(recipe.train.seed, 0, 0, "look", start, batch, device)
+
+    return moment
+
+
+def keep(run: RunDir | str | Path, step: int, *, info: Store | None = None) -> None:
+    """Ship the weights of a checkpoint as the run's model, and fit its densities where it needs them.
+
+    Raises:
+        CheckpointError: No such checkpoint, or it is damaged.
+    """
+    run = run if isinstance(run, RunDir) else RunDir.existing(run)
+    place = run.checkpoint(step)
+    if not checkpoint.verify(place):
+        have = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.places(run.checkpoints))
+        raise CheckpointError(f"no whole checkpoint of step {step} in '{run.path}'; have {have or 'none'}.")
+    recipe, state = run.recipe, checkpoint.load_state(place)
+    store = info or open_data(recipe.data)[1]
+    averaged = place / "average.safetensors"
+    if averaged.is_file():
+        weights = checkpoint.load_tensors(averaged)
+    else:
+        held = checkpoint.load_tensors(place / "objective.safetensors")
+        objective = recipe.objective.build(recipe.model.build(store.info), store.info, images=recipe.train.images)
+        objective.load_state_dict(held)
+        assert isinstance(objective, Objective)
+        weights = objective.model.state_dict()
+    ship(run.model, recipe, store.info, weights, step=state["step"], seen=state["seen"])
+    model = load_model(run.model)
+    if isinstance(model, DrawsCodes) and model.prior is None:
+        for name in ("gaussian", "gmm"):
+            _fit(run, model, name, store)
+
+
+def evaluate(run: RunDir, source: str | None = None, *, device: str = "auto") -> Evaluation:
+    """Measure a run's model on images that it never saw: its own held-out ones, or another source's.
+
+    The result on its own images is stored in the run.
+
+    Raises:
+        RunError: No such run, or no model yet.
+        DataError: Another source that cannot be used.
+    """
+    return _view(run, source, device).evaluation
+
+
+def report(runs: Sequence[RunDir], out: Path | None = None) -> Path:
+    """Write one page about one or more runs."""
+    from ectype.report.page import write_report
+
+    target = out or runs[0].report
+    return write_report(target, [_view(run) for run in runs])
+
+
+def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunView:
+    """A run's model, images and figures, measured if they were not yet."""
+    from ectype.report.view import RunView
+
+    model, recipe = load(run.path, device=device), run.recipe
+    here = next(model.parameters()).device
+    _, store = open_data(recipe.data)
+    train, test = (
+        Feed(store.split(name), recipe.data, here, training=False, seed=recipe.train.seed) for name in ("train", "test")
+    )
+    if source is not None:
+        config = other_source(recipe.data, source, store.info)
+        test = Feed(open_data(config)[1].split("train"), config, here, training=False, seed=recipe.train.seed)
+    step = json.loads((run.model / "config.json").read_text())["step"]
+    kept = None
+    if source is None and run.evaluation_file.is_file():
+        with suppress(ValueError, KeyError, TypeError):
+            held = json.loads(run.evaluation_file.read_text())
+            kept = Evaluation.from_json(json.dumps(held["evaluation"])) if held["step"] == step else None
+    evaluation = kept or measure(model, train, test, recipe=recipe, device=here)
+    if source is None and kept is None:
+        held = {"step": step, "evaluation": json.loads(evaluation.to_json())}
+        run.evaluation_file.write_text(json.dumps(held, indent=1, ensure_ascii=False))
+    return RunView(run, model, train, test, evaluation)
+
+
+def other_source(config: DataConfig, source: str, info: DataInfo) -> DataConfig:
+    """The same preparation for other images, none held out, brought to the size that a model takes."""
+    text = str(Path(source).resolve()) if Path(source).exists() else source
+    if text == config.source:
+        return config
+    changes = {"source": text, "labels": None, "split": {"val": 0, "test": 0}}
+    return DataConfig.model_validate({**config.model_dump(), **changes, "size": info.size, "channels": info.channels})
+
+
+def load(path: str | Path, *, device: str = "auto") -> Model:
+    """The model of a run, or of a model directory, ready to use.
+
+    What it can do is in its methods: `reconstruct`, `encode`, `decode`, `sample`, `log_likelihood`; see
+    `ectype.models.base`. Images are tensors [b, c, h, w] in [0, 1].
+
+    Raises:
+        RunError: No such run, or it has shipped no model yet.
+        CheckpointError: Its files are damaged.
+    """
+    place = Path(path)
+    if not (place / "config.json").is_file():
+        run = RunDir.existing(place)
+        if not (run.model / "config.json").is_file():
+            newest = checkpoint.latest(run.checkpoints)
+            if newest is None or checkpoint.step_of(newest) == 0:
+                raise RunError(f"'{place}' has no model yet: it was stopped before its first check; resume it first.")
+            keep(run, checkpoint.step_of(newest))
+        place = run.model
+    return load_model(place, choose_device(device))
+
+
+def density_of(run: RunDir, model: nn.Module, name: str) -> Density:
+    """A density on the codes of a run's model, fitted on its training images and stored if it was not before."""
+    if not isinstance(model, DrawsCodes):
+        raise ModelError(f"the model of '{run.path}' draws no codes: leave --density out.")
+    if name not in DENSITIES:
+        raise ModelError(f"no density '{name}'; {did_you_mean(name, DENSITIES)}")
+    if name not in model.densities:
+        _fit(run, model, name, open_data(run.recipe.data)[1])
+    return model.densities[name]
+
+
+def _fit(run: RunDir, model: nn.Module, name: str, store: Store) -> None:
+    assert isinstance(model, DrawsCodes)
+    recipe, device = run.recipe, next(model.parameters()).device
+    feed = Feed(store.split("train"), recipe.data, device, training=False, seed=recipe.train.seed)
+    numbers = int(torch.tensor(next(iter(model.densities.values())).shape).prod())
+    most = max(2, min(CODES, 50_000_000 // numbers))
+    with evaluating(model):
+        codes = [model.encode(b.image).cpu() for b, _ in feed.sequence(256, still(recipe, device), most=most)]
+    model.densities[name] = fit_density(name, torch.cat(codes), seed=recipe.train.seed)
+    store_density(run.model, name, model.densities[name])

@@ -1,0 +1,78 @@
+"""Images made on the fly, and a cache of its own for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that no other test sees; its data folder."""
+    monkeypatch.setenv("ECTYPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "data"
+
+
+@pytest.fixture
+def picture() -> Callable[..., Image.Image]:
+    """Make a smooth coloured picture that differs by seed."""
+
+    def make(seed: int = 0, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Image.Image:
+        rng = np.random.default_rng(seed)
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+        return small.resize(size, Image.Resampling.BICUBIC).convert(mode)
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Callable[..., Image.Image]) -> Callable[..., Path]:
+    """Make a folder of named pictures."""
+
+    def make(*names: str, root: str = "images", **how: object) -> Path:
+        for i, name in enumerate(names):
+            path = tmp_path / root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(i, **how).save(path)
+        return tmp_path / root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared images, or a reason to skip."""
+    root = Path(__file__).resolve().parents[2]
+    path = Path(os.environ.get("ECTYPE_SHARED", root.parent / "shared")) / "data"
+    if not path.is_dir():
+        pytest.skip(f"no shared images at {path}: set ECTYPE_SHARED")
+    return path
+
+
+class SeededMoment:
+    """A moment whose draws depend on a seed and their use."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed, self.seen, self.step = seed, 0, 0
+        self.uses: list[str] = []
+
+    def _generator(self, use: str) -> torch.Generator:
+        self.uses.append(use)
+        return torch.Generator().manual_seed(hash((self.seed, len(use), sum(map(ord, use)))))
+
+    def normal(self, use: str, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=self._generator(use))
+
+    def uniform(self, use: str, *shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=self._generator(use))
+
+
+@pytest.fixture
+def moment() -> SeededMoment:
+    return SeededMoment()
