@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from ectype.recipe import Recipe, load_recipe
     from ectype.results import load
     from ectype.run import train
-    from ectype.train.loop import Callback
+    from ectype.training.loop import Callback
 
 __all__ = ["Callback", "Recipe", "load", "load_recipe", "train"]
 
 # Torch takes seconds to import: a name brings its module only when it is asked for.
 _HOMES = {
-    "Callback": "ectype.train.loop",
+    "Callback": "ectype.training.loop",
     "Recipe": "ectype.recipe",
     "load": "ectype.results",
     "load_recipe": "ectype.recipe",

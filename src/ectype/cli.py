@@ -228,7 +228,7 @@ def report(
 @app.command("runs")
 def list_runs(root: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs")) -> None:
     """List runs with their state and main figure."""
-    from ectype.train.rundir import find_runs
+    from ectype.training.rundir import find_runs
 
     found = find_runs(root)
     if not found:

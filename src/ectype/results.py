@@ -26,11 +26,11 @@ from ectype.models.base import Model, evaluating
 from ectype.models.densities import DENSITIES, Density, fit_density
 from ectype.objectives.base import Objective
 from ectype.recipe import DataConfig, DataInfo, Recipe
-from ectype.train import checkpoint
-from ectype.train.distributed import choose_device
-from ectype.train.position import Position
-from ectype.train.rundir import RunDir
-from ectype.train.shipped import DrawsCodes, load_model, ship, store_density
+from ectype.training import checkpoint
+from ectype.training.distributed import choose_device
+from ectype.training.position import Position
+from ectype.training.rundir import RunDir
+from ectype.training.shipped import DrawsCodes, load_model, ship, store_density
 
 __all__ = ["density_of", "evaluate", "keep", "load", "open_data", "other_source", "report", "still"]
 

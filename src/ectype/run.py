@@ -23,15 +23,15 @@ from ectype.models.base import StartsFromData
 from ectype.objectives.base import Objective, Validates
 from ectype.recipe import Recipe, differences, load_recipe
 from ectype.results import keep, load, open_data, still
-from ectype.train import checkpoint
-from ectype.train.distributed import World, choose_device, launched
-from ectype.train.environment import EXACT, determinism, environment
-from ectype.train.loop import Callback, Choices, Outcome, choose, fit
-from ectype.train.monitor import Monitor
-from ectype.train.position import derive
-from ectype.train.rundir import RunDir, find_runs, numbered
-from ectype.train.trainer import Diverged, Trainer
-from ectype.train.watch import JsonLines, Pictures, ProgressDisplay, TensorBoard, to_uint8
+from ectype.training import checkpoint
+from ectype.training.distributed import World, choose_device, launched
+from ectype.training.environment import EXACT, determinism, environment
+from ectype.training.loop import Callback, Choices, Outcome, choose, fit
+from ectype.training.monitor import Monitor
+from ectype.training.position import derive
+from ectype.training.rundir import RunDir, find_runs, numbered
+from ectype.training.trainer import Diverged, Trainer
+from ectype.training.watch import JsonLines, Pictures, ProgressDisplay, TensorBoard, to_uint8
 
 __all__ = ["resolve", "train"]
 

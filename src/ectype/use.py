@@ -20,9 +20,9 @@ from ectype.errors import DataError, ModelError
 from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, Samples, evaluating
 from ectype.recipe import DataInfo, Recipe
 from ectype.results import density_of, load, open_data, other_source, still
-from ectype.train.rundir import RunDir
-from ectype.train.shipped import DrawsCodes
-from ectype.train.watch import to_uint8
+from ectype.training.rundir import RunDir
+from ectype.training.shipped import DrawsCodes
+from ectype.training.watch import to_uint8
 
 __all__ = ["decode", "encode", "reconstruct", "sample"]
 

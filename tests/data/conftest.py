@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,16 +42,6 @@ def folder(tmp_path: Path, picture: Callable[..., Image.Image]) -> Callable[...,
         return tmp_path / root
 
     return make
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The shared images, or a reason to skip."""
-    root = Path(__file__).resolve().parents[2]
-    path = Path(os.environ.get("ECTYPE_SHARED", root.parent / "shared")) / "data"
-    if not path.is_dir():
-        pytest.skip(f"no shared images at {path}: set ECTYPE_SHARED")
-    return path
 
 
 class SeededMoment:

@@ -191,11 +191,7 @@ def pack(root: Path, place: Path) -> Path:
 
 @pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz", "tgz", "tar.xz", "tar.bz2"])
 def test_archives_hold_what_their_folder_holds(folder, tmp_path, suffix):
-    root = (
-        folder("train/cat/1.png", "train/dog/2.jpg", "test/dog/3.png", "notes.txt", ".hidden.png")
-        if False
-        else folder("train/cat/1.png", "train/dog/2.jpg", "test/dog/3.png", ".hidden.png")
-    )
+    root = folder("train/cat/1.png", "train/dog/2.jpg", "test/dog/3.png", ".hidden.png")
     (root / "notes.txt").write_text("x")
     plain, packed = open_source(str(root)), open_source(str(pack(root, tmp_path / f"set.{suffix}")))
     ours, theirs = packed.listing(), plain.listing()
@@ -274,7 +270,7 @@ def test_tar_keeps_no_headers_in_memory(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tarfile.TarFile, "next", spying)
     open_source(str(place)).listing()
-    assert max(held[2:]) == 0
+    assert max(held) <= 1
 
 
 # ── IDX ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -431,8 +427,8 @@ def test_npz_that_cannot_be_understood(tmp_path):
     place.write_bytes(place.read_bytes()[:50])
     refuses(place, "damaged")
     np.savez(place, x_train=np.zeros((3, 8, 8), np.uint8), x_test=np.zeros((3, 9, 8), np.uint8))
-    with pytest.raises(DataError, match="differ in shape"):
-        contents(open_source(str(place)))
+    outcome = decode_chunk(next(open_source(str(place)).chunks(6)), Spec((8, 8), 3))
+    assert outcome.reasons == [None] * 6  # of two shapes, in one chunk
 
 
 # ── Packages ─────────────────────────────────────────────────────────────────────────────────────────────────────────

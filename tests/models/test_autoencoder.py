@@ -12,7 +12,7 @@ from ectype.models.bottlenecks import Posterior
 from ectype.models.corruptions import CorruptionConfig
 from ectype.nets.mlp import MLPConfig
 from ectype.recipe import DataInfo
-from ectype.train.position import Position
+from ectype.training.position import Position
 
 INFO = DataInfo(1, (6, 6))
 

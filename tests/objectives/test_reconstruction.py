@@ -10,7 +10,7 @@ from ectype.errors import ModelError
 from ectype.models.autoencoder import AutoencoderConfig
 from ectype.objectives.reconstruction import ElboConfig, ReconstructionConfig
 from ectype.recipe import DataInfo
-from ectype.train.position import Position
+from ectype.training.position import Position
 
 INFO = DataInfo(1, (6, 6), binary=True)
 BATCH = Batch(torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0)).round())

@@ -9,8 +9,9 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import cast
 
 from ectype.data.sources import (
     LARGEST,
@@ -44,7 +45,7 @@ class _Inventory:
         self.refused: list[tuple[str, str]] = []
         self.skipped: Counter[str] = Counter()
 
-    def admit(self, name: str, size: int, head: IO[bytes] | None = None) -> bool:
+    def admit(self, name: str, size: int, head: BufferedIOBase | None = None) -> bool:
         """Whether a member is an item. `head` is where the first bytes of a name without suffix can be seen."""
         kind = judge(name)
         path = PurePosixPath(name)
@@ -92,7 +93,7 @@ class ZipSource(Source):
                     continue
                 if judge(name) == "unknown":
                     with archive.open(member) as head:
-                        admitted = self._inventory.admit(name, member.file_size, head)
+                        admitted = self._inventory.admit(name, member.file_size, cast(BufferedIOBase, head))
                 else:
                     admitted = self._inventory.admit(name, member.file_size)
                 if admitted:
@@ -145,7 +146,7 @@ class TarSource(Source):
                     archive.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
                     if not member.isfile():
                         continue
-                    head = archive.extractfile(member)
+                    head = cast(BufferedIOBase | None, archive.extractfile(member))
                     if inventory.admit(member.name.removeprefix("./"), member.size, head):
                         if content and head is not None:
                             head.seek(0)

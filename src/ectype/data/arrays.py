@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import itertools
 import math
 import os
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from ectype.errors import DataError, did_you_mean
 
 __all__ = ["ArraySource", "Part", "TorchvisionSource", "digits", "open_idx", "open_numpy"]
 
+_File: TypeAlias = io.BufferedIOBase
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, ValueError)
 
 
@@ -50,7 +52,7 @@ class Part:
     """[n, h, w], [n, h, w, c] or [n, c, h, w]."""
     rows: Callable[[int], Iterator[np.ndarray]]
     """Blocks of so many images, from the first on."""
-    labels: np.ndarray | None = None
+    labels: Callable[[], np.ndarray] | None = None
     side: int = NONE
 
     @property
@@ -81,9 +83,11 @@ class ArraySource(Source):
         return Listing(names, sides, labels, classes)
 
     def _labels(self) -> tuple[np.ndarray | None, tuple[str, ...]]:
-        if any(part.labels is None for part in self.parts):
+        readers = [part.labels for part in self.parts if part.labels is not None]
+        if len(readers) < len(self.parts):
             return None, ()
-        labels = np.concatenate([np.asarray(part.labels) for part in self.parts])
+        with self._reading():
+            labels = np.concatenate([read() for read in readers])
         if self._classes and labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() < len(self._classes):
             return labels.astype(np.int32), self._classes
         values, numbers = np.unique(labels, return_inverse=True)
@@ -118,7 +122,7 @@ class ArraySource(Source):
                     "(else store uint8)."
                 )
             return np.rint(block.astype(np.float32) * 255).astype(np.uint8)
-        if block.dtype == np.uint16:
+        if block.dtype.kind == "u" and block.dtype.itemsize == 2:  # of either byte order
             self.deep += len(block)
             self.brightest = max(self.brightest, int(high))
             return reduce16(block)
@@ -142,16 +146,14 @@ class ArraySource(Source):
             for part in self.parts:
                 for block in self._blocks(part, size):
                     while len(block):
-                        if rest and rest[0].shape[1:] != block.shape[1:]:
-                            raise DataError(f"the arrays in '{self.text}' differ in shape: give one source each.")
                         missing = size - sum(map(len, rest))
                         rest.append(block[:missing])
                         block = block[missing:]
                         if sum(map(len, rest)) == size:
-                            yield np.concatenate(rest) if len(rest) > 1 else rest[0]
+                            yield _joined(rest)
                             rest = []
             if rest:
-                yield np.concatenate(rest)
+                yield _joined(rest)
 
     def sample(self, size: int) -> list[Raw]:
         with self._reading():
@@ -167,8 +169,15 @@ class ArraySource(Source):
             raise DataError(f"'{self.text}' cannot be read ({error.strerror or error}).") from None
 
 
+def _joined(blocks: Sequence[np.ndarray]) -> Sequence[Raw] | np.ndarray:
+    """One block where shapes agree, else a list of images."""
+    if len({block.shape[1:] for block in blocks}) > 1:
+        return [image for block in blocks for image in block]
+    return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+
+
 def _stream(
-    open_file: Callable[[], contextlib.AbstractContextManager[IO[bytes]]],
+    open_file: Callable[[], contextlib.AbstractContextManager[_File]],
     start: int,
     shape: tuple[int, ...],
     dtype: np.dtype,
@@ -192,10 +201,10 @@ def _stream(
 # ── IDX ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _open_idx_file(path: Path) -> IO[bytes]:
+def _open_idx_file(path: Path) -> _File:
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else open(path, "rb")  # type: ignore[return-value]
+    return gzip.open(path) if zipped else open(path, "rb")
 
 
 def _idx_header(path: Path) -> tuple[int, ...]:
@@ -226,17 +235,15 @@ def _idx_label_path(path: Path) -> Path | None:
     return next((path.with_name(o) for o in options if o != path.name and path.with_name(o).exists()), None)
 
 
-def _idx_labels(path: Path, count: int) -> np.ndarray | None:
+def _idx_labels(path: Path, count: int) -> Callable[[], np.ndarray] | None:
     beside = _idx_label_path(path)
     if beside is None:
         return None
     (length,) = shape = _idx_header(beside)
     if length != count:
         raise DataError(f"'{beside.name}' has {length} labels for {count} images in '{path.name}': fetch both again.")
-    try:
-        return next(_stream(lambda: _open_idx_file(beside), 8, shape, np.dtype(np.uint8))(max(count, 1)), np.empty(0))
-    except _DAMAGE as error:
-        raise DataError(f"IDX file '{beside}' is damaged ({error}): fetch it again.") from None
+    rows = _stream(lambda: _open_idx_file(beside), 8, shape, np.dtype(np.uint8))
+    return lambda: next(rows(max(count, 1)), np.empty(0, np.uint8))
 
 
 def open_idx(text: str, path: Path) -> ArraySource:
@@ -271,7 +278,7 @@ def _side_of(name: str) -> int:
 class _Array:
     """The header of a .npy, alone or in an .npz, and how to get at its rows."""
 
-    def __init__(self, name: str, open_file: Callable[[], contextlib.AbstractContextManager[IO[bytes]]]) -> None:
+    def __init__(self, name: str, open_file: Callable[[], contextlib.AbstractContextManager[_File]]) -> None:
         self.name = name
         self._open = open_file
         with open_file() as file:
@@ -314,11 +321,11 @@ def open_numpy(text: str, path: Path) -> ArraySource:
     return ArraySource(text, str(path.resolve()), signature_of_files([path]), parts)
 
 
-def _opener(path: Path, member: str) -> Callable[[], contextlib.AbstractContextManager[IO[bytes]]]:
+def _opener(path: Path, member: str) -> Callable[[], contextlib.AbstractContextManager[_File]]:
     @contextlib.contextmanager
-    def opener() -> Iterator[IO[bytes]]:
+    def opener() -> Iterator[_File]:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            yield file
+            yield cast(_File, file)
 
     return opener
 
@@ -341,7 +348,7 @@ def _numpy_parts(text: str, arrays: Sequence[_Array]) -> list[Part]:
     ]
 
 
-def _numpy_labels(images: _Array, side: int, arrays: Sequence[_Array]) -> np.ndarray | None:
+def _numpy_labels(images: _Array, side: int, arrays: Sequence[_Array]) -> Callable[[], np.ndarray] | None:
     """The labels of an array of images: as long, of whole numbers, of the same split; None where that is not clear."""
     fits = [
         a
@@ -352,12 +359,12 @@ def _numpy_labels(images: _Array, side: int, arrays: Sequence[_Array]) -> np.nda
     named = [a for a in whole if re.search(r"(^|_)(y|labels?|targets?|class(es)?)(_|$)", a.name.lower())]
     for options in (named, whole):
         if len(options) == 1:
-            return options[0].whole().reshape(-1).astype(np.int64)
+            return lambda chosen=options[0]: chosen.whole().reshape(-1).astype(np.int64)
     for array in fits:  # one-hot
         if len(array.shape) == 2 and array.shape[1] > 1:
             values = array.whole()
             if ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
-                return values.argmax(1)
+                return lambda: values.argmax(1)
     return None
 
 
@@ -368,20 +375,13 @@ def digits() -> ArraySource:
     """1,797 scanned digits of 8×8 pixels that scikit-learn carries: a demo that needs no network."""
 
     @contextlib.contextmanager
-    def opener() -> Iterator[IO[bytes]]:
-        import io
-
+    def opener() -> Iterator[_File]:
         yield io.BytesIO(_digits()[0].tobytes())
 
-    part = Part("digits", (1797, 8, 8), _stream(opener, 0, (1797, 8, 8), np.dtype(np.uint8)), _Lazy())  # type: ignore[arg-type]
+    shape = (1797, 8, 8)
+    # Finding prepared digits need not import scikit-learn: all is read when asked for.
+    part = Part("digits", shape, _stream(opener, 0, shape, np.dtype(np.uint8)), lambda: _digits()[1])
     return ArraySource("digits", "digits", "scikit-learn 1797", [part])
-
-
-class _Lazy:
-    """The labels of the digits, loaded when looked at: finding prepared digits need not import scikit-learn."""
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(_digits()[1], dtype)
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

@@ -195,7 +195,7 @@ class _Builder:
         sizes: Counter[tuple[int, int]] = Counter()
         step = max(1, min(256, self.count // (4 * self.workers) or 1))
         if self.source.decoded:
-            sizes.update(filter(None, (s for chunk in self.source.chunks(64) for s in Measure(0, chunk).do()[:1])))
+            sizes.update(filter(None, (s for chunk in self.source.chunks(64) for s in Measure(0, chunk).do())))
         else:
             chunks = (Measure(i * step, chunk) for i, chunk in enumerate(self.source.chunks(step)))
             # Paths are opened elsewhere; bytes would cost more to send than to look at.

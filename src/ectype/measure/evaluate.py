@@ -29,7 +29,7 @@ from ectype.measure.reconstruction import (
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
 from ectype.models.corruptions import CorruptionConfig
 from ectype.recipe import Augment, DataInfo, Recipe
-from ectype.train.position import Position, derive
+from ectype.training.position import Position, derive
 
 __all__ = ["corruption_of", "density_kind", "evaluate", "looking"]
 
@@ -274,8 +274,9 @@ class _Evaluator:
         else:
             left_out = likelihood.constant * self.info.numbers
             note = f"lacks a constant of {left_out:.1f} nats per image" if left_out else "β = 1"
-        total = found["loss"] + found["kl"]
-        self._mean(f"{likelihood.loss_name} + KL", total, "likelihood", better="lower", unit=nats, note=note)
+        if likelihood.density is None or likelihood.constant:
+            total = found["loss"] + found["kl"]
+            self._mean(f"{likelihood.loss_name} + KL", total, "likelihood", better="lower", unit=nats, note=note)
         if likelihood.density is not None:
             note = "β = 1, constants included"
             if (sigma := getattr(likelihood, "log_sigma", None)) is not None:
@@ -346,7 +347,7 @@ class _Evaluator:
         majority = int(labels.mode().values)
         low, high = coding.wilson(probe.accuracy, len(answers))
         beside = {
-            f"on {on_pixels}": pixels.accuracy,
+            f"probe on {on_pixels}": pixels.accuracy,
             f"always {self._class(majority)}": float((answers == majority).double().mean()),
         }
         note = f"{probe.note}; Wilson interval"

@@ -73,13 +73,16 @@ class Evaluation:
         Raises:
             KeyError: This model has none of that name.
         """
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
-        raise KeyError(f"no figure '{name}'; have {', '.join(figure.name for figure in self.figures)}")
+        if (found := self.get(name)) is None:
+            raise KeyError(f"no figure '{name}'; have {', '.join(figure.name for figure in self.figures)}")
+        return found
 
     def __contains__(self, name: str) -> bool:
-        return any(figure.name == name for figure in self.figures)
+        return self.get(name) is not None
+
+    def get(self, name: str) -> Figure | None:
+        """A figure by its name; None where this model has none of it."""
+        return next((figure for figure in self.figures if figure.name == name), None)
 
     @property
     def compression(self) -> float | None:

@@ -11,7 +11,7 @@ from torch import nn
 from ectype.data.feed import Feed
 from ectype.models.base import evaluating
 from ectype.objectives.base import Validates
-from ectype.train.position import Position
+from ectype.training.position import Position
 
 __all__ = ["validation"]
 

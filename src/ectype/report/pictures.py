@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image, features
 from torch import Tensor
 
-from ectype.train.watch import to_uint8
+from ectype.training.watch import to_uint8
 
 __all__ = ["LARGEST", "Picture", "column", "encoded", "saved", "strip"]
 

@@ -17,8 +17,8 @@ from ectype.measure.evaluate import looking
 from ectype.measure.evaluation import Evaluation
 from ectype.models.base import Encodes, evaluating
 from ectype.recipe import DataInfo, Recipe
-from ectype.train.position import derive
-from ectype.train.rundir import RunDir
+from ectype.training.position import derive
+from ectype.training.rundir import RunDir
 
 __all__ = ["Codes", "RunView"]
 

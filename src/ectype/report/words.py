@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ectype.measure.evaluation import Evaluation, Figure, number
 from ectype.recipe import DataInfo
 
 __all__ = ["compression", "density", "summary"]
-
-Clause = Callable[[Evaluation], str]
 
 
 def summary(evaluation: Evaluation, info: DataInfo) -> list[str]:
@@ -21,7 +17,7 @@ def summary(evaluation: Evaluation, info: DataInfo) -> list[str]:
 def density(kind: str, *, encodes: bool) -> str:
     """What kind of density a model has, and what follows."""
     if kind == "explicit bound":
-        return "Density: explicit bound. The model bounds the likelihood of an image from below and is sampled from its prior."
+        return "Density: explicit bound. The model bounds the likelihood of an image and is sampled from its prior."
     if kind == "implicit":
         return "Density: implicit. The model can be sampled; it gives no likelihood."
     tail = " Samples come from a density fitted on its codes afterwards." if encodes else ""
@@ -36,17 +32,13 @@ def compression(evaluation: Evaluation) -> str:
     return f"{evaluation.image_numbers:,} ÷ {evaluation.code_numbers:,} = {number(ratio)}"
 
 
-def _figure(evaluation: Evaluation, name: str) -> Figure | None:
-    return evaluation[name] if name in evaluation else None
-
-
 def _range(figure: Figure, unit: str = "") -> str:
     value = f"{number(figure.value)}{unit}"
     return f"{value} (95% interval {figure.interval})" if figure.interval else value
 
 
 def _reconstruction(evaluation: Evaluation, info: DataInfo) -> str:
-    psnr = _figure(evaluation, "PSNR")
+    psnr = evaluation.get("PSNR")
     if psnr is None:
         return ""
     height, width = info.size
@@ -58,7 +50,7 @@ def _reconstruction(evaluation: Evaluation, info: DataInfo) -> str:
     numbers, ratio = evaluation.code_numbers, evaluation.compression
     if numbers is None or ratio is None:
         return said + "."
-    against = _figure(evaluation, "PSNR above PCA's")
+    against = evaluation.get("PSNR above PCA's")
     if against is not None:
         low, high = against.low, against.high
         gap = number(abs(against.value))
@@ -79,7 +71,7 @@ def _reconstruction(evaluation: Evaluation, info: DataInfo) -> str:
 
 
 def _denoising(evaluation: Evaluation) -> str:
-    psnr = _figure(evaluation, "PSNR of restored images")
+    psnr = evaluation.get("PSNR of restored images")
     if psnr is None:
         return ""
     before = psnr.beside["corrupted input"]
@@ -90,7 +82,7 @@ def _denoising(evaluation: Evaluation) -> str:
 def _likelihood(evaluation: Evaluation) -> str:
     found = [figure for figure in evaluation.figures if figure.name.startswith("log-likelihood, importance-weighted")]
     if found:
-        bits = _figure(evaluation, "bits per dimension")
+        bits = evaluation.get("bits per dimension")
         tail = f", at most {number(bits.value)} bits per dimension" if bits is not None else ""
         k = found[0].name.rsplit(" ", 1)[1]
         return f"Its log-likelihood bound with {k} importance samples is {_range(found[0], ' nats')} per image{tail}."
@@ -101,8 +93,8 @@ def _likelihood(evaluation: Evaluation) -> str:
 
 
 def _codes(evaluation: Evaluation) -> str:
-    rank, active = _figure(evaluation, "effective rank"), _figure(evaluation, "active units")
-    probe = _figure(evaluation, "linear-probe accuracy")
+    rank, active = evaluation.get("effective rank"), evaluation.get("active units")
+    probe = evaluation.get("linear-probe accuracy")
     said = []
     if active is not None and active.value < (evaluation.code_numbers or 0):
         said.append(f"{number(active.value)} of {evaluation.code_numbers:,} numbers of the code are active.")
@@ -111,11 +103,7 @@ def _codes(evaluation: Evaluation) -> str:
     if probe is not None:
         pixels = next(iter(probe.beside.values()))
         low, high = probe.low or 0.0, probe.high or 1.0
-        verdict = "above" if pixels < low else "below" if pixels > high else "about as well as"
-        against = (
-            f"{verdict} {100 * pixels:.1f}% from pixels"
-            if verdict != "about as well as"
-            else f"about as well as from pixels ({100 * pixels:.1f}%)"
-        )
-        said.append(f"A linear probe reads the class off the code in {100 * probe.value:.1f}% of images, {against}.")
+        how = "no different from" if low <= pixels <= high else "above" if pixels < low else "below"
+        share = f"{100 * probe.value:.1f}%"
+        said.append(f"A linear probe reads the class off {share} of codes, {how} the {100 * pixels:.1f}% off pixels.")
     return " ".join(said)

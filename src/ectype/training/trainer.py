@@ -17,10 +17,10 @@ from ectype.data.batch import Batch
 from ectype.errors import TrainingError
 from ectype.objectives.base import Objective, Turn
 from ectype.recipe import Recipe
-from ectype.train.average import Average
-from ectype.train.distributed import World
-from ectype.train.optimizers import Mover
-from ectype.train.position import Order, Position
+from ectype.training.average import Average
+from ectype.training.distributed import World
+from ectype.training.optimizers import Mover
+from ectype.training.position import Order, Position
 
 __all__ = ["Diverged", "Feed", "Trainer"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ectype.train.distributed import launched
-from tests.train.stand_ins import game, play
+from ectype.training.distributed import launched
+from tests.training.stand_ins import game, play
 
 torch.set_num_threads(1)
 with launched(torch.device("cpu")) as world:

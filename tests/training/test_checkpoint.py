@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ectype.errors import CheckpointError, TrainingError
-from ectype.train import checkpoint
+from ectype.training import checkpoint
 
 
 def write(directory: Path, step: int, value: float = 1.0, seen: int | None = None) -> Path:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ectype.data.preview import save_grid
 from ectype.errors import RecipeError
 from ectype.models.base import Reconstructs, Samples, evaluating
-from ectype.train.loop import Callback, Check, Outcome
-from ectype.train.monitor import Monitor
-from ectype.train.trainer import Trainer
+from ectype.training.loop import Callback, Check, Outcome
+from ectype.training.monitor import Monitor
+from ectype.training.trainer import Trainer
 
 __all__ = ["JsonLines", "Pictures", "ProgressDisplay", "TensorBoard", "to_uint8"]
 

@@ -14,9 +14,9 @@ from torch import nn
 from ectype.data.batch import Batch, Moment
 from ectype.objectives.base import Group, LossTerms, Objective, Turn
 from ectype.recipe import load_recipe
-from ectype.train.average import Average
-from ectype.train.optimizers import Mover
-from ectype.train.trainer import Diverged, Trainer
+from ectype.training.average import Average
+from ectype.training.optimizers import Mover
+from ectype.training.trainer import Diverged, Trainer
 
 from .stand_ins import RECIPE, Pixels, game, play
 

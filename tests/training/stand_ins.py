@@ -8,9 +8,9 @@ from torch import nn
 from ectype.data.batch import Batch, Moment
 from ectype.objectives.base import LossTerms, Objective, Turn
 from ectype.recipe import Recipe, load_recipe
-from ectype.train.distributed import World
-from ectype.train.position import Position
-from ectype.train.trainer import Trainer
+from ectype.training.distributed import World
+from ectype.training.position import Position
+from ectype.training.trainer import Trainer
 
 
 class Pixels:

@@ -16,7 +16,7 @@ from ectype.errors import CheckpointError, ModelError
 from ectype.models.base import Model
 from ectype.models.densities import Density, empty_density
 from ectype.recipe import DataInfo, ModelConfig, Recipe
-from ectype.train.checkpoint import committed, load_tensors, verify
+from ectype.training.checkpoint import committed, load_tensors, verify
 
 __all__ = ["DrawsCodes", "load_model", "ship", "store_density"]
 

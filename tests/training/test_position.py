@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ectype.data.batch import Moment
-from ectype.train.position import Order, Position, derive
+from ectype.training.position import Order, Position, derive
 
 
 @given(

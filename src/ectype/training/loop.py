@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from ectype.errors import Interrupted
-from ectype.train.monitor import Monitor
-from ectype.train.trainer import Trainer
+from ectype.training.monitor import Monitor
+from ectype.training.trainer import Trainer
 
 __all__ = ["Callback", "Check", "Choices", "Outcome", "choose", "fit"]
 

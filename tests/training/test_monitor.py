@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 
-from ectype.train.monitor import Monitor
+from ectype.training.monitor import Monitor
 
 
 def fed(values: list[float], **keys) -> Monitor:

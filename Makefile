@@ -1,0 +1,38 @@
+# make setup · demo · test · check · format · bench: everything happens in .venv, which the first of them makes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test check format bench clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Scanned digits that scikit-learn ships: no network, a few minutes on two cores.
+demo: setup
+	$(BIN)/ectype train vae digits --out runs/demo run.threads=2
+	$(BIN)/ectype sample runs/demo -n 64 --seed 1 --out runs/demo/digits.png
+
+test: setup
+	$(BIN)/pytest --quiet -n auto --dist loadgroup -m 'not shared'
+
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup
+	for file in startup linear prepare memory step quality; do $(BIN)/python benchmarks/$$file.py || exit; done
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,200 @@
+"""What every preset must do, whatever it is. A preset is found by its file: none is named here."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import ectype
+from ectype.data.batch import Batch
+from ectype.errors import Interrupted
+from ectype.models.base import Encodes, Reconstructs, Samples, Scores
+from ectype.recipe import Recipe, preset_names
+from ectype.results import open_data
+from ectype.training import checkpoint
+from ectype.training.loop import Callback
+from ectype.training.rundir import RunDir
+from ectype.training.trainer import Trainer
+
+from .small import small
+
+GOLDEN = Path(__file__).with_name("golden.json")
+PRESETS = preset_names()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """Runs by preset, each trained once."""
+    runs: dict[str, RunDir] = {}
+
+    def get(name: str) -> RunDir:
+        if name not in runs:
+            runs[name] = ectype.train(small(name), out=tmp_path_factory.mktemp(name) / "run")
+        return runs[name]
+
+    return get
+
+
+def held_out(recipe: Recipe) -> torch.Tensor:
+    _, store = open_data(recipe.data)
+    return store.split("test").batch(torch.arange(12)).image
+
+
+def checks(run: RunDir) -> list[dict]:
+    return [line for line in run.metrics() if line["kind"] == "check"]
+
+
+def watched(run: RunDir) -> list[float]:
+    """The measure that the preset itself is watched by, at each check."""
+    return [entry[1] for entry in checkpoint.load_state(newest(run))["monitor"]["history"]]
+
+
+def newest(run: RunDir) -> Path:
+    found = checkpoint.latest(run.checkpoints)
+    assert found is not None
+    return found
+
+
+def assert_same_checkpoint(one: Path, two: Path) -> None:
+    """Every tensor and every piece of state but the time it took, at zero tolerance."""
+    assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
+    for file in one.glob("*.safetensors"):
+        a, b = checkpoint.load_tensors(file), checkpoint.load_tensors(two / file.name)
+        assert a.keys() == b.keys()
+        for key in a:
+            assert torch.equal(a[key], b[key]), f"{file.name}: {key}"
+    a, b = (checkpoint.load_state(place) for place in (one, two))
+    assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+@pytest.mark.xdist_group("conformance")
+@pytest.mark.parametrize("name", PRESETS)
+class TestPreset:
+    def test_its_own_measure_improves(self, name: str, trained) -> None:
+        run = trained(name)
+        values = watched(run)
+        assert len(values) == 5
+        assert min(values[1:]) < values[0]
+        assert run.state() == "finished"
+
+    def test_outputs_are_images_in_range(self, name: str, trained) -> None:
+        run = trained(name)
+        model, image = ectype.load(run.path), held_out(run.recipe)
+        shown: list[torch.Tensor] = []
+        with torch.no_grad():
+            if isinstance(model, Reconstructs):
+                shown.append(model.reconstruct(image))
+                assert shown[-1].shape == image.shape
+            if isinstance(model, Encodes):
+                shown.append(model.decode(10 * torch.randn(3, *model.code_shape)))
+                assert model.encode(image).shape == (12, *model.code_shape)
+            if isinstance(model, Samples):
+                shown.append(model.sample(5, generator=torch.Generator().manual_seed(0)))
+                assert shown[-1].shape == (5, *image.shape[1:])
+            if isinstance(model, Scores):
+                assert torch.isfinite(model.log_likelihood(image, samples=2)).all()
+        assert shown, "a model that can do nothing"
+        for images in shown:
+            assert images.min() >= 0
+            assert images.max() <= 1
+            assert images.std() > 0
+
+    def test_it_loads_bit_equal(self, name: str, trained) -> None:
+        run = trained(name)
+        shipped = checkpoint.load_tensors(run.model / "model.safetensors")
+        one, two = ectype.load(run.path), ectype.load(run.model)
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, shipped[key])
+            assert torch.equal(value, two.state_dict()[key])
+        if isinstance(one, Samples) and isinstance(two, Samples):
+            draws = [m.sample(4, generator=torch.Generator().manual_seed(3)) for m in (one, two)]
+            assert torch.equal(*draws)
+
+    def test_it_resumes_bit_equal(self, name: str, trained, tmp_path: Path) -> None:
+        class Stop(Callback):
+            def stepped(self, trainer: Trainer) -> None:
+                if trainer.step_count == 47:  # between two checks
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        recipe = small(name)
+        with pytest.raises(Interrupted, match="stopped at 1,504 of 3,200 images"):
+            ectype.train(recipe, out=tmp_path / "run", callbacks=[Stop()])
+        assert RunDir(tmp_path / "run").state() == "unfinished"
+        torch.manual_seed(99)
+        resumed = ectype.train(recipe, out=tmp_path / "run")
+        assert_same_checkpoint(newest(resumed), newest(trained(name)))
+        seen = [line["seen"] for line in checks(resumed)]
+        assert seen == [640, 1280, 1920, 2560, 3200]
+
+    def test_losses_are_those_of_before(self, name: str) -> None:
+        golden = json.loads(GOLDEN.read_text())
+        assert name in golden, "python -m tests.conformance.golden writes it"
+        assert first_losses(name) == pytest.approx(golden[name], rel=2e-3, abs=1e-4)
+
+
+def first_losses(name: str) -> list[float]:
+    """Totals of the first twenty steps on images made of sines: a refactoring must not change them."""
+    from ectype.objectives.base import Objective
+    from ectype.recipe import DataInfo
+    from ectype.training.distributed import World
+    from ectype.training.position import derive
+
+    recipe = small(name, **{"run.threads": 1})
+    steps = torch.arange(64).view(-1, 1, 1, 1) + 1
+    grid = torch.linspace(0, 3, 16)
+    image = 0.5 + 0.5 * torch.sin(steps * grid.view(1, 1, -1, 1) + steps.sqrt() * grid.view(1, 1, 1, -1))
+
+    class Sines:
+        def __len__(self) -> int:
+            return len(image)
+
+        def __call__(self, index: torch.Tensor, moment: object) -> Batch:
+            return Batch(image[index])
+
+    info = DataInfo(1, (16, 16))
+    torch.manual_seed(derive(recipe.train.seed, "weights"))
+    objective = recipe.objective.build(recipe.model.build(info), info, images=3200)
+    assert isinstance(objective, Objective)
+    trainer = Trainer(objective, Sines(), recipe, budget=3200, device=torch.device("cpu"), world=World())
+    losses = []
+    for _ in range(20):
+        trainer.step()
+        losses.append(trainer.take_metrics()["total"])
+    return losses
+
+
+# ── A real kill ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ae-conv", "vae", "dae"])
+def test_it_survives_kill_9(name: str, tmp_path: Path, trained) -> None:
+    """Killed at random moments, writing a checkpoint perhaps, and started again until it is done."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(small(name).yaml())
+    code = f"import ectype, torch; torch.set_num_threads(1); ectype.train({str(recipe)!r}, out={str(tmp_path / 'run')!r})"
+    run, chance, kills = RunDir(tmp_path / "run"), random.Random(os.getpid()), 0
+    while run.state() != "finished":
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+        if kills < 3:
+            begun = len(checkpoint.places(run.checkpoints)) if run.checkpoints.is_dir() else 0
+            while process.poll() is None and (
+                not run.checkpoints.is_dir() or len(checkpoint.places(run.checkpoints)) <= min(begun, 1)
+            ):
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.6))
+            process.kill()
+            kills += 1
+        said = process.communicate()[1]
+        assert process.returncode in (0, -signal.SIGKILL), said.decode()
+    assert_same_checkpoint(newest(run), newest(trained(name)))
+    assert ectype.load(run.path)

@@ -1,0 +1,54 @@
+"""Contact sheets show each image where it belongs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ectype.data.preview import contact_sheet, save_grid
+
+
+def plain(n: int, channels: int, height: int, width: int) -> np.ndarray:
+    return np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None] * 10, (n, channels, height, width)).copy()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("n, columns", [(1, None), (5, None), (7, 3), (4, 10)])
+def test_every_image_is_in_its_place(n, channels, columns):
+    sheet = contact_sheet(plain(n, channels, 6, 4), columns=columns, scale=2)
+    values = np.asarray(sheet)
+    values = values if channels == 1 else values[..., 0]
+    across = min(n, columns or int(np.ceil(np.sqrt(n))))
+    gap = (sheet.width - across * 8) // (across + 1)
+    for i in range(n):
+        top, left = gap + i // across * (12 + gap), gap + i % across * (8 + gap)
+        assert (values[top : top + 12, left : left + 8] == 10 * i).all()
+        assert (values[top - gap : top, left : left + 8] == 255).all()
+
+
+def test_small_images_are_enlarged_by_repeating_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (1, 3, 28, 28), np.uint8)
+    sheet = np.asarray(contact_sheet(images))
+    assert sheet.shape[0] > 64
+    enlarged = images[0].transpose(1, 2, 0).repeat(3, 0).repeat(3, 1)
+    gap = (sheet.shape[0] - 84) // 2
+    np.testing.assert_array_equal(sheet[gap:-gap, gap:-gap], enlarged)
+    assert contact_sheet(np.zeros((1, 1, 200, 200), np.uint8)).size[0] < 220
+
+
+def test_tensors_are_as_good_as_arrays(tmp_path):
+    images = torch.from_numpy(plain(3, 3, 8, 8))
+    save_grid(images.requires_grad_(False), tmp_path / "deep" / "grid.png")
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "deep" / "grid.png")), np.asarray(contact_sheet(images.numpy()))
+    )
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((1, 1, 4, 4)), np.zeros((0, 1, 4, 4), np.uint8), np.zeros((1, 2, 4, 4), np.uint8)]
+)
+def test_other_arrays_are_refused(images):
+    with pytest.raises((ValueError, TypeError), match=r"uint8|UInt8|give"):
+        contact_sheet(images)
