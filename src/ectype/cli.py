@@ -103,11 +103,10 @@ def data(
         return
     if source is None:
         raise RecipeError("no images named: give a folder, an archive, or a built-in set such as 'digits'.")
-    from ectype.recipe import load_recipe
+    from ectype.recipe import data_recipe
 
     text = str(Path(source).resolve()) if Path(source).exists() else source
-    known = {"model": {"kind": "autoencoder"}, "objective": {"kind": "reconstruction"}}
-    config = load_recipe({"data": {"source": text}, **known}, overrides or []).data
+    config = data_recipe(text, overrides or [])
     prepared = preparing.prepare(config, progress=progress_line(out))
     say(prepared.summary)
     for note in prepared.notes:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -43,6 +43,7 @@ __all__ = [
     "Split",
     "TrainConfig",
     "count",
+    "data_recipe",
     "differences",
     "discover",
     "load_recipe",
@@ -97,6 +98,9 @@ class Section(BaseModel):
     """A part of a recipe: immutable, and no key that it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class Choice(Section):
@@ -343,14 +347,17 @@ class Recipe(Section):
         Raises:
             RecipeError: An unknown or ambiguous key, or a value its key does not admit.
         """
-        plain = self.plain()
-        for key, value in changes.items():
-            path = _find(plain, key)
-            node = plain
-            for part in path[:-1]:
-                node = node[part]
-            node[path[-1]] = _merge(node.get(path[-1]), _value(value) if isinstance(value, str) else value)
-        return _validate(plain)
+        return _validate(Recipe, _changed(self.plain(), changes))
+
+
+def _changed(plain: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in changes.items():
+        path = _find(plain, key)
+        node = plain
+        for part in path[:-1]:
+            node = node[part]
+        node[path[-1]] = _merge(node.get(path[-1]), _value(value) if isinstance(value, str) else value)
+    return plain
 
 
 def _value(text: str) -> Any:
@@ -398,9 +405,9 @@ def _find(plain: Mapping[str, Any], key: str) -> tuple[str, ...]:
     raise RecipeError(f"no key '{key}' in this recipe; {did_you_mean(key, names)}")
 
 
-def _validate(plain: Any) -> Recipe:
+def _validate(section: type[S], plain: Any) -> S:
     try:
-        return Recipe.model_validate(plain)
+        return section.model_validate(plain)
     except ValidationError as error:
         raise RecipeError(_one_line(error)) from None
 
@@ -411,7 +418,7 @@ def _one_line(error: ValidationError) -> str:
     path = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
     if first["type"] == "extra_forbidden":
         return f"no key '{path}' in this recipe."
-    rule = first["msg"].removeprefix("Value error, ")
+    rule = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [4, 16, 16]")
     if "' or '" in rule and isinstance(first["input"], str):
         rule += f"; {did_you_mean(first['input'], rule.split(chr(39))[1::2])}"
     alike = [e["msg"] for e in error.errors(include_url=False) if e["loc"][:1] == first["loc"][:1] and e is not first]
@@ -481,13 +488,27 @@ def load_recipe(name: str | Path | Mapping[str, Any], overrides: Sequence[str] |
     Raises:
         RecipeError: See `Recipe.override` and `preset_path`.
     """
-    recipe = _validate(name if isinstance(name, Mapping) else _read(preset_path(str(name))))
-    if not isinstance(overrides, Mapping):
-        pairs = [text.partition("=") for text in overrides]
-        if wrong := [key for key, sign, _ in pairs if not sign or not key]:
-            raise RecipeError(f"'{wrong[0]}' is no override: write key=value, as in latent_dim=8.")
-        overrides = {key.strip(): value for key, _, value in pairs}
-    return recipe.override(overrides)
+    plain = name if isinstance(name, Mapping) else _read(preset_path(str(name)))
+    return _validate(Recipe, plain).override(_pairs(overrides))
+
+
+def data_recipe(source: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> DataConfig:
+    """The data section alone, for what needs no model.
+
+    Raises:
+        RecipeError: See `Recipe.override`.
+    """
+    plain = {"data": DataConfig(source=source).model_dump(mode="json")}
+    return _validate(DataConfig, _changed(plain, _pairs(overrides))["data"])
+
+
+def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(overrides, Mapping):
+        return overrides
+    pairs = [text.partition("=") for text in overrides]
+    if wrong := [key for key, sign, _ in pairs if not sign or not key]:
+        raise RecipeError(f"'{wrong[0]}' is no override: write key=value, as in latent_dim=8.")
+    return {key.strip(): value for key, _, value in pairs}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -112,22 +112,24 @@ def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunVi
 
     model, recipe = load(run.path, device=device), run.recipe
     here = next(model.parameters()).device
-    _, store = open_data(recipe.data)
+    prepared, store = open_data(recipe.data)
     train, test = (
         Feed(store.split(name), recipe.data, here, training=False, seed=recipe.train.seed) for name in ("train", "test")
     )
-    if source is not None:
-        config = other_source(recipe.data, source, store.info)
+    config = recipe.data if source is None else other_source(recipe.data, source, store.info)
+    own = config is recipe.data
+    if not own:
         test = Feed(open_data(config)[1].split("train"), config, here, training=False, seed=recipe.train.seed)
-    step = json.loads((run.model / "config.json").read_text())["step"]
+    # What the figures depend on: these weights and these images.
+    key = [checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
     kept = None
-    if source is None and run.evaluation_file.is_file():
+    if own and run.evaluation_file.is_file():
         with suppress(ValueError, KeyError, TypeError):
             held = json.loads(run.evaluation_file.read_text())
-            kept = Evaluation.from_json(json.dumps(held["evaluation"])) if held["step"] == step else None
+            kept = Evaluation.from_json(json.dumps(held["evaluation"])) if held["key"] == key else None
     evaluation = kept or measure(model, train, test, recipe=recipe, device=here)
-    if source is None and kept is None:
-        held = {"step": step, "evaluation": json.loads(evaluation.to_json())}
+    if own and kept is None:
+        held = {"key": key, "evaluation": json.loads(evaluation.to_json())}
         run.evaluation_file.write_text(json.dumps(held, indent=1, ensure_ascii=False))
     return RunView(run, model, train, test, evaluation)
 

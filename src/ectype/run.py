@@ -97,8 +97,13 @@ def train(
         if not world.first:
             console = None
         lock = run.locked() if world.first else nullcontext()
-        with lock, determinism(found.train):
-            _Training(found, run, device, world, console).go(callbacks, start)
+        try:
+            with lock, determinism(found.train):
+                _Training(found, run, device, world, console).go(callbacks, start)
+        except BaseException:
+            if world.first:
+                run.forget_if_unbegun()
+            raise
     return run
 
 
@@ -208,6 +213,9 @@ class _Training:
                     f"the images of '{self.run.path}' have changed since it was started: give another --out to train "
                     "on what is there now."
                 )
+            if self.run.state() in ("finished", "stopped early"):
+                self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary()['reason']}.")
+                return
             choices, monitor = Choices(**state["choices"]), Monitor.restored(state["monitor"])
             parts = self.assemble(choices.budget)
             files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
@@ -216,9 +224,6 @@ class _Training:
             if self.world.first:
                 self._warn_of_changes()
                 self.run.cut_metrics(state["seen"])
-            if self.run.state() in ("finished", "stopped early"):
-                self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary()['reason']}.")
-                return
             self.say(f"going on from {state['seen']:,} images")
         self._announce(parts.trainer, monitor)
 

@@ -104,7 +104,7 @@ def _read(path: Path, info: DataInfo, recipe: Recipe) -> Tensor:
         pixels = decode_image(str(path), spec).pixels
     except Rejected as reason:
         raise DataError(f"'{path}' cannot be used ({reason}): leave it out.") from None
-    return torch.from_numpy(pixels)
+    return torch.tensor(pixels)
 
 
 def reconstruct(

@@ -34,9 +34,9 @@ def png16(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def reason(raw: bytes, spec: Spec = Spec((8, 8), 3)) -> str:
+def reason(raw: bytes | str, spec: Spec | None = None) -> str:
     with pytest.raises(Rejected) as caught:
-        decode(raw, spec)
+        decode(raw, spec or Spec((8, 8), 3))
     return str(caught.value)
 
 

@@ -311,7 +311,7 @@ def test_idx_folder(idx_folder):
 
 
 def test_single_idx_file(idx_folder):
-    root, arrays = idx_folder
+    root, _ = idx_folder
     source = open_source(str(root / "t10k-images-idx3-ubyte.gz"))
     assert source.listing().sides.tolist() == [NONE] * 4
     assert source.listing().labels is not None

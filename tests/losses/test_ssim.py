@@ -56,7 +56,7 @@ def test_identical_images_score_one_and_negatives_below_zero():
     assert (ssim(x, 1 - x) < 0).all()
 
 
-@pytest.mark.parametrize(("size", "radius"), [((28, 28), 5), ((11, 99), 5), ((10, 99), 4), ((8, 8), 3), ((4, 6), 1)])
+@pytest.mark.parametrize("size, radius", [((28, 28), 5), ((11, 99), 5), ((10, 99), 4), ((8, 8), 3), ((4, 6), 1)])
 def test_window_shrinks_to_the_largest_odd_one_that_fits(size, radius):
     assert ssim_radius(size) == radius
 

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from ectype.data.decode import reduce16
+from ectype.data.names import Numbered
 from ectype.data.sources import (
     NONE,
     SPLITS,
@@ -71,12 +72,8 @@ class ArraySource(Source):
         self._classes = tuple(classes)
 
     def listing(self) -> Listing:
-        names: list[str] = []
-        for part in self.parts:
-            width = max(5, len(str(part.shape[0] - 1)))
-            prefix = f"{part.name}/" if len(self.parts) > 1 else ""
-            names += [f"{prefix}{i:0{width}d}" for i in range(part.shape[0])]
-        if not names:
+        names = Numbered([(part.name, part.shape[0]) for part in self.parts], headed=len(self.parts) > 1)
+        if not len(names):
             raise DataError(f"no images in '{self.text}': its arrays are empty.")
         sides = np.concatenate([np.full(part.shape[0], part.side, np.uint8) for part in self.parts])
         labels, classes = self._labels()
@@ -445,7 +442,7 @@ class TorchvisionSource(Source):
 
     def listing(self) -> Listing:
         sets = self._load()
-        names = [f"{split}/{i:06d}" for _, split, data in sets for i in range(len(data))]
+        names = Numbered([(split, len(data)) for _, split, data in sets])
         sides = np.concatenate([np.full(len(data), side, np.uint8) for side, _, data in sets])
         labels = [self._targets(data) for _, _, data in sets]
         if any(one is None for one in labels):

@@ -56,26 +56,28 @@ def load(entry: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(entry: Path) -> Iterator[None]:
-    """Be the only process that prepares this entry. The system releases the lock of a process that dies."""
+def locked(entry: Path) -> Iterator[bool]:
+    """Be the only process that prepares this entry; yields False where the file system cannot promise that.
+
+    The system releases the lock of a process that dies.
+    """
     with open(_lock_path(entry), "ab") as file:
-        _lock(file.fileno(), wait=True)
-        yield
+        yield _lock(file.fileno(), wait=True) is True
 
 
 def _lock_path(entry: Path) -> Path:
     return entry.with_name(entry.name + ".lock")
 
 
-def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Take a lock; whether it was free. A file system without locks counts as free."""
+def _lock(descriptor: int, *, wait: bool) -> bool | None:
+    """Take a lock: whether it was free, None where there are no locks."""
     if sys.platform == "win32":
         import msvcrt
 
         try:
             msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
         except OSError:
-            return wait
+            return None if wait else False
         return True
     import fcntl
 
@@ -84,21 +86,25 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        pass
+        return None
     return True
 
 
 @contextlib.contextmanager
-def writing(entry: Path) -> Iterator[Path]:
+def writing(entry: Path, *, alone: bool) -> Iterator[Path]:
     """A new directory beside an entry's place, removed at the end unless it was published.
+
+    Args:
+        entry: The place.
+        alone: Whether we hold the entry's lock, so that other directories of this kind belong to processes that died.
 
     Raises:
         DataError: The disk is full, or may not be written.
     """
     place = entry.with_name(f"{entry.name}.tmp-{os.getpid()}")
     try:
-        for stale in entry.parent.glob(f"{entry.name}.tmp-*"):
-            shutil.rmtree(stale, ignore_errors=True)  # its process died: the lock is ours
+        for stale in entry.parent.glob(f"{entry.name}.tmp-*") if alone else ():
+            shutil.rmtree(stale, ignore_errors=True)
         place.mkdir(parents=True)
         yield place
     except OSError as error:
@@ -111,7 +117,7 @@ def no_room(place: Path, error: OSError | None = None, needed: int | None = None
     """What to say when prepared images cannot be written."""
     fix = "free some space, or set ECTYPE_CACHE to a folder on a larger disk."
     if error is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
-        need = "" if needed is None else f" ({needed / 1e9:.1f} GB are needed)"
+        need = "" if needed is None else f" ({needed / 1e6:,.0f} MB are needed)"
         return DataError(f"no room for prepared images in '{place}'{need}: {fix}")
     return DataError(
         f"prepared images cannot be written to '{place}' ({error.strerror or error}): set ECTYPE_CACHE to a folder "
@@ -192,6 +198,6 @@ def clean(cache: Path | None = None) -> Cleaned:
 def _busy(entry: Path) -> bool:
     try:
         with open(_lock_path(entry), "rb") as file:
-            return not _lock(file.fileno(), wait=False)
+            return _lock(file.fileno(), wait=False) is False
     except OSError:
         return False

@@ -25,6 +25,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"
 GREY_TOLERANCE = 2
 """Channels that differ by no more than this are one grey channel that a lossy format has stored three times."""
 
+SPARE = 1.5
+"""How many times the wanted pixels a side must keep when a JPEG is decoded at a fraction of its size."""
+
 DIGEST = 16
 """Bytes of the hash of an image's pixels."""
 
@@ -198,14 +201,17 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _draft(image: Image.Image, spec: Spec) -> tuple[float, float] | None:
-    """Have a JPEG decoded at ½, ¼ or ⅛ where that still leaves twice the wanted pixels: several times faster.
+    """Have a JPEG decoded at ½, ¼ or ⅛ where that still leaves half as many pixels again as are wanted.
+
+    That is faster, and on photographs nearer to a full decode than bicubic is to Lanczos: 49.4 against 48.9 dB at a
+    third of the size. See `benchmarks/prepare.py`.
 
     Returns:
         Width and height of the picture in the reduced pixels: the last row and column may stand for part of one.
     """
     height, width = spec.size
     scale = _scale(image.size, (width, height), spec.resize)
-    wanted = (math.ceil(2 * image.width * scale[0]), math.ceil(2 * image.height * scale[1]))
+    wanted = (math.ceil(SPARE * image.width * scale[0]), math.ceil(SPARE * image.height * scale[1]))
     mode = "L" if spec.channels == 1 and not spec.guess else image.mode
     drafted = image.draft(mode, wanted)
     return None if drafted is None else (drafted[1][2], drafted[1][3])
@@ -347,7 +353,8 @@ def _copy(block: np.ndarray, spec: Spec) -> Outcome | None:
 
 
 def _digests(pixels: np.ndarray) -> np.ndarray:
-    joined = b"".join(hashlib.blake2b(image, digest_size=DIGEST).digest() for image in pixels)
+    # SHA-256 has instructions of its own on most processors: twice as fast there as BLAKE2.
+    joined = b"".join(hashlib.sha256(image).digest()[:DIGEST] for image in pixels)
     return np.frombuffer(joined, np.uint8).reshape(len(pixels), DIGEST)
 
 

@@ -26,6 +26,7 @@ from ectype.data import cache as entries
 from ectype.data.cache import Cleaned, cache_root, clean
 from ectype.data.decode import DIGEST, Spec, colour, decode_chunk
 from ectype.data.labels import read_labels
+from ectype.data.names import Names, read_names, write_names
 from ectype.data.sources import TEST, TRAIN, VAL, Listing, Source, open_source
 from ectype.data.splits import assign
 from ectype.data.workers import Decode, Measure, default_workers, run
@@ -139,10 +140,10 @@ def prepare(
             entry.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise entries.no_room(entry.parent, error) from None
-        with entries.locked(entry):
+        with entries.locked(entry) as alone:
             manifest = entries.load(entry)  # another process may have been at it
             if manifest is None:
-                with entries.writing(entry) as place:
+                with entries.writing(entry, alone=alone) as place:
                     builder = _Builder(source, config, background, place, progress, workers or default_workers())
                     entries.publish(place, entry, builder.build())
                 entries.forget_older(entry)
@@ -262,9 +263,8 @@ class _Builder:
             writer = csv.writer(file)
             writer.writerow(Reject._fields)
             writer.writerows(rejects)
-        text = np.frombuffer("".join(f"{n}\0" for n in listing.names).encode(errors="surrogateescape"), np.uint8)
-        arrays = {"names": text, "name-ends": np.flatnonzero(text == 0), "kept": kept, "sides": listing.sides}
-        arrays["digests"] = outcome.digests
+        write_names(place, listing.names)
+        arrays = {"kept": kept, "sides": listing.sides, "digests": outcome.digests}
         if listing.labels is not None:
             arrays["labels"] = listing.labels.astype(np.int32)
         for name, array in arrays.items():
@@ -356,10 +356,7 @@ def _assemble(entry: Path, manifest: dict[str, Any], config: DataConfig, *, buil
             f"({_reasons(rejects)}), more than data.max_rejects={config.max_rejects:g} allows: mend or remove those in "
             f"'{entry / 'rejects.csv'}', or raise it."
         )
-    everything = np.load(entry / "names.npy").tobytes().decode(errors="surrogateescape").split("\0")
-    names = [everything[i] for i in rows] if len(rejects) else everything[:-1]
-    if len(names) != len(rows):
-        names = [everything[i] for i in rows]
+    names = read_names(entry).take(rows)
     sides = np.zeros(len(kept), np.uint8)
     sides[rows] = assign(names, np.load(entry / "sides.npy")[rows], config.split)
     labels, classes = _labels(entry, manifest, config, names, rows, len(kept))
@@ -414,10 +411,11 @@ def _copies(entry: Path, manifest: dict[str, Any], sides: np.ndarray) -> list[st
 
 
 def _fingerprint(
-    manifest: dict[str, Any], names: Sequence[str], sides: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]
+    manifest: dict[str, Any], names: Names, sides: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]
 ) -> str:
     digest = hashlib.sha256(repr((manifest["content"], manifest["shape"], list(classes))).encode())
-    digest.update("\0".join(names).encode(errors="surrogateescape"))
+    for piece in names.pieces():
+        digest.update(piece)
     digest.update(sides.tobytes())
     digest.update(b"" if labels is None else labels.tobytes())
     return digest.hexdigest()

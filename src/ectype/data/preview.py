@@ -6,9 +6,8 @@ import math
 import os
 
 import numpy as np
-from jaxtyping import UInt8
+from numpy.typing import ArrayLike
 from PIL import Image
-from torch import Tensor
 
 __all__ = ["contact_sheet", "save_grid"]
 
@@ -17,7 +16,7 @@ SMALL = 64
 
 
 def contact_sheet(
-    images: UInt8[Tensor, "n c h w"] | UInt8[np.ndarray, "n c h w"],
+    images: ArrayLike,
     *,
     columns: int | None = None,
     scale: int | None = None,
@@ -25,14 +24,14 @@ def contact_sheet(
     """A grid of images, row by row, on white.
 
     Args:
-        images: One or three channels, a tensor on any device or an array.
+        images: uint8 [n, c, h, w] of one or three channels: an array, or a tensor on the CPU.
         columns: Images in a row; about as many as there are rows if not given.
         scale: How many times each pixel is repeated; enough to see small images if not given.
 
     Raises:
         ValueError: No images, another type than uint8, or another number of channels.
     """
-    pixels = _array(images)
+    pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         raise ValueError(
             f"images of {pixels.dtype} and shape {list(pixels.shape)}: give uint8 [n, c, h, w] with one or three "
@@ -53,7 +52,7 @@ def contact_sheet(
 
 
 def save_grid(
-    images: UInt8[Tensor, "n c h w"] | UInt8[np.ndarray, "n c h w"],
+    images: ArrayLike,
     path: str | os.PathLike[str],
     *,
     columns: int | None = None,
@@ -63,7 +62,3 @@ def save_grid(
     sheet = contact_sheet(images, columns=columns, scale=scale)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     sheet.save(path)
-
-
-def _array(images: Tensor | np.ndarray) -> np.ndarray:
-    return images.detach().cpu().numpy() if isinstance(images, Tensor) else images

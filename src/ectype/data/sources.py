@@ -209,12 +209,27 @@ def judge(name: str) -> str:
     return "foreign" if suffix in FOREIGN else "other" if suffix else "unknown"
 
 
+class Signature:
+    """Hash of names, sizes and times that come in any order, none of which is kept."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def add(self, name: str, size: int, time: int) -> None:
+        text = f"{name}\0{size}\0{time}".encode(errors="surrogateescape")
+        self._sum += int.from_bytes(hashlib.blake2b(text, digest_size=32).digest(), "big")
+
+    @property
+    def text(self) -> str:
+        return f"{self._sum % (1 << 256):064x}"
+
+
 def signature_of(entries: Iterable[tuple[str, int, int]]) -> str:
-    """Hash of names, sizes and times."""
-    digest = hashlib.sha256()
-    for name, size, time in entries:
-        digest.update(f"{name}\0{size}\0{time}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+    """Hash of names, sizes and times, in any order."""
+    signature = Signature()
+    for entry in entries:
+        signature.add(*entry)
+    return signature.text
 
 
 def signature_of_files(paths: Iterable[Path]) -> str:
@@ -255,7 +270,8 @@ class FolderSource(Source):
         self.root = root.resolve()
         self.skipped: Counter[str] = Counter()
         refused: list[tuple[str, str]] = []
-        entries: list[tuple[str, int, int]] = []
+        self.names: list[str] = []
+        signature = Signature()
         for name, entry in _walk(str(self.root)):
             kind = judge(entry.name)
             if kind == "unknown":
@@ -265,15 +281,17 @@ class FolderSource(Source):
             elif kind == "other":
                 self.skipped[PurePosixPath(name).suffix.lower() or "no suffix"] += 1
             elif kind == "image":
+                self.names.append(name)
                 try:
                     stat = entry.stat()
-                    entries.append((name, stat.st_size, stat.st_mtime_ns))
+                    signature.add(name, stat.st_size, stat.st_mtime_ns)
                 except OSError:  # a link to nothing: the decoder will say so
-                    entries.append((name, 0, 0))
-        entries.sort()
-        self.names = [name for name, _, _ in entries]
+                    signature.add(name, 0, 0)
+        self.names.sort()
         self.refused = tuple(sorted(refused))
-        super().__init__(text, str(self.root), signature_of([*entries, *((name, -1, -1) for name, _ in self.refused)]))
+        for name, _ in self.refused:
+            signature.add(name, -1, -1)
+        super().__init__(text, str(self.root), signature.text)
 
     def listing(self) -> Listing:
         return replace(layout(self.names), refused=self.refused, skipped=self.skipped)

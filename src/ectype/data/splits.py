@@ -11,6 +11,7 @@ Splits that the source names are kept; one it does not have is taken from its tr
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -46,22 +47,32 @@ def assign(names: Sequence[str], given: np.ndarray, split: Split) -> np.ndarray:
     if sum(wanted.values()) >= 1:
         raise DataError(f"split.val={split.val} and split.test={split.test} leave nothing to train on: lower them.")
     key_of = _key(split.group)
-    keys = [key_of(names[i]) for i in pool.tolist()]
-    groups = len(set(keys))
-    if groups < 1 + len(wanted):
-        what = f"groups by split.group='{split.group}'" if split.group else "images to train on"
-        needed = " + ".join(["train", *(_WORDS[side] for side in sorted(wanted))])
-        raise DataError(
-            f"{groups} {what} cannot fill {1 + len(wanted)} splits ({needed}): give more images"
-            + (", a finer pattern" if split.group else "")
-            + ("" if not wanted else ", or set " + " and ".join(f"split.{_WORDS[s]}=0" for s in sorted(wanted)))
-            + "."
-        )
+    chosen = itertools.compress(names, (sides == NONE) | (sides == TRAIN))
     if split.by == "contiguous":
-        sides[pool] = _contiguous([names[i] for i in pool.tolist()], keys, wanted)
+        own = list(chosen)
+        keys = [key_of(name) for name in own]
+        _check(len(set(keys)), wanted, split)
+        sides[pool] = _contiguous(own, keys, wanted)
     else:
-        sides[pool] = _hashed(keys, wanted)
+        # A number stands for its group; that any two of a million groups share one, and so a side, is 1 : 18,000.
+        numbers = np.fromiter((_number(key_of(name)) for name in chosen), np.float64, len(pool))
+        _check(len(np.unique(numbers)), wanted, split)
+        sides[pool] = _hashed(numbers, wanted)
     return sides
+
+
+def _check(groups: int, wanted: dict[int, float], split: Split) -> None:
+    """Raise unless there is a group for each split."""
+    if groups >= 1 + len(wanted):
+        return
+    what = f"groups by split.group='{split.group}'" if split.group else "images to train on"
+    needed = " + ".join(["train", *(_WORDS[side] for side in sorted(wanted))])
+    raise DataError(
+        f"{groups} {what} cannot fill {1 + len(wanted)} splits ({needed}): give more images"
+        + (", a finer pattern" if split.group else "")
+        + ("" if not wanted else ", or set " + " and ".join(f"split.{_WORDS[s]}=0" for s in sorted(wanted)))
+        + "."
+    )
 
 
 def _key(group: str | None) -> Callable[[str], str]:
@@ -89,27 +100,20 @@ def _number(key: str) -> float:
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
-def _hashed(keys: Sequence[str], wanted: dict[int, float]) -> np.ndarray:
-    numbers = {key: _number(key) for key in keys}
-    bounds: list[tuple[int, float, float]] = []
-    low = 0.0
-    for side in (TEST, VAL):
-        if side in wanted:
-            bounds.append((side, low, low + wanted[side]))
-            low += wanted[side]
-    bounds.append((TRAIN, low, 1.0))
-    side_of = {key: next(side for side, a, b in bounds if a <= n < b) for key, n in numbers.items()}
-    members: dict[int, list[str]] = {side: [k for k, s in side_of.items() if s == side] for side, _, _ in bounds}
-    for side, a, b in bounds:
-        if not members[side]:
-            middle = (a + b) / 2
+def _hashed(numbers: np.ndarray, wanted: dict[int, float]) -> np.ndarray:
+    """Sides by where numbers fall: the test share first, then validation, then the rest."""
+    order = [side for side in (TEST, VAL) if side in wanted] + [TRAIN]
+    bounds = np.cumsum([wanted.get(side, 0.0) for side in order[:-1]])
+    sides = np.array(order, np.uint8)[np.searchsorted(bounds, numbers, side="right")]
+    edges = [0.0, *bounds.tolist(), 1.0]
+    for side, low, high in zip(order, edges, edges[1:], strict=False):
+        if not (sides == side).any():
             # From those that can spare one, the training images first: they are the many.
-            givers = [s for s in (TRAIN, VAL, TEST) if len(members.get(s, ())) > 1]
-            key = min(members[givers[0]], key=lambda k: (abs(numbers[k] - middle), k))
-            members[givers[0]].remove(key)
-            members[side].append(key)
-            side_of[key] = side
-    return np.fromiter((side_of[key] for key in keys), np.uint8, len(keys))
+            giver = next(s for s in (TRAIN, VAL, TEST) if len(np.unique(numbers[sides == s])) > 1)
+            theirs = numbers[sides == giver]
+            nearest = theirs[np.abs(theirs - (low + high) / 2).argmin()]
+            sides[numbers == nearest] = side
+    return sides
 
 
 def _contiguous(names: Sequence[str], keys: Sequence[str], wanted: dict[int, float]) -> np.ndarray:

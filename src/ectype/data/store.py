@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,35 +12,15 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from ectype.data.batch import Batch
+from ectype.data.names import read_names
 from ectype.data.prepare import Prepared
 from ectype.data.sources import TEST, TRAIN, VAL
 from ectype.errors import DataError
 from ectype.recipe import DataConfig, DataInfo
 
-__all__ = ["Images", "Names", "Store", "open_store"]
+__all__ = ["Images", "Store", "open_store"]
 
 SIDES = {"train": TRAIN, "val": VAL, "test": TEST}
-
-
-class Names(Sequence[str]):
-    """Names of images, read from a mapped file when asked for: a list of strings would weigh more than small images."""
-
-    def __init__(self, text: np.ndarray, ends: np.ndarray, rows: np.ndarray) -> None:
-        self._text, self._ends, self._rows = text, ends, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Names: ...
-    def __getitem__(self, index: int | slice) -> str | Names:
-        if isinstance(index, slice):
-            return Names(self._text, self._ends, self._rows[index])
-        row = int(self._rows[index])
-        start = int(self._ends[row - 1]) + 1 if row else 0
-        return bytes(self._text[start : int(self._ends[row])]).decode(errors="surrogateescape")
 
 
 class Images:
@@ -94,15 +74,14 @@ class Store:
     def __init__(self, prepared: Prepared) -> None:
         self.info: DataInfo = prepared.info
         shards = [torch.from_numpy(np.load(path, mmap_mode="c")) for path in prepared.shards]
-        text = np.load(prepared.root / "names.npy", mmap_mode="r")
-        ends = np.load(prepared.root / "name-ends.npy", mmap_mode="r")
+        names = read_names(prepared.root)
         labels = None if prepared.labels is None else torch.from_numpy(prepared.labels.astype(np.int64))
         self._splits: dict[str, Images] = {}
         for name, side in SIDES.items():
             rows = np.flatnonzero(prepared.sides == side)
             index = torch.from_numpy(rows)
             own = None if labels is None else labels[index]
-            self._splits[name] = Images(shards, index, own, Names(text, ends, rows))
+            self._splits[name] = Images(shards, index, own, names.take(rows))
 
     def split(self, name: Literal["train", "val", "test"]) -> Images:
         """The images of one split.

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ectype.data.names import Numbered
 from ectype.data.sources import MAGIC, NONE, SPLITS, Listing, Raw, Source, Unreadable, natural, signature_of
 from ectype.errors import DataError, did_you_mean
 
@@ -111,8 +112,8 @@ class _TableSource(Source):
 
     def listing(self) -> Listing:
         columns = self._columns()
-        names = [f"{name}/{i:07d}" for name, rows in self._counts for i in range(rows)]
-        if not names:
+        names = Numbered(self._counts)
+        if not len(names):
             raise DataError(f"no images in '{self.text}': it has no rows.")
         codes = [SPLITS.get(name.lower().split("/")[-1].split("-")[0], NONE) for name, _ in self._counts]
         sides = np.concatenate([np.full(rows, c, np.uint8) for c, (_, rows) in zip(codes, self._counts, strict=True)])

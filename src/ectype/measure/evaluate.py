@@ -247,7 +247,7 @@ class _Evaluator:
     def _cases(self, mse: Tensor) -> dict[str, list[int]]:
         """Places in the test split of the best, middle and worst images."""
         places = torch.arange(self.most) * len(self.test) // self.most
-        order, n = places[mse.argsort()].tolist(), min(6, len(mse))
+        order, n = places[mse.argsort()].tolist(), min(5, len(mse))
         middle = (len(order) - n) // 2
         return {"best": order[:n], "median": order[middle : middle + n], "worst": order[-n:][::-1]}
 

@@ -90,7 +90,12 @@ def lines(
                 "marker": {"size": 12, "symbol": "star", "color": PALETTE[3]},
             }
         )
-    layout = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "hovermode": "x unified"}
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": x}},
+        "yaxis": {"title": {"text": y}},
+        "hovermode": "x unified",
+    }
+    layout["showlegend"] = len(data) > 1
     return Chart(title, caption, data, layout, height)
 
 
@@ -98,7 +103,10 @@ def bars(title: str, caption: str, values: Sequence[float], *, x: str, y: str) -
     """One bar per number, from 1."""
     places = list(range(1, len(values) + 1))
     data = [{"type": "bar", "x": places, "y": [_plain(v) for v in values], "marker": {"color": PALETTE[0]}}]
-    layout = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "showlegend": False, "bargap": 0.1}
+    axis: dict[str, Any] = {"title": {"text": x}}
+    if len(values) <= 20:
+        axis |= {"dtick": 1}
+    layout = {"xaxis": axis, "yaxis": {"title": {"text": y}}, "showlegend": False, "bargap": 0.1}
     return Chart(title, caption, data, layout, 260)
 
 
@@ -136,8 +144,6 @@ def scatter(
         trace |= {axis: [_plain(value) for value in row] for axis, row in zip("xyz", own, strict=False)}
         data.append(trace)
     shown: dict[str, Any] = {f"{axis}axis": {"title": {"text": name}} for axis, name in zip("xyz", axes, strict=False)}
-    layout: dict[str, Any] = {"scene": {**shown, "aspectmode": "data"}} if deep else shown
-    if not deep:
-        layout["yaxis"] |= {"scaleanchor": "x"}
+    layout: dict[str, Any] = {"scene": {**shown, "aspectmode": "auto"}} if deep else shown
     layout |= {"showlegend": len(classes) > 1, "hovermode": "closest"}
     return Chart(title, caption, data, layout, 480, deep)

@@ -12,17 +12,16 @@
   const layout = (given, height) => {
     const colour = style();
     const made = {
-      height, autosize: true, margin: { l: 50, r: 12, t: 12, b: 44 },
+      height, autosize: true, margin: { l: 50, r: 12, t: given.showlegend === false ? 12 : 36, b: 44 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: colour.ink, size: 12, family: "inherit" },
-      legend: { orientation: "h", y: -0.22, yanchor: "top", x: 0, itemsizing: "constant" },
+      font: { color: colour.ink, size: 12, family: "system-ui, 'DejaVu Sans', sans-serif" },
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, itemsizing: "constant" },
       hoverlabel: { align: "left" },
       ...given,
     };
     if (given.scene) {
       made.margin = { l: 0, r: 0, t: 0, b: 0 };
-      made.legend = { ...made.legend, y: 0 };
-      made.scene = { ...given.scene };
+      made.scene = { camera: { eye: { x: 1.5, y: 1.5, z: 1.1 } }, ...given.scene };
       for (const name of ["xaxis", "yaxis", "zaxis"]) {
         made.scene[name] = { ...axis(given.scene[name], colour), backgroundcolor: "rgba(0,0,0,0)" };
       }
@@ -41,7 +40,7 @@
       return false;
     }
   })();
-  const settings = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  const settings = { responsive: true, displaylogo: false, displayModeBar: false };
   const drawn = [];
   const draw = (place) => {
     const spec = JSON.parse(place.querySelector("script").textContent);

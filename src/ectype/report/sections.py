@@ -32,6 +32,10 @@ class Row:
     label: str
     pictures: list[Picture]
     caption: str = ""
+    narrow: bool = False
+    """Whether it may stand beside others."""
+    tiles: bool = False
+    """Whether its pictures are one set, close together."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,6 @@ class Section:
     caption: str
     rows: list[Row] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
-    narrow: bool = False
-    """Whether rows stand side by side where there is room."""
 
 
 def sections(view: RunView) -> list[Section]:
@@ -80,7 +82,7 @@ def reconstructions(view: RunView) -> Section | None:
     if not isinstance(model, Reconstructs):
         return None
     groups = {
-        "Drawn at random": view.chosen(16, "reconstructions"),
+        "Drawn at random": view.chosen(15, "reconstructions"),
         "Smallest error": view.evaluation.cases.get("best", []),
         "Middle error": view.evaluation.cases.get("median", []),
         "Largest error": view.evaluation.cases.get("worst", []),
@@ -89,7 +91,8 @@ def reconstructions(view: RunView) -> Section | None:
     for title, places in groups.items():
         if places:
             image = view.images(places)
-            rows.append(Row(title, _columns(view, places, [image, model.reconstruct(image)], "input, reconstruction")))
+            pictures = _columns(view, places, [image, model.reconstruct(image)], "input, reconstruction")
+            rows.append(Row(title, pictures, narrow=title != "Drawn at random"))
     measured = view.evaluation.test_images
     caption = (
         "Held-out images on top, their reconstructions below, with the squared error as PSNR. The first row was drawn "
@@ -103,7 +106,7 @@ def restorations(view: RunView) -> Section | None:
     model, corruption = view.model, corruption_of(view.model)
     if corruption is None or not isinstance(model, Reconstructs):
         return None
-    places = view.chosen(16, "restorations")
+    places = view.chosen(15, "restorations")
     image = view.images(places)
     corrupted = corruption.apply(image, view.moment)
     pictures = _columns(view, places, [image, corrupted, model.reconstruct(corrupted)], "clean, corrupted, restored")
@@ -158,17 +161,19 @@ def samples(view: RunView) -> Section | None:
         for name, about in _densities(view, model).items():
             code = model.densities[name].sample(DRAWN, generator=view.generator("samples"))
             images = model.decode(code.to(view.device))
-            rows.append(Row(f"{name} (default)" if name == model.density else name, _tiles(images), about))
+            title = f"{name} (default)" if name == model.density else name
+            rows.append(Row(title, _tiles(images, name), about, narrow=True, tiles=True))
         caption = "Decoded draws of a density on codes, each from the same seed, none picked."
-        return Section("samples", "Samples", caption, rows, narrow=True)
+        return Section("samples", "Samples", caption, rows)
     if isinstance(model, Samples):
         images = model.sample(DRAWN, generator=view.generator("samples"))
-        return Section("samples", "Samples", "From one seed, none picked.", [Row("", _tiles(images))])
+        row = Row("", _tiles(images, "the model"), tiles=True)
+        return Section("samples", "Samples", "From one seed, none picked.", [row])
     return None
 
 
-def _tiles(images: Tensor) -> list[Picture]:
-    return [strip(images[i : i + 1], f"sample {i + 1}") for i in range(len(images))]
+def _tiles(images: Tensor, of: str) -> list[Picture]:
+    return [strip(images[i : i + 1], f"sample {i + 1} of {of}") for i in range(len(images))]
 
 
 def _densities(view: RunView, model: DrawsCodes) -> dict[str, str]:

@@ -76,7 +76,12 @@ def _denoising(evaluation: Evaluation) -> str:
         return ""
     before = psnr.beside["corrupted input"]
     verb = "raises" if psnr.value > before else "lowers"
-    return f"Given corrupted images it {verb} their PSNR from {number(before)} dB to {_range(psnr, ' dB')}."
+    said = f"Given corrupted images it {verb} their PSNR from {number(before)} dB to {_range(psnr, ' dB')}"
+    if (ssim := evaluation.get("SSIM of restored images")) is not None:
+        before = ssim.beside["corrupted input"]
+        verb = "raises" if ssim.value > before else "lowers"
+        said += f" and {verb} their SSIM from {number(before)} to {number(ssim.value)}"
+    return said + "."
 
 
 def _likelihood(evaluation: Evaluation) -> str:
@@ -84,8 +89,12 @@ def _likelihood(evaluation: Evaluation) -> str:
     if found:
         bits = evaluation.get("bits per dimension")
         tail = f", at most {number(bits.value)} bits per dimension" if bits is not None else ""
+        n = found[0].n
+        on = f", on {n:,} of them" if n is not None and n < evaluation.test_images else ""
         k = found[0].name.rsplit(" ", 1)[1]
-        return f"Its log-likelihood bound with {k} importance samples is {_range(found[0], ' nats')} per image{tail}."
+        return (
+            f"Its log-likelihood bound with {k} importance samples is {_range(found[0], ' nats')} per image{tail}{on}."
+        )
     totals = [f for f in evaluation.groups().get("likelihood", []) if f.name.endswith("+ KL")]
     if totals:
         return f"It was trained on {totals[0].name}, which is no likelihood: {_range(totals[0])} on these images."

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ectype.errors import CheckpointError, TrainingError
 
-__all__ = ["committed", "latest", "load_state", "load_tensors", "places", "prune", "save", "step_of", "verify"]
+__all__ = ["committed", "latest", "load_json", "load_state", "load_tensors", "places", "prune", "save", "step_of", "verify"]
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -123,10 +123,15 @@ def latest(directory: Path) -> Path | None:
 
 def load_state(place: Path) -> dict[str, Any]:
     """What a checkpoint says beside its tensors."""
+    return load_json(place / STATE)
+
+
+def load_json(file: Path) -> dict[str, Any]:
+    """A file of JSON, as it was written."""
     try:
-        return json.loads((place / STATE).read_text())
+        return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{place}' cannot be read ({error}): resume from another checkpoint.") from None
+        raise CheckpointError(f"'{file}' cannot be read ({error}): it is missing or damaged.") from None
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:

@@ -57,7 +57,6 @@ class RunDir:
     def begin(self, recipe: Recipe, environment: dict[str, Any]) -> None:
         """Write what defines the run."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             self.recipe_file.write_text(recipe.yaml(), encoding="utf-8")
             self.environment_file.write_text(json.dumps(environment, indent=1))
         except OSError as error:
@@ -65,19 +64,30 @@ class RunDir:
                 f"cannot write to '{self.path}' ({error.strerror}): give another --out, or make room."
             ) from None
 
+    def forget_if_unbegun(self) -> None:
+        """Remove the directory if nothing but the lock was ever put into it: the run failed before it began."""
+        with contextlib.suppress(OSError):
+            if {path.name for path in self.path.iterdir()} <= {".lock"}:
+                (self.path / ".lock").unlink(missing_ok=True)
+                self.path.rmdir()
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training the same run.
 
         Raises:
             RunError: One does already.
+            TrainingError: The directory cannot be made.
         """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"cannot make '{self.path}' ({error.strerror}): give another --out.") from None
         try:
             import fcntl
         except ImportError:  # Windows has no such lock
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,7 +111,7 @@ class RunDir:
         """Forget what was logged after a checkpoint, since it will be logged again."""
         kept = [line for line in self.metrics() if line["seen"] <= seen]
         fresh = self.metrics_file.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        fresh.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
         fresh.replace(self.metrics_file)
 
     def checkpoint(self, step: int) -> Path:

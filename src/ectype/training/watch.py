@@ -134,7 +134,10 @@ class ProgressDisplay(Callback):
     def checked(self, trainer: Trainer, check: Check) -> None:
         if not check.values:
             return
-        terms = "  ".join(f"{name} {value:.5g}" for name, value in check.values.items())
+        # A bound that is the total itself, as it is without constants or weights, need not be said twice.
+        total = next(iter(check.values.values()))
+        said = [name for at, (name, value) in enumerate(check.values.items()) if at == 0 or value != total]
+        terms = "  ".join(f"{name} {check.values[name]:.5g}" for name in said)
         pace = "" if self.bar is not None else f"  |  {self.pace}"
         best = " ← best" if check.best else ""
         self.console.print(f"{check.seen:>11,}  held-out {terms}{best}{pace}", highlight=False, soft_wrap=True)

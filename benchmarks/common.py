@@ -1,0 +1,228 @@
+"""What benchmarks share: real images, clocks, contestants in turns, a peer's environment, a table and a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gzip
+import json
+import math
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("ECTYPE_SHARED", ROOT.parent / "shared")) / "data"
+RESULTS = ROOT / "benchmarks" / "results"
+KEPT = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ectype-benchmarks"
+"""What is made once: prepared images and a peer's environment."""
+PYTHAE = "0.1.2"
+
+console = Console(highlight=False, width=max(120, Console().width))
+
+
+def arguments(doc: str | None, **options: tuple[int, str]) -> argparse.Namespace:
+    """`--quick`, and whole-number options by name → (default, help)."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions: a look, not a claim")
+    for name, (default, text) in options.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
+    return parser.parse_args()
+
+
+def mnist(part: Literal["train", "t10k"]) -> np.ndarray:
+    """[n, 1, 28, 28] uint8, read from the original IDX file."""
+    file = DATA / "mnist" / f"{part}-images-idx3-ubyte.gz"
+    if not file.is_file():
+        sys.exit(f"no MNIST at '{file}': set ECTYPE_SHARED to the folder that holds data/mnist.")
+    raw = gzip.decompress(file.read_bytes())
+    return np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)
+
+
+# ── Clocks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Spent(NamedTuple):
+    """What something took."""
+
+    wall: float
+    cpu: float
+    """User and system seconds, all threads."""
+
+
+class Clock:
+    """Seconds since it was made, of this process, or with `children` of processes that it started and that ended."""
+
+    def __init__(self, *, children: bool = False) -> None:
+        self.who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
+        self.wall, self.cpu = time.perf_counter(), self._cpu()
+
+    def _cpu(self) -> float:
+        used = resource.getrusage(self.who)
+        return used.ru_utime + used.ru_stime
+
+    def read(self) -> Spent:
+        """So far."""
+        return Spent(time.perf_counter() - self.wall, self._cpu() - self.cpu)
+
+
+def process(command: Sequence[str | Path], **environment: str | Path) -> tuple[str, Spent]:
+    """Run a command to its end: its standard output, and what the whole process took.
+
+    What it says on standard error is shown only if it fails.
+    """
+    clock = Clock(children=True)
+    env = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    done = subprocess.run([str(word) for word in command], env=env, capture_output=True, text=True, check=False)
+    spent = clock.read()
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed with {done.returncode}:\n{done.stderr[-4000:]}")
+    return done.stdout, spent
+
+
+def last_json(text: str) -> dict[str, Any]:
+    """The last line of an output, read as JSON."""
+    return json.loads(text.strip().splitlines()[-1])
+
+
+class Pairs(NamedTuple):
+    """Two contestants, measured in turns."""
+
+    peer: list[float]
+    ours: list[float]
+
+    @property
+    def of_medians(self) -> float:
+        """Ours over the peer's."""
+        return statistics.median(self.ours) / statistics.median(self.peer)
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours over the peer's, of each pair: what slows the machine slows both of a pair."""
+        return [ours / peer for ours, peer in zip(self.ours, self.peer, strict=True)]
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Of the pairs' ratios."""
+        low, _, high = statistics.quantiles(self.ratios, n=4) if len(self.ratios) > 1 else self.ratios * 3
+        return low, high
+
+
+def in_turns(
+    peer: Callable[[], Mapping[str, float]], ours: Callable[[], Mapping[str, float]], pairs: int
+) -> dict[str, Pairs]:
+    """Measure two contestants alternately, the one that goes first changing with each pair: named figures → pairs."""
+    found: dict[str, Pairs] = {}
+    for turn in range(pairs):
+        order = ((peer, 0), (ours, 1)) if turn % 2 == 0 else ((ours, 1), (peer, 0))
+        for measure, side in order:
+            for name, value in measure().items():
+                found.setdefault(name, Pairs([], []))[side].append(value)
+    return found
+
+
+# ── A peer's environment ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def pythae_python() -> Path:
+    """The Python of an environment that holds pythae and the very torch of this one; made once."""
+    torch = version("torch").split("+")[0]
+    place = KEPT / f"pythae-{PYTHAE}-torch-{torch}"
+    python, ready = place / "bin" / "python", place / "ready"
+    if not ready.exists():
+        console.print(f"making an environment for pythae {PYTHAE} in {place} …")
+        venv.create(place, with_pip=True, clear=True)
+        process([python, "-m", "pip", "install", "--quiet", f"pythae=={PYTHAE}", f"torch=={torch}"])
+        ready.touch()
+    return python
+
+
+# ── Telling ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Row(NamedTuple):
+    """One comparison."""
+
+    what: str
+    peer: float
+    ours: float
+    ratio: float | None
+    """Ours over the peer's, however it was taken; None where the two are no such pair."""
+    goal: str = ""
+    """What was aimed at, in words."""
+    met: bool | None = None
+    detail: str = ""
+    """Spread, and what else belongs to the figure."""
+
+
+def tell(name: str, title: str, rows: Sequence[Row], notes: Sequence[str], **raw: Any) -> None:
+    """Print a table and what was compared, and write both with all that was measured to results/<name>.json.
+
+    Args:
+        name: Of the benchmark.
+        title: Who is compared with whom.
+        rows: The figures.
+        notes: What was compared, and under which conditions.
+        raw: Single measurements, for whoever wants to look behind a median.
+    """
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("", "peer", "ours", "ratio", "goal", ""):
+        table.add_column(heading, justify="right" if heading in ("peer", "ours", "ratio") else "left")
+    for row in rows:
+        mark = "" if row.met is None else " ✓" if row.met else " ✗"
+        ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+        table.add_row(row.what, _short(row.peer), _short(row.ours), ratio, row.goal + mark, row.detail)
+    console.print(table)
+    for note in notes:
+        console.print(f"· {note}")
+    said = {
+        "benchmark": name,
+        "title": title,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("ectype", "torch", "numpy")}},
+        "rows": [row._asdict() for row in rows],
+        "notes": list(notes),
+        **raw,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(_finite(said), indent=1, ensure_ascii=False) + "\n")
+    console.print(f"→ {(RESULTS / f'{name}.json').relative_to(ROOT)}")
+
+
+def _short(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _machine() -> dict[str, Any]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    load = os.getloadavg()[0]
+    return {"processor": processor, "cores": os.cpu_count(), "platform": platform.platform(), "load at the end": load}

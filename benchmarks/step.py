@@ -1,0 +1,212 @@
+"""Training step: the real `Trainer` over prepared MNIST against a bare PyTorch loop, then against pythae's trainer.
+
+The bare loop does the same work as well as one would write it for oneself: the same network built the same way, one
+uint8 tensor in memory, fused AdamW, the running average of the weights in one call, the loss by fused kernels. It lacks
+what the Trainer adds: a check for numbers that are none, gradient norms, logged means, noise that derives from the
+place in the run, images behind a mapped file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from common import (
+    DATA,
+    KEPT,
+    PYTHAE,
+    Clock,
+    Pairs,
+    Row,
+    arguments,
+    console,
+    in_turns,
+    last_json,
+    mnist,
+    process,
+    pythae_python,
+    tell,
+)
+
+os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ectype.data.feed import Feed
+from ectype.recipe import Recipe, load_recipe
+from ectype.results import open_data
+from ectype.training.distributed import World
+from ectype.training.trainer import Trainer
+
+GOAL = 0.97
+COMMON = {
+    "data.source": str(DATA / "mnist"),
+    "data.size": 28,
+    "data.channels": 1,
+    "latent_dim": 16,
+    "model.likelihood": "mse",
+    "objective.warmup": 0.0,
+    "optimizer.name": "adamw",
+    "optimizer.schedule": "constant",
+    "optimizer.warmup": 0.0,
+    "train.batch": 128,
+    "train.ema_images": 5000,
+}
+CASES = {
+    "MLP 784-512-16": load_recipe("vae-mlp", {**COMMON, "hidden": [512], "activation": "relu"}),
+    "conv 32/64-16": load_recipe("vae", {**COMMON, "width": 32, "bottom": 8}),
+}
+CPU = torch.device("cpu")
+
+
+def our_trainer(recipe: Recipe) -> Trainer:
+    """As `ectype.run` assembles it."""
+    _, store = open_data(recipe.data)
+    feed = Feed(store.split("train"), recipe.data, CPU, training=True, seed=0)
+    model = recipe.model.build(store.info)
+    objective = recipe.objective.build(model, store.info, images=recipe.train.images)
+    return Trainer(objective, feed, recipe, budget=recipe.train.images, device=CPU, world=World())
+
+
+def bare_loop(recipe: Recipe) -> Callable[[], None]:
+    """A step of one's own loop over a tensor of uint8."""
+    _, store = open_data(recipe.data)
+    train = store.split("train")
+    images = train.gather(torch.arange(len(train)))
+    model = recipe.model.build(store.info)
+    settings = recipe.optimizer
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+    )
+    weights = [p.data for p in model.parameters()]
+    average = [p.clone() for p in weights]
+    batch = recipe.train.batch
+    follow = 1 - 0.5 ** (batch / recipe.train.ema_images)
+
+    def batches() -> Iterator[Tensor]:
+        while True:
+            yield from torch.randperm(len(images)).split(batch)[: len(images) // batch]
+
+    order = batches()
+
+    def step() -> None:
+        x = images[next(order)].float().div_(255)
+        mean, log_variance = model.encoder(x).chunk(2, dim=1)
+        sigma = torch.exp(0.5 * log_variance)
+        code = torch.addcmul(mean, sigma, torch.randn_like(mean))
+        squares = F.mse_loss(torch.sigmoid(model.decoder(code)), x, reduction="sum")
+        kl = (mean.square() + sigma.square() - log_variance - 1).sum()
+        loss = 0.5 * (squares + kl) / batch
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        torch._foreach_lerp_(average, weights, follow)
+
+    return step
+
+
+def segment(step: Callable[[], None], steps: int, batch: int) -> Callable[[], dict[str, float]]:
+    """Images per wall and per CPU second over so many steps."""
+
+    def measure() -> dict[str, float]:
+        clock = Clock()
+        for _ in range(steps):
+            step()
+        wall, cpu = clock.read()
+        return {"wall": steps * batch / wall, "CPU": steps * batch / cpu}
+
+    return measure
+
+
+def against_bare(recipe: Recipe, pairs: int, seconds: float) -> dict[str, Pairs]:
+    """Both in one process, in turns."""
+    bare, ours, batch = bare_loop(recipe), our_trainer(recipe).step, recipe.train.batch
+    warm = 20
+    for step in (ours, bare):
+        speed = segment(step, warm, batch)()["wall"]
+    steps = max(1, round(seconds * speed / batch))
+    return in_turns(segment(bare, steps, batch), segment(ours, steps, batch), pairs)
+
+
+def alone(images: int) -> None:
+    """Our side of the comparison with pythae: a process that trains the MLP and says what that took."""
+    trainer = our_trainer(CASES["MLP 784-512-16"])
+    clock = Clock()
+    while trainer.seen < images:
+        trainer.step()
+    wall, cpu = clock.read()
+    print(json.dumps({"wall": trainer.seen / wall, "CPU": trainer.seen / cpu}))
+
+
+def against_pythae(pairs: int, epochs: int, threads: int) -> dict[str, Pairs]:
+    """Each in a process of its own, in turns."""
+    python, peer = pythae_python(), Path(__file__).parent / "peers" / "pythae_vae.py"
+    images = mnist("train")
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "train.npy"
+        np.save(file, images)
+
+        def theirs() -> dict[str, float]:
+            said, spent = process([python, peer, "train", file, scratch, epochs, 0], OMP_NUM_THREADS=threads)
+            took = last_json(said)["epochs"]
+            wall, cpu = (epochs * len(images) / sum(part) for part in zip(*took, strict=True))
+            return {"wall": wall, "CPU": cpu, "process": spent.cpu}
+
+        def ours() -> dict[str, float]:
+            command = [sys.executable, __file__, "--alone", epochs * len(images)]
+            said, spent = process(command, OMP_NUM_THREADS=threads)
+            return {**last_json(said), "process": spent.cpu}
+
+        return in_turns(theirs, ours, pairs)
+
+
+def row(what: str, pairs: Pairs, goal: str = "", met: Callable[[float], bool] | None = None) -> Row:
+    """Medians, and the ratio of the medians; that of the pairs beside."""
+    low, high = pairs.quartiles
+    detail = f"median of {len(pairs.ours)} pairs' ratios {median(pairs.ratios):.3f}, quartiles {low:.3f}–{high:.3f}"
+    ratio = pairs.of_medians
+    return Row(what, median(pairs.peer), median(pairs.ours), ratio, goal, met(ratio) if met else None, detail)
+
+
+def main() -> None:
+    """Measure and tell."""
+    given = arguments(
+        __doc__, threads=(1, "of torch, for all contestants"), alone=(0, "train the MLP on so many images and stop")
+    )
+    if given.alone:
+        alone(given.alone)
+        return
+    torch.set_num_threads(given.threads)
+    pairs, seconds = (5, 1.0) if given.quick else (15, 2.0)
+    rows, raw = [], {}
+    for name, recipe in CASES.items():
+        console.print(f"{name}: {pairs} pairs of {seconds:g} s …")
+        raw[name] = found = against_bare(recipe, pairs, seconds)
+        rows.append(row(f"{name}, images/s", found["wall"], f"≥ {GOAL}", lambda ratio: ratio >= GOAL))
+        rows.append(row(f"{name}, images/CPU s", found["CPU"]))
+    turns, epochs = (2, 1) if given.quick else (5, 2)
+    console.print(f"pythae: {turns} pairs of processes, {epochs} × 60,000 images each …")
+    raw["pythae"] = found = against_pythae(turns, epochs, given.threads)
+    rows.append(row("pythae's trainer, images/s", found["wall"]))
+    rows.append(row("pythae's trainer, images/CPU s", found["CPU"]))
+    rows.append(row("pythae's trainer, CPU s of the process", found["process"]))
+    notes = [
+        "Peer of the first four rows: a bare PyTorch loop of the same work, in the same process, in turns.",
+        "Ours: Trainer.step over a Feed of prepared MNIST, with its checks, logged means and running average.",
+        f"Batch 128, ½·SSE + KL, AdamW (fused), float32, {given.threads} torch thread(s), segments of {seconds:g} s.",
+        f"pythae {PYTHAE}, same torch: its default MLP VAE with its BaseTrainer (Adam, no running average), in a process "
+        f"of its own; {epochs} × 60,000 images each, start-up counted in the last row only.",
+    ]
+    tell("step", "Training step: a bare loop and pythae (peers), Ectype's Trainer (ours)", rows, notes, pairs=raw)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Whole evaluations of models on the built-in digits: which figures there are, and that they are what they say."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from skimage.metrics import peak_signal_noise_ratio
+from torch import nn
+
+from ectype.data.feed import Feed
+from ectype.data.prepare import prepare
+from ectype.data.store import Store, open_store
+from ectype.errors import RunError
+from ectype.measure.evaluate import density_kind, evaluate
+from ectype.measure.evaluation import Evaluation, Figure, number
+from ectype.recipe import Recipe, load_recipe
+
+CPU = torch.device("cpu")
+BCE: dict[str, Any] = {"likelihood": "bce"}
+BERNOULLI: dict[str, Any] = {"likelihood": "bernoulli", "data.binarise": "dynamic"}
+
+
+def setting(preset: str, **changes: Any) -> tuple[nn.Module, Feed, Feed, Recipe]:
+    """An untrained model of a preset, and the digits it would be trained on."""
+    recipe = load_recipe(preset, {"data.source": "digits", **changes})
+    store: Store = open_store(prepare(recipe.data), recipe.data)
+    torch.manual_seed(0)
+    info = store.info._replace(binary=recipe.data.binarise != "none")
+    model = recipe.model.build(info).eval()
+    train, test = (Feed(store.split(side), recipe.data, CPU, training=False) for side in ("train", "test"))
+    return model, train, test, recipe
+
+
+def judged(preset: str, most: int | None = None, **changes: Any) -> Evaluation:
+    model, train, test, recipe = setting(preset, **changes)
+    return evaluate(model, train, test, recipe=recipe, device=CPU, likelihood_samples=4, most=most)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Evaluation:
+    return judged("ae", latent_dim=6, width=8)
+
+
+@pytest.fixture(scope="module")
+def variational() -> Evaluation:
+    return judged("vae", latent_dim=6, width=8)
+
+
+def test_reconstruction_figures_are_those_of_each_test_image(plain):
+    model, _, test, _ = setting("ae", latent_dim=6, width=8)
+    image = test.images.batch(torch.arange(len(test))).image
+    with torch.no_grad():
+        found = model.reconstruct(image)
+    each = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(image.numpy(), found.numpy(), strict=True)]
+    figure = plain["PSNR"]
+    assert figure.value == pytest.approx(np.mean(each), rel=1e-5)
+    assert (figure.high - figure.low) / 2 == pytest.approx(1.96 * np.std(each, ddof=1) / math.sqrt(len(each)), rel=1e-4)
+    assert figure.n == plain.test_images == len(test)
+    assert plain["MSE"].value == pytest.approx(float(((image - found) ** 2).mean()), rel=1e-5)
+
+
+def test_baselines_are_fitted_on_training_images(plain):
+    _, train, test, _ = setting("ae", latent_dim=6, width=8)
+    image = test.images.batch(torch.arange(len(test))).image
+    mean = train.images.batch(torch.arange(len(train))).image.mean(0)
+    assert plain["MSE"].beside["mean image"] == pytest.approx(float(((image - mean) ** 2).mean()), rel=1e-5)
+    assert plain["MSE"].beside["PCA of 6 numbers"] < plain["MSE"].beside["mean image"]
+    gap = plain["PSNR above PCA's"]
+    assert gap.value == pytest.approx(plain["PSNR"].value - plain["PSNR"].beside["PCA of 6 numbers"], abs=1e-5)
+    assert gap.high < 0  # the model is not trained
+
+
+def test_cases_are_ordered_by_error(plain):
+    model, _, test, _ = setting("ae", latent_dim=6, width=8)
+    image = test.images.batch(torch.arange(len(test))).image
+    with torch.no_grad():
+        order = ((model.reconstruct(image) - image) ** 2).flatten(1).mean(1).argsort().tolist()
+    assert plain.cases["best"] == order[:5]
+    assert plain.cases["worst"] == order[::-1][:5]
+    assert set(plain.cases["median"]) <= set(order[len(order) // 2 - 4 : len(order) // 2 + 4])
+
+
+def test_what_a_model_cannot_have_is_absent(plain):
+    assert plain.density == "none"
+    assert set(plain.groups()) == {"reconstruction", "codes"}
+    assert "active units" not in plain
+    assert plain.compression == pytest.approx(64 / 6)
+
+
+def test_a_code_as_large_as_the_image_has_no_pca_beside_it():
+    found = judged("ae", latent_dim=64, width=8)
+    assert "PSNR above PCA's" not in found
+    assert any(remark.startswith("PCA not shown: 64 components") for remark in found.remarks)
+
+
+def test_a_stated_density_has_its_bounds(variational):
+    assert variational.density == "explicit bound"
+    name = "−ELBO (Gaussian, optimal σ)"
+    total = variational["−log p (Gaussian, optimal σ)"].value + variational["KL"].value
+    assert variational[name].value == pytest.approx(total, rel=1e-5)
+    assert variational["log-likelihood, importance-weighted, k = 4"].value > -variational[name].value - 1
+    assert "bits per dimension" not in variational
+    assert variational["KL per number of the code"].value == pytest.approx(variational["KL"].value / 6, rel=1e-5)
+    spectrum = variational.series["KL per number of the code"]
+    assert sum(spectrum) == pytest.approx(variational["KL"].value, rel=1e-4)
+    assert 0 <= variational["active units"].value <= 6
+
+
+def test_half_squares_carry_their_true_name_beside_the_bound():
+    found = judged("vae-mlp", latent_dim=4, hidden="[16]", likelihood="mse")
+    constant = found.image_numbers / 2 * math.log(2 * math.pi)
+    assert found["−ELBO (Gaussian σ=1)"].value == pytest.approx(found["½·SSE + KL"].value + constant, rel=1e-5)
+    assert f"lacks a constant of {constant:.1f} nats" in found["½·SSE + KL"].note
+
+
+def test_cross_entropy_on_grey_pixels_is_called_no_likelihood():
+    found = judged("vae-mlp", latent_dim=4, hidden="[16]", **BCE)
+    assert found.density == "none"
+    assert "no likelihood" in found["BCE + KL"].note
+    assert not any(name in figure.name for figure in found.figures for name in ("ELBO", "log-likelihood", "bits"))
+
+
+def test_bits_per_dimension_where_pixels_have_probabilities():
+    found = judged("vae-mlp", latent_dim=4, hidden="[16]", **BERNOULLI)
+    nats = found["log-likelihood, importance-weighted, k = 4"].value
+    assert found["bits per dimension"].value == pytest.approx(-nats / (found.image_numbers * math.log(2)), rel=1e-5)
+    # An untrained decoder says about one half of each pixel.
+    assert found["bits per dimension"].value == pytest.approx(1, abs=0.3)
+
+
+def test_a_model_trained_on_noise_is_judged_on_noise():
+    found = judged("dae", latent_dim=6, width=8)
+    figure = found["PSNR of restored images"]
+    assert figure.group == "denoising"
+    # Gaussian noise of σ = 0.2, not clipped, has a mean squared error of 0.04.
+    assert figure.beside["corrupted input"] == pytest.approx(-10 * math.log10(0.04), abs=0.2)
+    assert "sigma 0.2, not clipped" in figure.note
+
+
+def test_probe_stands_beside_pixels_and_the_majority(plain):
+    figure = plain["linear-probe accuracy"]
+    pixels, majority = figure.beside.values()
+    assert 0.9 < pixels <= 1
+    assert majority < 0.2 < figure.value
+    assert figure.low < figure.value < figure.high
+
+
+def test_the_same_evaluation_twice_is_equal_and_most_limits_it(variational):
+    assert judged("vae", latent_dim=6, width=8).to_json() == variational.to_json()
+    assert judged("vae", most=20, latent_dim=6, width=8)["PSNR"].n == 20
+
+
+def test_modes_and_gradients_are_put_back():
+    model, train, test, recipe = setting("ae", latent_dim=6, width=8)
+    model.train()
+    evaluate(model, train, test, recipe=recipe, device=CPU, most=10)
+    assert all(module.training for module in model.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_augmented_training_images_are_refused():
+    model, train, test, recipe = setting("ae", latent_dim=6, width=8, flip=True)
+    augmented = Feed(train.images, recipe.data, CPU, training=True)
+    with pytest.raises(ValueError, match="training=False"):
+        evaluate(model, augmented, test, recipe=recipe, device=CPU)
+
+
+def test_json_holds_everything(variational):
+    assert Evaluation.from_json(variational.to_json()) == variational
+
+
+def test_json_is_strict_where_a_figure_is_no_number(plain):
+    broken = Evaluation.from_json(plain.to_json())
+    broken.figures.append(Figure("broken", math.nan, "codes", low=math.inf))
+    text = broken.to_json()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert math.isnan(Evaluation.from_json(text)["broken"].value)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"figures": 3}', "[1]"])
+def test_what_is_no_evaluation_is_refused_in_one_line(text):
+    with pytest.raises(RunError, match="run `ectype evaluate` again") as caught:
+        Evaluation.from_json(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_table_has_every_figure(variational):
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(variational.table())
+    console.file.close()
+    text = console.export_text()
+    assert all(figure.name in text for figure in variational.figures)
+    assert "explicit bound" in text
+
+
+def test_unknown_figures_are_named(plain):
+    with pytest.raises(KeyError, match="no figure 'FID'"):
+        plain["FID"]
+
+
+def test_kind_of_density_follows_from_what_a_model_can_do():
+    class Generator(nn.Module):
+        def sample(self, n, *, label=None, generator=None):
+            return torch.zeros(n, 1, 8, 8)
+
+    assert density_kind(Generator()) == "implicit"
+    assert density_kind(nn.Linear(2, 2)) == "none"
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(23.12345, "23.12"), (-0.4811, "−0.4811"), (13.0, "13"), (1234567.0, "1,234,567"), (0.00001234, "1.234e−05")],
+)
+def test_numbers_for_people(value, text):
+    assert number(value) == text
+
+
+def test_no_number_is_said_to_be_none():
+    assert number(math.nan) == number(None) == "not a number"
