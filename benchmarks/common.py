@@ -79,7 +79,7 @@ class Clock:
         return Spent(time.perf_counter() - self.wall, self._cpu() - self.cpu)
 
 
-def process(command: Sequence[str | Path], **environment: str | Path) -> tuple[str, Spent]:
+def process(command: Sequence[str | int | Path], **environment: str | int | Path) -> tuple[str, Spent]:
     """Run a command to its end: its standard output, and what the whole process took.
 
     What it says on standard error is shown only if it fails.

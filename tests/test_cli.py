@@ -161,7 +161,14 @@ def test_train_evaluate_and_report_in_one_command(ectype, tmp_path: Path, monkey
     Path("r.yaml").write_text(small("vae-fast", **{"train.images": 640}).yaml())
     code, said, _ = ectype("train", "r.yaml", "digits", "--out", "mine", "--device", "cpu")
     assert code == 0
-    for expected in ("1,797 images", "parameters", "held-out ½·SSE + KL", "finished", "PSNR", "report: mine/report.html"):
+    for expected in (
+        "1,797 images",
+        "parameters",
+        "held-out ½·SSE + KL",
+        "finished",
+        "PSNR",
+        "report: mine/report.html",
+    ):
         assert expected in said
     assert (tmp_path / "mine" / "report.html").stat().st_size > 10_000
     code, said, _ = ectype("evaluate", "mine", "--json")
@@ -224,7 +231,9 @@ def test_reconstruct_keeps_names_and_folders(ectype, runs: dict[str, Path], phot
     }
     with Image.open(out / "nested" / "large.png") as picture:
         assert picture.size == (16, 16)
-    code, _, _ = ectype("reconstruct", runs["vae-fast"], photos / "nested" / "large.webp", "--draws", 8, "--out", out / "d")
+    code, _, _ = ectype(
+        "reconstruct", runs["vae-fast"], photos / "nested" / "large.webp", "--draws", 8, "--out", out / "d"
+    )
     draws = sorted((out / "d").glob("large-*.png"))
     assert code == 0
     assert len(draws) == 8
@@ -254,7 +263,9 @@ def test_codes_go_out_and_come_back(ectype, runs: dict[str, Path], tmp_path: Pat
     model = package.load(runs[name])
     with torch.no_grad():
         shown = model.decode(torch.tensor(code_)[None].float())
-    with Image.open((out / first).with_suffix(".png") if not (out / f"{first}.png").exists() else out / f"{first}.png") as picture:
+    with Image.open(
+        (out / first).with_suffix(".png") if not (out / f"{first}.png").exists() else out / f"{first}.png"
+    ) as picture:
         assert np.abs(np.asarray(picture) / 255 - shown[0, 0].numpy()).max() < 0.6 / 255
 
 
@@ -294,7 +305,9 @@ def test_a_signal_saves_and_exits_with_its_code(tmp_path: Path, number: signal.S
     recipe = tmp_path / "r.yaml"
     recipe.write_text(small("vae-fast", **{"train.images": 10_000_000, "monitor.every": 5_000_000}).yaml())
     command = [Path(sys.executable).with_name("ectype"), "train", recipe, "digits", "--out", tmp_path / "run"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "500"})
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "500"}
+    )
     while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
         time.sleep(0.05)
     time.sleep(0.5)

@@ -90,7 +90,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError, match="give another --out|give an --out"):
+    with pytest.raises(TrainingError, match=r"give another --out|give an --out"):
         ectype.train(tiny(), out=tmp_path / "file" / "run")
 
 
@@ -122,7 +122,7 @@ def test_changed_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ectype.errors.Interrupted):
         ectype.train(recipe, out=tmp_path / "run", callbacks=[Stop(7)])
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(folder / "new.png")
-    with pytest.raises(RunError, match="images of .* have changed"):
+    with pytest.raises(RunError, match=r"images of .* have changed"):
         ectype.train(recipe, out=tmp_path / "run")
 
 
@@ -242,7 +242,7 @@ def test_callbacks_see_everything(tmp_path: Path) -> None:
 
 
 def test_micro_batches_warn_where_they_change_the_result(tmp_path: Path) -> None:
-    with pytest.warns(EctypeWarning, match="BatchNorm .*: splitting batches of 32 changes what is computed"):
+    with pytest.warns(EctypeWarning, match=r"BatchNorm .*: splitting batches of 32 changes what is computed"):
         ectype.train(tiny("ae-conv", **{"run.micro_batch": 8}), out=tmp_path / "run")
 
 
@@ -256,7 +256,7 @@ def test_keep_ships_a_chosen_step(run: RunDir) -> None:
     held = checkpoint.load_tensors(run.checkpoint(10) / "objective.safetensors")
     assert all(torch.equal(value, held[f"autoencoder.{key}"]) for key, value in chosen.items())
     assert any(not torch.equal(value, last[key]) for key, value in chosen.items())
-    with pytest.raises(CheckpointError, match="no whole checkpoint of step 11 .* have 0, 10, 20"):
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint of step 11 .* have 0, 10, 20"):
         keep(run, 11)
     keep(run, 20)
 
@@ -282,7 +282,7 @@ def test_a_damaged_model_is_refused(run: RunDir, tmp_path: Path, damage: str) ->
         says["format"] = 99 if damage == "format" else says["format"]
         says["model"]["kind"] = "os.system" if damage == "kind" else says["model"]["kind"]
         (place / "config.json").write_text(json.dumps(says))
-    with pytest.raises(CheckpointError, match="damaged|no model that can be read|format 99") as caught:
+    with pytest.raises(CheckpointError, match=r"damaged|no model that can be read|format 99") as caught:
         ectype.load(place)
     assert "\n" not in str(caught.value)
 

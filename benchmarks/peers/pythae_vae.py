@@ -1,8 +1,8 @@
 """pythae's default fully connected VAE, trained by its own trainer. Runs in pythae's environment, never imports ectype.
 
-    pythae_vae.py train IMAGES.npy FOLDER EPOCHS SEED       trains, and prints what that took
-    pythae_vae.py judge IMAGES.npy MODEL NOISE.npy OUT.npz  writes what a trained model makes of images: mean, log_variance,
-                                                            and expected, decoded from the one draw with that noise
+pythae_vae.py train IMAGES.npy FOLDER EPOCHS SEED       trains, and prints what that took
+pythae_vae.py judge IMAGES.npy MODEL NOISE.npy OUT.npz  writes what a trained model makes of images: mean, log_variance,
+                                                        and expected, decoded from the one draw with that noise
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,14 +25,14 @@ from ectype.measure.evaluation import Evaluation
 from ectype.models.base import Model, evaluating
 from ectype.models.densities import DENSITIES, Density, fit_density
 from ectype.objectives.base import Objective
-from ectype.recipe import DataConfig, DataInfo, Recipe
+from ectype.recipe import DataConfig, DataInfo
 from ectype.training import checkpoint
 from ectype.training.distributed import choose_device
-from ectype.training.position import Position
+from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.shipped import DrawsCodes, load_model, ship, store_density
 
-__all__ = ["density_of", "evaluate", "keep", "load", "open_data", "other_source", "report", "still"]
+__all__ = ["density_of", "evaluate", "keep", "load", "open_data", "other_source", "report"]
 
 CODES = 10_000
 """Images whose codes a density is fitted on, at most."""
@@ -46,15 +46,6 @@ def open_data(config: DataConfig, console: Console | None = None) -> tuple[Prepa
         for note in prepared.notes:
             console.print(f"  {note}", highlight=False, soft_wrap=True)
     return prepared, open_store(prepared, config)
-
-
-def still(recipe: Recipe, device: torch.device) -> Callable[[int, int], Position]:
-    """Moments outside of training: what is drawn for an image is the same whenever it is looked at."""
-
-    def moment(start: int, batch: int) -> Position:
-        return Position(recipe.train.seed, 0, 0, "look", start, batch, device)
-
-    return moment
 
 
 def keep(run: RunDir | str | Path, step: int, *, info: Store | None = None) -> None:
@@ -124,7 +115,7 @@ def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunVi
     key = [checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
     kept = None
     if own and run.evaluation_file.is_file():
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(RunError, ValueError, KeyError, TypeError):
             held = json.loads(run.evaluation_file.read_text())
             kept = Evaluation.from_json(json.dumps(held["evaluation"])) if held["key"] == key else None
     evaluation = kept or measure(model, train, test, recipe=recipe, device=here)
@@ -183,6 +174,9 @@ def _fit(run: RunDir, model: nn.Module, name: str, store: Store) -> None:
     numbers = int(torch.tensor(next(iter(model.densities.values())).shape).prod())
     most = max(2, min(CODES, 50_000_000 // numbers))
     with evaluating(model):
-        codes = [model.encode(b.image).cpu() for b, _ in feed.sequence(256, still(recipe, device), most=most)]
+        codes = [
+            model.encode(b.image).cpu()
+            for b, _ in feed.sequence(*looking(store.info, recipe.train.seed, device), most=most)
+        ]
     model.densities[name] = fit_density(name, torch.cat(codes), seed=recipe.train.seed)
     store_density(run.model, name, model.densities[name])

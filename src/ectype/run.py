@@ -22,13 +22,13 @@ from ectype.measure.validation import validation
 from ectype.models.base import StartsFromData
 from ectype.objectives.base import Objective, Validates
 from ectype.recipe import Recipe, differences, load_recipe
-from ectype.results import keep, load, open_data, still
+from ectype.results import keep, load, open_data
 from ectype.training import checkpoint
 from ectype.training.distributed import World, choose_device, launched
 from ectype.training.environment import EXACT, determinism, environment
 from ectype.training.loop import Callback, Choices, Outcome, choose, fit
 from ectype.training.monitor import Monitor
-from ectype.training.position import derive
+from ectype.training.position import derive, looking
 from ectype.training.rundir import RunDir, find_runs, numbered
 from ectype.training.trainer import Diverged, Trainer
 from ectype.training.watch import JsonLines, Pictures, ProgressDisplay, TensorBoard, to_uint8
@@ -174,7 +174,12 @@ class _Training:
         measure = None
         if isinstance(objective, Validates):
             measure = validation(
-                objective, self.held_out, images=recipe.monitor.images, seed=recipe.train.seed, device=self.device
+                objective,
+                self.held_out,
+                self.info,
+                images=recipe.monitor.images,
+                seed=recipe.train.seed,
+                device=self.device,
             )
         return _Parts(trainer, measure)
 
@@ -264,9 +269,9 @@ class _Training:
         recipe = self.recipe
         watchers: list[Callback] = [JsonLines(self.run.metrics_file)]
         if recipe.run.pictures and self.world.first:
-            index = torch.arange(min(recipe.run.pictures, len(self.held_out)))
-            batch = next(iter(self.held_out.sequence(len(index), still(recipe, self.device), most=len(index))))[0]
-            watchers.append(Pictures(self.run.samples, batch.image, seed=recipe.train.seed))
+            size, moment = looking(self.info, recipe.train.seed, self.device)
+            shown = [batch.image for batch, _ in self.held_out.sequence(size, moment, most=recipe.run.pictures)]
+            watchers.append(Pictures(self.run.samples, torch.cat(shown), seed=recipe.train.seed))
         if recipe.run.tensorboard and self.world.first:
             watchers.append(TensorBoard(self.run.path / "tensorboard"))
         if self.console is not None:

@@ -19,7 +19,8 @@ from ectype.data.sources import judge
 from ectype.errors import DataError, ModelError
 from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, Samples, evaluating
 from ectype.recipe import DataInfo, Recipe
-from ectype.results import density_of, load, open_data, other_source, still
+from ectype.results import density_of, load, open_data, other_source
+from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.shipped import DrawsCodes
 from ectype.training.watch import to_uint8
@@ -183,7 +184,7 @@ def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
     with evaluating(model):
         for name, part in store.splits():
             feed = Feed(part, config, here, training=False, seed=recipe.train.seed)
-            for batch, _ in feed.sequence(AT_ONCE, still(recipe, here)):
+            for batch, _ in feed.sequence(*looking(info, recipe.train.seed, here)):
                 codes.append(able.encode(batch.image).float().cpu())
             paths += list(part.names)
             splits += [name] * len(part)

@@ -181,7 +181,9 @@ def test_it_survives_kill_9(name: str, tmp_path: Path, trained) -> None:
     """Killed at random moments, writing a checkpoint perhaps, and started again until it is done."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(small(name).yaml())
-    code = f"import ectype, torch; torch.set_num_threads(1); ectype.train({str(recipe)!r}, out={str(tmp_path / 'run')!r})"
+    code = (
+        f"import ectype, torch; torch.set_num_threads(1); ectype.train({str(recipe)!r}, out={str(tmp_path / 'run')!r})"
+    )
     run, chance, kills = RunDir(tmp_path / "run"), random.Random(os.getpid()), 0
     while run.state() != "finished":
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)

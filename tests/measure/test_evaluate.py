@@ -20,8 +20,9 @@ from ectype.measure.evaluation import Evaluation, Figure, number
 from ectype.recipe import Recipe, load_recipe
 
 CPU = torch.device("cpu")
-BCE: dict[str, Any] = {"likelihood": "bce"}
-BERNOULLI: dict[str, Any] = {"likelihood": "bernoulli", "data.binarise": "dynamic"}
+SMALL: dict[str, Any] = {"latent_dim": 4, "hidden": "[16]", "data.size": 8}
+BCE: dict[str, Any] = {**SMALL, "likelihood": "bce"}
+BERNOULLI: dict[str, Any] = {**SMALL, "likelihood": "bernoulli", "data.binarise": "dynamic"}
 
 
 def setting(preset: str, **changes: Any) -> tuple[nn.Module, Feed, Feed, Recipe]:
@@ -111,21 +112,21 @@ def test_a_stated_density_has_its_bounds(variational):
 
 
 def test_half_squares_carry_their_true_name_beside_the_bound():
-    found = judged("vae-mlp", latent_dim=4, hidden="[16]", likelihood="mse")
+    found = judged("vae-mlp", **SMALL, likelihood="mse")
     constant = found.image_numbers / 2 * math.log(2 * math.pi)
     assert found["−ELBO (Gaussian σ=1)"].value == pytest.approx(found["½·SSE + KL"].value + constant, rel=1e-5)
     assert f"lacks a constant of {constant:.1f} nats" in found["½·SSE + KL"].note
 
 
 def test_cross_entropy_on_grey_pixels_is_called_no_likelihood():
-    found = judged("vae-mlp", latent_dim=4, hidden="[16]", **BCE)
+    found = judged("vae-mlp", **BCE)
     assert found.density == "none"
     assert "no likelihood" in found["BCE + KL"].note
     assert not any(name in figure.name for figure in found.figures for name in ("ELBO", "log-likelihood", "bits"))
 
 
 def test_bits_per_dimension_where_pixels_have_probabilities():
-    found = judged("vae-mlp", latent_dim=4, hidden="[16]", **BERNOULLI)
+    found = judged("vae-mlp", **BERNOULLI)
     nats = found["log-likelihood, importance-weighted, k = 4"].value
     assert found["bits per dimension"].value == pytest.approx(-nats / (found.image_numbers * math.log(2)), rel=1e-5)
     # An untrained decoder says about one half of each pixel.

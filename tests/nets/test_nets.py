@@ -75,7 +75,9 @@ def test_upsampling_draws_no_checkerboard() -> None:
     torch.manual_seed(0)
     out = Up(8, 4, (16, 16))(torch.ones(1, 8, 8, 8))[:, :, 2:-2, 2:-2].detach()
     assert float((out - out.mean((2, 3), keepdim=True)).abs().max()) < 1e-6
-    checkered = torch.nn.ConvTranspose2d(8, 4, 4, stride=2, padding=1)(torch.ones(1, 8, 8, 8))[:, :, 2:-2, 2:-2].detach()
+    checkered = torch.nn.ConvTranspose2d(8, 4, 4, stride=2, padding=1)(torch.ones(1, 8, 8, 8))[
+        :, :, 2:-2, 2:-2
+    ].detach()
     assert float(checkered.std((2, 3)).mean()) > 1e-2, "the comparison must be able to fail"
 
 

@@ -31,7 +31,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 def trained(place: Path, preset: str, **changes: Any) -> RunView:
     """A run of a minute amount of training, and what a page shows of it."""
-    settings = {"train.images": 1200, "monitor.every": 400, "log_every": 0, "run.device": "cpu", **changes}
+    settings = {"train.images": 640, "monitor.every": 320, "log_every": 0, "run.device": "cpu", **changes}
     run = train(preset, "digits", settings, out=place)
     recipe, model = run.recipe, load(run.path)
     store = open_store(prepare(recipe.data), recipe.data)
@@ -197,7 +197,7 @@ def test_the_recipe_and_the_command_are_there(views, pages):
 
 
 def test_what_a_clock_chose_is_written_into_the_command(tmp_path):
-    view = trained(tmp_path / "timed", "ae-linear", **{"monitor.every": "auto", "train.images": 600})
+    view = trained(tmp_path / "timed", "ae", latent_dim=2, width=8, **{"monitor.every": "auto", "train.images": 600})
     page = Page(write_report(tmp_path / "timed.html", [view]))
     assert re.search(r"digits train.images=600 monitor.every=\d+ --out", page.text)
 

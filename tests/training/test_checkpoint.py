@@ -67,7 +67,7 @@ def test_no_room_is_one_line_and_the_last_one_stays(tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(TrainingError, match="No space left on device.*make room"):
+    with pytest.raises(TrainingError, match=r"No space left on device.*make room"):
         write(tmp_path, 2)
     assert checkpoint.latest(tmp_path) == good
     assert [path.name for path in tmp_path.iterdir()] == [good.name]
@@ -76,9 +76,14 @@ def test_no_room_is_one_line_and_the_last_one_stays(tmp_path: Path, monkeypatch:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_device_is_noticed_by_the_real_writer(tmp_path: Path) -> None:
     """The writer of tensors reports a full disk in a way of its own: it must end in the same line."""
-    with pytest.raises(TrainingError, match="make room"), checkpoint.committed(tmp_path / "step-1") as scratch:
-        (scratch / "objective.safetensors").symlink_to("/dev/full")
-        checkpoint.save_file({"w": torch.zeros(1 << 16)}, scratch / "objective.safetensors")
+
+    def write_to_a_full_device() -> None:
+        with checkpoint.committed(tmp_path / "step-1") as scratch:
+            (scratch / "objective.safetensors").symlink_to("/dev/full")
+            checkpoint.save_file({"w": torch.zeros(1 << 16)}, scratch / "objective.safetensors")
+
+    with pytest.raises(TrainingError, match="make room"):
+        write_to_a_full_device()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,14 +11,17 @@ from ectype.training.position import Order, Position, derive
 
 
 @given(
-    length=st.integers(1, 40), batch=st.integers(1, 60), splits=st.lists(st.integers(1, 59), max_size=4), seed=st.integers(0)
+    length=st.integers(1, 40),
+    batch=st.integers(1, 60),
+    splits=st.lists(st.integers(1, 59), max_size=4),
+    seed=st.integers(0),
 )
 @settings(deadline=None)
 def test_order_depends_on_the_place_alone(length: int, batch: int, splits: list[int], seed: int) -> None:
     whole = Order(length, seed).take(0, 3 * batch)
     order = Order(length, seed)
     edges = sorted({0, 3 * batch, *(s for s in splits if s < 3 * batch)})
-    parts = [order.take(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [order.take(a, b - a) for a, b in itertools.pairwise(edges)]
     assert torch.equal(torch.cat(parts), whole)
     epochs = whole[: len(whole) // length * length].view(-1, length)
     assert torch.equal(epochs.sort(dim=1).values, torch.arange(length).expand_as(epochs))

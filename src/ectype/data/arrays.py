@@ -1,4 +1,4 @@
-"""Images that are arrays already: IDX and NumPy files, scikit-learn's digits, torchvision's data sets.
+"""Images that are arrays already: IDX and NumPy files.
 
 Files are read front to back in blocks, compressed or not, so that memory does not grow with them.
 """
@@ -8,16 +8,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import itertools
 import math
-import os
 import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -27,20 +25,17 @@ from ectype.data.sources import (
     NONE,
     SPLITS,
     TEST,
-    TRAIN,
-    VAL,
     Listing,
     Raw,
     Source,
     natural,
     signature_of_files,
-    spread,
 )
-from ectype.errors import DataError, did_you_mean
+from ectype.errors import DataError
 
-__all__ = ["ArraySource", "Part", "TorchvisionSource", "digits", "open_idx", "open_numpy"]
+__all__ = ["ArraySource", "Part", "open_idx", "open_numpy", "stream"]
 
-_File: TypeAlias = io.BufferedIOBase
+File: TypeAlias = io.BufferedIOBase
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, ValueError)
 
 
@@ -173,8 +168,8 @@ def _joined(blocks: Sequence[np.ndarray]) -> Sequence[Raw] | np.ndarray:
     return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
 
 
-def _stream(
-    open_file: Callable[[], contextlib.AbstractContextManager[_File]],
+def stream(
+    open_file: Callable[[], contextlib.AbstractContextManager[File]],
     start: int,
     shape: tuple[int, ...],
     dtype: np.dtype,
@@ -198,7 +193,7 @@ def _stream(
 # ── IDX ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _open_idx_file(path: Path) -> _File:
+def _open_idx_file(path: Path) -> File:
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if zipped else open(path, "rb")
@@ -220,7 +215,7 @@ def _idx_header(path: Path) -> tuple[int, ...]:
 
 def _idx_part(path: Path, side: int) -> Part:
     shape = _idx_header(path)
-    rows = _stream(lambda: _open_idx_file(path), 4 + 4 * len(shape), shape, np.dtype(np.uint8))
+    rows = stream(lambda: _open_idx_file(path), 4 + 4 * len(shape), shape, np.dtype(np.uint8))
     stem = re.sub(r"[-_.]?images[-_.]?idx\d[-.]?ubyte.*$", "", path.name)
     return Part(stem or path.name, shape, rows, _idx_labels(path, shape[0]), side)
 
@@ -239,7 +234,7 @@ def _idx_labels(path: Path, count: int) -> Callable[[], np.ndarray] | None:
     (length,) = shape = _idx_header(beside)
     if length != count:
         raise DataError(f"'{beside.name}' has {length} labels for {count} images in '{path.name}': fetch both again.")
-    rows = _stream(lambda: _open_idx_file(beside), 8, shape, np.dtype(np.uint8))
+    rows = stream(lambda: _open_idx_file(beside), 8, shape, np.dtype(np.uint8))
     return lambda: next(rows(max(count, 1)), np.empty(0, np.uint8))
 
 
@@ -275,7 +270,7 @@ def _side_of(name: str) -> int:
 class _Array:
     """The header of a .npy, alone or in an .npz, and how to get at its rows."""
 
-    def __init__(self, name: str, open_file: Callable[[], contextlib.AbstractContextManager[_File]]) -> None:
+    def __init__(self, name: str, open_file: Callable[[], contextlib.AbstractContextManager[File]]) -> None:
         self.name = name
         self._open = open_file
         with open_file() as file:
@@ -286,7 +281,7 @@ class _Array:
 
     def rows(self, size: int) -> Iterator[np.ndarray]:
         if not self._fortran:
-            yield from _stream(self._open, self._start, self.shape, self.dtype)(size)
+            yield from stream(self._open, self._start, self.shape, self.dtype)(size)
             return
         whole = self.whole()  # columns first: a row is scattered over all of the file
         yield from (whole[i : i + size] for i in range(0, len(whole), size))
@@ -318,11 +313,11 @@ def open_numpy(text: str, path: Path) -> ArraySource:
     return ArraySource(text, str(path.resolve()), signature_of_files([path]), parts)
 
 
-def _opener(path: Path, member: str) -> Callable[[], contextlib.AbstractContextManager[_File]]:
+def _opener(path: Path, member: str) -> Callable[[], contextlib.AbstractContextManager[File]]:
     @contextlib.contextmanager
-    def opener() -> Iterator[_File]:
+    def opener() -> Iterator[File]:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            yield cast(_File, file)
+            yield cast(File, file)
 
     return opener
 
@@ -363,117 +358,3 @@ def _numpy_labels(images: _Array, side: int, arrays: Sequence[_Array]) -> Callab
             if ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
                 return lambda: values.argmax(1)
     return None
-
-
-# ── Packages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def digits() -> ArraySource:
-    """1,797 scanned digits of 8×8 pixels that scikit-learn carries: a demo that needs no network."""
-
-    @contextlib.contextmanager
-    def opener() -> Iterator[_File]:
-        yield io.BytesIO(_digits()[0].tobytes())
-
-    shape = (1797, 8, 8)
-    # Finding prepared digits need not import scikit-learn: all is read when asked for.
-    part = Part("digits", shape, _stream(opener, 0, shape, np.dtype(np.uint8)), lambda: _digits()[1])
-    return ArraySource("digits", "digits", "scikit-learn 1797", [part])
-
-
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
-
-    bunch: Any = load_digits()
-    return np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target
-
-
-class TorchvisionSource(Source):
-    """A data set of torchvision, fetched on first use."""
-
-    decoded = True
-
-    def __init__(self, text: str) -> None:
-        self.name = text.removeprefix("torchvision:")
-        super().__init__(text, text, text)
-        self._sets: list[tuple[int, str, Any]] | None = None
-
-    def _load(self) -> list[tuple[int, str, Any]]:
-        """Split, its name, and the data set, for each split there is."""
-        if self._sets is not None:
-            return self._sets
-        try:
-            import torchvision.datasets as available
-        except ImportError:
-            raise DataError(f"'{self.text}' needs torchvision: pip install 'ectype[torchvision]'.") from None
-        kind = getattr(available, self.name, None)
-        if kind is None or self.name not in available.__all__:
-            raise DataError(f"torchvision has no data set '{self.name}'; {did_you_mean(self.name, available.__all__)}")
-        import inspect
-
-        from ectype.data.cache import cache_root
-
-        known = inspect.signature(kind).parameters
-        root = cache_root().parent / "torchvision"
-        if "train" in known:
-            choices = [(TRAIN, "train", {"train": True}), (TEST, "test", {"train": False})]
-        elif "split" in known:
-            choices = [(side, name, {"split": name}) for side, name in ((TRAIN, "train"), (VAL, "val"), (TEST, "test"))]
-        else:
-            choices = [(NONE, "all", {})]
-        if "download" in known:
-            choices = [(side, name, {**values, "download": True}) for side, name, values in choices]
-        self._sets = []
-        for side, name, values in choices:
-            try:
-                os.makedirs(root, exist_ok=True)
-                self._sets.append((side, name, kind(root=str(root), **values)))
-            except ValueError:
-                continue  # no split of that name
-            except (OSError, RuntimeError, TypeError) as error:
-                reason = " ".join(str(error).split())
-                raise DataError(
-                    f"'{self.text}' could not be fetched ({reason}): connect to the network, or put its files into "
-                    f"'{root}'."
-                ) from None
-        if not self._sets:
-            raise DataError(f"'{self.text}' has no split train, val or test: choose another data set.")
-        return self._sets
-
-    def listing(self) -> Listing:
-        sets = self._load()
-        names = Numbered([(split, len(data)) for _, split, data in sets])
-        sides = np.concatenate([np.full(len(data), side, np.uint8) for side, _, data in sets])
-        labels = [self._targets(data) for _, _, data in sets]
-        if any(one is None for one in labels):
-            return Listing(names, sides)
-        joined = np.concatenate([one for one in labels if one is not None]).astype(np.int32)
-        classes = [str(name) for name in getattr(sets[0][2], "classes", ())]
-        if joined.min() < 0 or joined.max() >= max(len(classes), 1):
-            classes = [str(i) for i in range(int(joined.max()) + 1)]
-        return Listing(names, sides, joined, tuple(classes)) if len(classes) > 1 else Listing(names, sides)
-
-    @staticmethod
-    def _targets(data: Any) -> np.ndarray | None:
-        """Class indices without decoding an image, where the data set keeps such a list."""
-        for name in ("targets", "labels", "_labels", "y"):
-            values = getattr(data, name, None)
-            if values is not None and len(values) == len(data):
-                labels = np.asarray(values)
-                return labels if labels.ndim == 1 and labels.dtype.kind in "iu" else None
-        return None
-
-    def _one(self, data: Any, index: int) -> Raw:
-        image = data[index][0]
-        if image.mode not in ("L", "RGB", "RGBA"):
-            image = image.convert("RGB")
-        return np.asarray(image)
-
-    def read(self) -> Iterator[Raw]:
-        return itertools.chain.from_iterable(
-            (self._one(data, i) for i in range(len(data))) for _, _, data in self._load()
-        )
-
-    def sample(self, size: int) -> list[Raw]:
-        data = self._load()[0][2]
-        return [self._one(data, i) for i in spread(len(data), size)]

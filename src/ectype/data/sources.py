@@ -334,7 +334,7 @@ def open_source(text: str) -> Source:
         DataError: There is nothing there, or nothing that can be read as images.
     """
     if text == "digits":
-        from ectype.data.arrays import digits
+        from ectype.data.packages import digits
 
         return digits()
     if text.startswith("hf:"):
@@ -342,7 +342,7 @@ def open_source(text: str) -> Source:
 
         return HubSource(text)
     if text.startswith("torchvision:"):
-        from ectype.data.arrays import TorchvisionSource
+        from ectype.data.packages import TorchvisionSource
 
         return TorchvisionSource(text)
     path = Path(text).expanduser()

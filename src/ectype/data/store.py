@@ -71,8 +71,8 @@ class Images:
 class Store:
     """All prepared images of a source, by split."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self.info: DataInfo = prepared.info
+    def __init__(self, prepared: Prepared, *, binary: bool) -> None:
+        self.info: DataInfo = prepared.info._replace(binary=binary)
         shards = [torch.from_numpy(np.load(path, mmap_mode="c")) for path in prepared.shards]
         names = read_names(prepared.root)
         labels = None if prepared.labels is None else torch.from_numpy(prepared.labels.astype(np.int64))
@@ -99,19 +99,18 @@ class Store:
         return ((name, images) for name, images in self._splits.items() if len(images))
 
 
-def open_store(prepared: Prepared, config: DataConfig | None = None) -> Store:
+def open_store(prepared: Prepared, config: DataConfig) -> Store:
     """Map prepared images.
 
     Args:
         prepared: What `prepare` gave.
-        config: Unused: what it decides is in `prepared` already.
+        config: What it was prepared from: says whether images will be binarised.
 
     Raises:
         DataError: The prepared files are gone.
     """
-    del config
     try:
-        return Store(prepared)
+        return Store(prepared, binary=config.binarise != "none")
     except (OSError, ValueError) as error:
         raise DataError(
             f"prepared images in '{prepared.root}' are gone or damaged ({error}): prepare them again."

@@ -29,9 +29,9 @@ from ectype.measure.reconstruction import (
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
 from ectype.models.corruptions import CorruptionConfig
 from ectype.recipe import Augment, DataInfo, Recipe
-from ectype.training.position import Position, derive
+from ectype.training.position import derive, looking
 
-__all__ = ["corruption_of", "density_kind", "evaluate", "looking"]
+__all__ = ["corruption_of", "density_kind", "evaluate"]
 
 LIKELIHOOD_IMAGES = 1000
 """Most images whose importance-weighted bound is computed: it costs k decodings each."""
@@ -44,21 +44,6 @@ SERIES = 256
 
 Image = Float[Tensor, "b c h w"]
 PerImage = dict[str, Tensor]
-
-
-def looking(info: DataInfo, recipe: Recipe, device: torch.device) -> tuple[int, Callable[[int, int], Moment]]:
-    """Batch size and moments for looking at images outside of training.
-
-    What is drawn for an image (binarisation, corruption, posterior noise) depends on the seed and the image's place,
-    so two looks at one split see the same.
-    """
-    size = max(1, min(128, 2**23 // info.numbers))
-
-    def moment(start: int, batch: int) -> Position:
-        # Each batch is drawn for itself: draws for a whole split of large images would not fit into memory.
-        return Position(recipe.train.seed, start, 0, "evaluate", 0, size, device)
-
-    return size, moment
 
 
 def corruption_of(model: nn.Module) -> CorruptionConfig | None:
@@ -122,7 +107,7 @@ class _Evaluator:
         self.model, self.train, self.test, self.device, self.samples = model, train, test, device, samples
         self.info: DataInfo = model.info  # type: ignore[assignment]  # every model has one
         self.seed = recipe.train.seed
-        self.size, self.moment = looking(self.info, recipe, device)
+        self.size, self.moment = looking(self.info, recipe.train.seed, device)
         self.most = len(test) if most is None else min(most, len(test))
         self.figures: list[Figure] = []
         self.remarks: list[str] = []

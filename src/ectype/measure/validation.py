@@ -11,13 +11,14 @@ from torch import nn
 from ectype.data.feed import Feed
 from ectype.models.base import evaluating
 from ectype.objectives.base import Validates
-from ectype.training.position import Position
+from ectype.recipe import DataInfo
+from ectype.training.position import looking
 
 __all__ = ["validation"]
 
 
 def validation(
-    objective: Validates, feed: Feed, *, images: int, seed: int, device: torch.device, size: int = 256
+    objective: Validates, feed: Feed, info: DataInfo, *, images: int, seed: int, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]]:
     """A function from a model to its terms on held-out images, their weighted sum first.
 
@@ -27,14 +28,12 @@ def validation(
     Args:
         objective: Scores the model as at the end of training.
         feed: Held-out images.
+        info: Their shape.
         images: At most so many, spread evenly.
         seed: Of what is drawn.
         device: Where the model is.
-        size: Images at once.
     """
-
-    def moment(start: int, batch: int) -> Position:
-        return Position(seed, 0, 0, "validation", start, batch, device)
+    size, moment = looking(info, seed, device, "validation")
 
     def measure(model: nn.Module) -> dict[str, float]:
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))

@@ -159,7 +159,7 @@ class VariationalAutoencoder(GaussianAutoencoder):
     """A Gaussian autoencoder whose decoder states a density: it bounds the likelihood of an image."""
 
     def log_likelihood(
-        self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None, chunk: int = 4096
+        self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None, chunk: int = 2**23
     ) -> Float[Tensor, " b"]:
         """The importance-weighted bound log 1/k Σ p(x|z) p(z) / q(z|x), in nats (Burda et al. 2016, eq. 8).
 
@@ -167,12 +167,12 @@ class VariationalAutoencoder(GaussianAutoencoder):
             image: In [0, 1].
             samples: Draws of z per image, k. With 1 it is an unbiased estimate of the ELBO.
             generator: Of the draws.
-            chunk: How many draws are decoded at once, over all images.
+            chunk: Numbers of images decoded at once.
         """
         posterior = self.posterior(image)
         b = len(image)
         weights = []
-        for k in _chunks(samples, max(1, chunk // b)):
+        for k in _chunks(samples, max(1, chunk // image.numel())):
             # One by one: what torch draws at once depends on how much is asked for.
             drawn = [torch.randn(posterior.mean.shape, generator=generator) for _ in range(k)]
             noise = torch.stack(drawn).to(posterior.mean)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from jaxtyping import Float
@@ -132,12 +133,13 @@ def scatter(
     data: list[dict[str, Any]] = []
     for i, (name, places) in enumerate(classes.items()):
         own = points[list(places)].T.tolist()
-        about = f"{name}<br>" if name else ""
+        shown_name = escape(name, quote=False)  # Plotly reads some HTML in texts
+        about = f"{shown_name}<br>" if name else ""
         trace = {
             "type": "scatter3d" if deep else "scatter",
             "mode": "markers",
-            "name": name,
-            "text": [about + names[place] for place in places],
+            "name": shown_name,
+            "text": [about + escape(names[place], quote=False) for place in places],
             "hovertemplate": "%{text}<extra></extra>",
             "marker": {"size": 3 if deep else 6, "color": PALETTE[i % len(PALETTE)], "opacity": 0.8},
         }

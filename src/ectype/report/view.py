@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ectype.data.batch import Batch, Moment
 from ectype.data.feed import Feed
-from ectype.measure.evaluate import looking
 from ectype.measure.evaluation import Evaluation
 from ectype.models.base import Encodes, evaluating
 from ectype.recipe import DataInfo, Recipe
@@ -86,7 +85,7 @@ class RunView:
 
     @cached_property
     def _looking(self) -> tuple[int, Callable[[int, int], Moment]]:
-        return looking(self.info, self.recipe, self.device)
+        return looking(self.info, self.recipe.train.seed, self.device)
 
     @property
     def moment(self) -> Moment:

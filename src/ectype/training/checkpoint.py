@@ -22,7 +22,18 @@ from torch import Tensor
 
 from ectype.errors import CheckpointError, TrainingError
 
-__all__ = ["committed", "latest", "load_json", "load_state", "load_tensors", "places", "prune", "save", "step_of", "verify"]
+__all__ = [
+    "committed",
+    "latest",
+    "load_json",
+    "load_state",
+    "load_tensors",
+    "places",
+    "prune",
+    "save",
+    "step_of",
+    "verify",
+]
 
 MANIFEST = "manifest.json"
 STATE = "state.json"

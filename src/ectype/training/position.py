@@ -7,13 +7,16 @@ sees the same images in the same order with the same noise.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["Order", "Position", "derive"]
+from ectype.recipe import DataInfo
+
+__all__ = ["Order", "Position", "derive", "looking"]
 
 
 def derive(*parts: int | str) -> int:
@@ -79,3 +82,20 @@ class Position(NamedTuple):
         """Numbers in [0, 1), likewise."""
         drawn = torch.rand(self.batch, *shape[1:], generator=self._generator(use), device=self.device)
         return drawn[self.start : self.start + shape[0]]
+
+
+def looking(
+    info: DataInfo, seed: int, device: torch.device, use: str = "look"
+) -> tuple[int, Callable[[int, int], Position]]:
+    """Batch size and moments for going through images outside of training.
+
+    What is drawn for an image (binarisation, corruption, posterior noise) depends on the seed, the use and the image's
+    place alone: two looks at one split see the same.
+    """
+    size = max(1, min(256, 2**23 // info.numbers))
+
+    def moment(start: int, batch: int) -> Position:
+        # Each batch is drawn for itself: draws for a whole split of large images would not fit into memory.
+        return Position(seed, start, 0, use, 0, size, device)
+
+    return size, moment
