@@ -48,7 +48,7 @@ def mnist(part: Literal["train", "t10k"]) -> np.ndarray:
     file = DATA / "mnist" / f"{part}-images-idx3-ubyte.gz"
     if not file.is_file():
         sys.exit(f"no MNIST at '{file}': set ECTYPE_SHARED to the folder that holds data/mnist.")
-    raw = gzip.decompress(file.read_bytes())
+    raw = bytearray(gzip.decompress(file.read_bytes()))  # writable, as torch wants it
     return np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from tempfile import TemporaryDirectory
 
-from common import DATA, KEPT, Clock, Row, arguments, console, mnist, tell
+from common import DATA, KEPT, Clock, Row, arguments, mnist, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 

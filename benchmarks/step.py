@@ -17,6 +17,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
+
 from common import (
     DATA,
     KEPT,
@@ -202,8 +203,8 @@ def main() -> None:
         "Peer of the first four rows: a bare PyTorch loop of the same work, in the same process, in turns.",
         "Ours: Trainer.step over a Feed of prepared MNIST, with its checks, logged means and running average.",
         f"Batch 128, ½·SSE + KL, AdamW (fused), float32, {given.threads} torch thread(s), segments of {seconds:g} s.",
-        f"pythae {PYTHAE}, same torch: its default MLP VAE with its BaseTrainer (Adam, no running average), in a process "
-        f"of its own; {epochs} × 60,000 images each, start-up counted in the last row only.",
+        f"pythae {PYTHAE}, same torch: its default MLP VAE with its BaseTrainer (Adam, no running average), each in a "
+        f"process of its own; {epochs} × 60,000 images, start-up counted in the last row only.",
     ]
     tell("step", "Training step: a bare loop and pythae (peers), Ectype's Trainer (ours)", rows, notes, pairs=raw)
 

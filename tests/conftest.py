@@ -13,7 +13,7 @@ import tests.shapes  # noqa: F401  # the hook looks it up by name
 # Before anything imports the package: every annotated shape of a call is checked from here on.
 install_import_hook("ectype", "tests.shapes.check")
 
-import torch
+import torch  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ECTYPE_SHARED", ROOT.parent / "shared")) / "data"

@@ -68,8 +68,7 @@ def test_beta_rises_and_validation_takes_its_end() -> None:
 def test_free_bits_cost_nothing() -> None:
     plain, free = scored(ElboConfig()), scored(ElboConfig(free_bits=1000.0))
     held = free.terms["KL, 1000 nats free"][1]
-    assert float(held) == 1000 * 16
-    assert not held.requires_grad or float(torch.autograd.grad(held, held)[0]) == 1
+    assert float(held.detach()) == 1000 * 16
     torch.testing.assert_close(free.notes["KL"], plain.terms["KL"][1].detach())
     tiny = scored(ElboConfig(free_bits=1e-9))
     torch.testing.assert_close(tiny.total(), plain.total(), rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ from ectype.data.feed import Feed
 from ectype.measure.evaluation import Evaluation
 from ectype.models.base import Encodes, evaluating
 from ectype.recipe import DataInfo, Recipe
-from ectype.training.position import derive
+from ectype.training.position import derive, looking
 from ectype.training.rundir import RunDir
 
 __all__ = ["Codes", "RunView"]
