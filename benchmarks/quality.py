@@ -163,7 +163,14 @@ def main() -> None:
         f"{whole.cpu:.1f} CPU s, {whole.wall:.1f} s.",
     ]
     raw = {"peer": [result._asdict() for result in theirs], "ours": [result._asdict() for result in ours]}
-    tell("quality", "CPU seconds to a given quality: pythae (peer), vae-fast (ours)", rows, notes, runs=raw)
+    tell(
+        "quality",
+        "CPU seconds to a given quality: pythae (peer), vae-fast (ours)",
+        rows,
+        notes,
+        quick=given.quick,
+        runs=raw,
+    )
 
 
 if __name__ == "__main__":

@@ -49,7 +49,14 @@ def main() -> None:
         f"Ours: wall time of the whole process, median of {runs}, files already in the system's cache.",
         f"Peer: `python -c 'import torch'`, likewise. An empty Python takes {floor:.3f} s.",
     ]
-    tell("startup", "Start-up: a command that trains nothing (ours), importing torch (peer)", rows, notes, walls=walls)
+    tell(
+        "startup",
+        "Start-up: a command that trains nothing (ours), importing torch (peer)",
+        rows,
+        notes,
+        quick=given.quick,
+        walls=walls,
+    )
 
 
 if __name__ == "__main__":

@@ -210,9 +210,9 @@ def test_sample(ectype, runs: dict[str, Path], tmp_path: Path) -> None:
         code, said, _ = ectype("sample", runs["ae"], "--density", density, "--out", tmp_path / "ae.png")
         assert code == 0
         assert ("not trained towards it" in said) == (density == "normal")
-    assert not (runs["vae-fast"] / "model" / "density-gmm.safetensors").exists()
-    ectype("sample", runs["vae-fast"], "--density", "gmm", "--out", tmp_path / "x.png")
-    assert (runs["vae-fast"] / "model" / "density-gmm.safetensors").exists(), "fitted once and stored"
+    assert not (runs["vae-fast"] / "model" / "density-gaussian.safetensors").exists()
+    ectype("sample", runs["vae-fast"], "--density", "gaussian", "--out", tmp_path / "x.png")
+    assert (runs["vae-fast"] / "model" / "density-gaussian.safetensors").exists(), "fitted once and stored"
     code, _, said = ectype("sample", runs["ae"], "--out", tmp_path / "x.txt")
     assert code == 3
     assert "no kind of picture" in one_line(said)

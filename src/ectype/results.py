@@ -72,8 +72,9 @@ def keep(run: RunDir | str | Path, step: int, *, info: Store | None = None) -> N
         weights = objective.model.state_dict()
     ship(run.model, recipe, store.info, weights, step=state["step"], seen=state["seen"])
     model = load_model(run.model)
-    if isinstance(model, DrawsCodes) and model.prior is None:
-        for name in ("gaussian", "gmm"):
+    if isinstance(model, DrawsCodes):
+        # Where codes were trained towards a prior, a mixture beside it shows what the prior misses of them.
+        for name in ("gaussian", "gmm") if model.prior is None else ("gmm",):
             _fit(run, model, name, store)
 
 

@@ -25,7 +25,7 @@ from ectype.recipe import Recipe, differences, load_recipe
 from ectype.results import keep, load, open_data
 from ectype.training import checkpoint
 from ectype.training.distributed import World, choose_device, launched
-from ectype.training.environment import EXACT, determinism, environment
+from ectype.training.environment import EXACT, environment, numerics
 from ectype.training.loop import Callback, Choices, Outcome, choose, fit
 from ectype.training.monitor import Monitor
 from ectype.training.position import derive, looking
@@ -98,7 +98,7 @@ def train(
             console = None
         lock = run.locked() if world.first else nullcontext()
         try:
-            with lock, determinism(found.train):
+            with lock, numerics(found.train):
                 _Training(found, run, device, world, console).go(callbacks, start)
         except BaseException:
             if world.first:

@@ -33,6 +33,10 @@ def _sum(x: Tensor) -> PerImage:
     return x.flatten(1).sum(1)
 
 
+def _squares(x: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(x, y, reduction="none")
+
+
 class Likelihood(nn.Module):
     """Turns the decoder's numbers into pixels and scores them against an image."""
 
@@ -111,7 +115,7 @@ class _HalfSquares(_Pixels):
     constant = 0.5 * _LOG_2PI
 
     def loss(self, raw: Raw, image: Image) -> PerImage:
-        return 0.5 * _sum((self.mean(raw) - image) ** 2)
+        return 0.5 * _sum(_squares(self.mean(raw), image))
 
 
 class MSEConfig(LikelihoodConfig):
@@ -136,7 +140,7 @@ class _Gaussian(_Pixels):
             self.register_buffer("log_sigma", log_sigma)
 
     def loss(self, raw: Raw, image: Image) -> PerImage:
-        return self._under(self.log_sigma, (self.mean(raw) - image) ** 2)
+        return self._under(self.log_sigma, _squares(self.mean(raw), image))
 
     @staticmethod
     def _under(log_sigma: Tensor, squares: Tensor) -> PerImage:
@@ -153,11 +157,11 @@ class _OptimalGaussian(_Gaussian):
     decay = 0.9
 
     def loss(self, raw: Raw, image: Image) -> PerImage:
-        squares = (self.mean(raw) - image) ** 2
+        squares = _squares(self.mean(raw), image)
         return self._under(0.5 * torch.log(squares.mean() + 1e-8) if self.training else self.log_sigma, squares)
 
     def notes(self, raw: Raw, image: Image) -> dict[str, Tensor]:
-        return {"σ²": ((self.mean(raw) - image) ** 2).mean()}
+        return {"σ²": _squares(self.mean(raw), image).mean()}
 
     def observe(self, notes: Mapping[str, Tensor]) -> None:
         now = 0.5 * torch.log(notes["σ²"] + 1e-8)
@@ -182,7 +186,7 @@ class _Absolute(_Pixels):
     constant = math.log(2)
 
     def loss(self, raw: Raw, image: Image) -> PerImage:
-        return _sum((self.mean(raw) - image).abs())
+        return _sum(F.l1_loss(self.mean(raw), image, reduction="none"))
 
 
 class L1Config(LikelihoodConfig):

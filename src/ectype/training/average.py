@@ -29,6 +29,7 @@ class Average:
     @torch.no_grad()
     def follow(self, batch: int) -> None:
         """Take one step of so many images towards the model."""
-        torch._foreach_lerp_(self._ours, self._theirs, 1 - 0.5 ** (batch / self.half_life))  # pyright: ignore[reportPrivateImportUsage]
+        step = 1 - 0.5 ** (batch / self.half_life)
+        torch._foreach_lerp_(self._ours, self._theirs, step)  # pyright: ignore[reportPrivateImportUsage]
         for mine, theirs in self._others:
             mine.copy_(theirs)

@@ -49,6 +49,12 @@ class Mover:
         """The gradients there are."""
         return [p.grad for p in self.parameters if p.grad is not None]
 
+    @staticmethod
+    def norm(gradients: list[Tensor]) -> Tensor:
+        """The norm of all gradients together."""
+        each = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+        return torch.linalg.vector_norm(torch.stack(each))
+
     def move(self, seen: int, norm: Tensor) -> float:
         """Make one update from the gradients at hand, whose norm is given; returns the learning rate."""
         if self.config.clip is not None:

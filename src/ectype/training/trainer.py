@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -70,7 +70,8 @@ class Trainer:
         bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=True)
         self._still = {name: _Still(objective, name) for name in objective.players}
-        self._sums: dict[str, list[Any]] = defaultdict(lambda: [torch.zeros((), device=device), 0])
+        # Tensors as they are: to add them up at each step would cost more than to keep them until they are asked for.
+        self._moves: deque[tuple[str, dict[str, Any]]] = deque(maxlen=10_000)
         objective.train()
 
     @property
@@ -118,7 +119,6 @@ class Trainer:
 
     def _play(self, turn: Turn, index: Int[Tensor, " b"]) -> None:
         mover = self.movers[turn.player]
-        mover.clear()
         values: dict[str, Tensor] = {}
         notes: dict[str, Tensor] = {}
         batch = None
@@ -132,16 +132,20 @@ class Trainer:
                 with self.autocast:
                     scored = turn.score(batch, moment)
                     total = scored.total()
-                (total * share).backward()
-                found = {name: value for name, (_, value) in scored.terms.items()}
-                for into, these in ((values, {**found, "total": total}), (notes, scored.notes)):
-                    for name, value in these.items():
-                        into[name] = into.get(name, 0.0) + value.detach() * share
+                if not values:
+                    # Not before the forward pass: what is freed now is what the gradients are given again.
+                    mover.clear()
+                (total if share == 1 else total * share).backward()
+                for name, (_, value) in scored.terms.items():
+                    _add(values, name, value, share)
+                _add(values, "total", total, share)
+                for name, value in scored.notes.items():
+                    _add(notes, name, value, share)
         gradients = mover.gradients()
         self.world.sum([*gradients, *values.values(), *notes.values()])
-        norm = torch.nn.utils.get_total_norm(gradients)
-        # The total is a part of the gradient's norm only where every path to it is: both are asked, in one reading.
-        if not math.isfinite(float(norm + values["total"])):
+        norm = mover.norm(gradients)
+        # A loss may be finite and its gradient not, and the other way round: both are asked, in one reading.
+        if not math.isfinite(norm + values["total"]):
             assert batch is not None
             said = {name: float(value) for name, value in {**values, **notes, "gradient norm": norm}.items()}
             culprit = next((f"'{name}'" for name, value in said.items() if not math.isfinite(value)), "the gradient")
@@ -149,21 +153,16 @@ class Trainer:
         rate = mover.move(self.seen, norm)
         if turn.after is not None:
             turn.after(notes)
-        prefix = f"{turn.player}/" if len(self.objective.players) > 1 else ""
-        self._log({f"{prefix}{name}": value for name, value in {**values, **notes, "gradient norm": norm}.items()})
-        self._log({f"{prefix}rate": rate})
-
-    def _log(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            entry = self._sums[name]
-            entry[0] = entry[0] + value
-            entry[1] += 1
+        self._moves.append((turn.player, {**values, **notes, "gradient norm": norm, "rate": rate}))
 
     def take_metrics(self) -> dict[str, float]:
         """Means of all terms and notes since the last call."""
-        taken = {name: float(total) / n for name, (total, n) in self._sums.items()}
-        self._sums.clear()
-        return taken
+        gathered: dict[str, list[Any]] = defaultdict(list)
+        for player, found in self._moves:
+            for name, value in found.items():
+                gathered[f"{player}/{name}" if len(self.objective.players) > 1 else name].append(value)
+        self._moves.clear()
+        return {name: float(torch.as_tensor(values, dtype=torch.float64).mean()) for name, values in gathered.items()}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """All tensors of a checkpoint, by file."""
@@ -182,7 +181,12 @@ class Trainer:
         if self.average is not None:
             self.average.model.load_state_dict(tensors["average"])
         self.seen, self.step_count = seen, steps
-        self._sums.clear()
+        self._moves.clear()
+
+
+def _add(into: dict[str, Tensor], name: str, value: Tensor, share: float) -> None:
+    value = value.detach() if share == 1 else value.detach() * share
+    into[name] = into[name] + value if name in into else value
 
 
 class _Still:
