@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -63,14 +64,11 @@ def train(
         print(resolved.yaml(), end="")
         return
     made = runs.train(resolved, out=to, resume=resume, start=start, console=out)
-    _evaluate_and_report(made)
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks for all
+        from ectype import results
 
-
-def _evaluate_and_report(made: Any) -> None:
-    from ectype import results
-
-    out.print(results.evaluate(made).table())
-    say(f"report: {results.report([made])}")
+        out.print(results.evaluate(made).table())
+        say(f"report: {results.report([made])}")
 
 
 @app.command()
@@ -250,6 +248,8 @@ def _columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def main() -> None:
     """Run a command; what a user can mend is one line on stderr and a non-zero exit."""
+    # Threads that spin while they wait make a machine that has other work too many times slower (GNU OpenMP's default).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.simplefilter("always", EctypeWarning)
     warnings.showwarning = lambda message, *_, **__: err.print(
         f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True

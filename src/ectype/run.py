@@ -88,8 +88,6 @@ def train(
     """
     found = resolve(recipe, data, overrides)
     device = choose_device(found.run.device)
-    if found.run.threads is not None:
-        torch.set_num_threads(found.run.threads)
     with launched(device) as world:
         if found.train.batch < world.size:
             raise RecipeError(f"train.batch={found.train.batch} is less than the {world.size} processes: raise it.")
@@ -98,7 +96,7 @@ def train(
             console = None
         lock = run.locked() if world.first else nullcontext()
         try:
-            with lock, numerics(found.train):
+            with lock, numerics(found):
                 _Training(found, run, device, world, console).go(callbacks, start)
         except BaseException:
             if world.first:

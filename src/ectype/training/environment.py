@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ectype.recipe import TrainConfig
+from ectype.recipe import Recipe
 
 __all__ = ["EXACT", "environment", "numerics"]
 
@@ -47,15 +47,18 @@ def _processor() -> str:
 
 
 @contextmanager
-def numerics(config: TrainConfig) -> Iterator[None]:
-    """How numbers are computed: without denormals, and by kernels that repeat exactly where the recipe asks for them.
+def numerics(recipe: Recipe) -> Iterator[None]:
+    """How numbers are computed: on how many threads, without denormals, by kernels that repeat exactly if asked for.
 
     Weights of pixels that never change leave squared gradients below 1e-38 behind. A processor computes with such
     numbers many times more slowly, and an optimizer's step is soon spent on them; rounded to zero they change nothing.
     """
     torch.set_flush_denormal(True)
+    threads = torch.get_num_threads()
+    if recipe.run.threads is not None:
+        torch.set_num_threads(recipe.run.threads)
     before = torch.are_deterministic_algorithms_enabled()
-    if config.deterministic:
+    if recipe.train.deterministic:
         # cuBLAS reads this once, when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -63,3 +66,4 @@ def numerics(config: TrainConfig) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.set_num_threads(threads)
