@@ -19,8 +19,9 @@ from sklearn.decomposition import PCA
 
 import ectype
 from ectype.models.autoencoder import Autoencoder
-from ectype.recipe import DataInfo, load_recipe
+from ectype.recipe import load_recipe
 from ectype.results import open_data
+from ectype.sections import DataInfo
 
 GOAL = 1.02
 DRAWN = 43_428

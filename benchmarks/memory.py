@@ -70,7 +70,7 @@ def shuffled(gather: Callable[[object], object], count: int) -> None:
 def case_prepare(path: str) -> None:
     """Memory of preparing from nothing; the parent's, who holds the lists of names."""
     from ectype.data.prepare import prepare
-    from ectype.recipe import DataConfig
+    from ectype.sections import DataConfig
 
     before = memory()
     with Peak() as peak:
@@ -83,7 +83,7 @@ def case_ours(path: str) -> None:
 
     from ectype.data.prepare import prepare
     from ectype.data.store import open_store
-    from ectype.recipe import DataConfig
+    from ectype.sections import DataConfig
 
     torch.set_num_threads(1)
     config = DataConfig(source=path)

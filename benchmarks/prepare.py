@@ -48,7 +48,7 @@ def cut(place: Path, count: int) -> None:
 def ours(folder: Path) -> None:
     """Prepare from nothing, as a user's process does."""
     from ectype.data.prepare import clean, prepare
-    from ectype.recipe import DataConfig
+    from ectype.sections import DataConfig
 
     clean()
     prepare(DataConfig(source=str(folder), size=SIDE, channels=3), workers=PROCESSES)

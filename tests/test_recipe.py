@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from ectype.errors import RecipeError
-from ectype.recipe import Recipe, count, differences, load_recipe, preset_names, preset_path
+from ectype.recipe import Recipe, differences, load_recipe, preset_names, preset_path
+from ectype.sections import count
 
 PRESETS = preset_names()
 

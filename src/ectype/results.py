@@ -25,7 +25,7 @@ from ectype.measure.evaluation import Evaluation
 from ectype.models.base import Model, evaluating
 from ectype.models.densities import DENSITIES, Density, fit_density
 from ectype.objectives.base import Objective
-from ectype.recipe import DataConfig, DataInfo
+from ectype.sections import DataConfig, DataInfo
 from ectype.training import checkpoint
 from ectype.training.distributed import choose_device
 from ectype.training.position import looking
@@ -48,7 +48,7 @@ def open_data(config: DataConfig, console: Console | None = None) -> tuple[Prepa
     return prepared, open_store(prepared, config)
 
 
-def keep(run: RunDir | str | Path, step: int, *, info: Store | None = None) -> None:
+def keep(run: RunDir | str | Path, step: int, *, store: Store | None = None) -> None:
     """Ship the weights of a checkpoint as the run's model, and fit its densities where it needs them.
 
     Raises:
@@ -60,7 +60,7 @@ def keep(run: RunDir | str | Path, step: int, *, info: Store | None = None) -> N
         have = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.places(run.checkpoints))
         raise CheckpointError(f"no whole checkpoint of step {step} in '{run.path}'; have {have or 'none'}.")
     recipe, state = run.recipe, checkpoint.load_state(place)
-    store = info or open_data(recipe.data)[1]
+    store = store or open_data(recipe.data)[1]
     averaged = place / "average.safetensors"
     if averaged.is_file():
         weights = checkpoint.load_tensors(averaged)

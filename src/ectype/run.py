@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ectype.data.feed import Feed
 from ectype.data.preview import save_grid
 from ectype.data.store import Store
-from ectype.errors import EctypeWarning, RecipeError, RunError
+from ectype.errors import CheckpointError, EctypeWarning, RecipeError, RunError
 from ectype.measure.validation import validation
 from ectype.models.base import StartsFromData
 from ectype.objectives.base import Objective, Validates
@@ -192,6 +192,11 @@ class _Training:
     def go(self, callbacks: Sequence[Callback], start: str | Path | None) -> None:
         place = checkpoint.latest(self.run.checkpoints)
         began = time.perf_counter()
+        if place is None and (there := checkpoint.places(self.run.checkpoints)):
+            raise CheckpointError(
+                f"none of the {len(there)} checkpoints in '{self.run.checkpoints}' is whole: "
+                "restore one, or give another --out to start again."
+            )
         if place is None:
             parts = self.assemble(self.recipe.train.images)
             if isinstance(parts.trainer.objective.model, StartsFromData):
@@ -318,7 +323,7 @@ class _Training:
 
     def _finish(self, outcome: Outcome, monitor: Monitor, seconds: float) -> None:
         best = outcome.best_step if outcome.best_step is not None and self.recipe.run.keep_best else outcome.step
-        keep(self.run, best, info=self.store)
+        keep(self.run, best, store=self.store)
         self._summarise(
             {
                 "state": outcome.state,

@@ -18,8 +18,9 @@ from ectype.data.preview import save_grid
 from ectype.data.sources import judge
 from ectype.errors import DataError, ModelError
 from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, Samples, evaluating
-from ectype.recipe import DataInfo, Recipe
+from ectype.recipe import Recipe
 from ectype.results import density_of, load, open_data, other_source
+from ectype.sections import DataInfo
 from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.shipped import DrawsCodes

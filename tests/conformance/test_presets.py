@@ -144,7 +144,7 @@ class TestPreset:
 def first_losses(name: str) -> list[float]:
     """Totals of the first twenty steps on images made of sines: a refactoring must not change them."""
     from ectype.objectives.base import Objective
-    from ectype.recipe import DataInfo
+    from ectype.sections import DataInfo
     from ectype.training.distributed import World
     from ectype.training.position import derive
 

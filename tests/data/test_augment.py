@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ectype.data.augment import augment
-from ectype.recipe import Augment
+from ectype.sections import Augment
 
 images = torch.rand(64, 3, 12, 10, generator=torch.Generator().manual_seed(0))
 

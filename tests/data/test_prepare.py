@@ -19,7 +19,7 @@ from ectype.data import prepare as module
 from ectype.data.names import read_names
 from ectype.data.prepare import clean, prepare
 from ectype.errors import DataError, EctypeWarning
-from ectype.recipe import DataConfig, Split
+from ectype.sections import DataConfig, Split
 
 SOME = tuple(f"{i:02d}.png" for i in range(12))
 
@@ -348,7 +348,7 @@ def test_cache_places(monkeypatch, tmp_path):
 _PREPARE = """
 import sys
 from ectype.data import cache, prepare as module
-from ectype.recipe import DataConfig
+from ectype.sections import DataConfig
 if sys.argv[2] == "unlocked":
     cache._lock = lambda *_, **__: None  # as on a file system without locks
 print("ready", flush=True)
@@ -396,7 +396,7 @@ def test_a_disk_that_fills_up_on_the_way(folder, workers):
     script = """
 import resource, signal, sys
 from ectype.data.prepare import prepare
-from ectype.recipe import DataConfig
+from ectype.sections import DataConfig
 from ectype.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ectype.data.sources import TEST, TRAIN, VAL
 from ectype.data.splits import assign
 from ectype.errors import DataError
-from ectype.recipe import Split
+from ectype.sections import Split
 
 
 def split(names: list[str], given_sides: list[int] | None = None, **keys: object) -> dict[str, int]:

@@ -11,7 +11,7 @@ from ectype.data import prepare as module
 from ectype.data.prepare import prepare
 from ectype.data.store import open_store
 from ectype.errors import DataError
-from ectype.recipe import DataConfig, Split
+from ectype.sections import DataConfig, Split
 
 
 @pytest.fixture(params=["one shard", "many shards"])

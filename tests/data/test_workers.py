@@ -87,7 +87,7 @@ def test_works_from_a_script_without_a_main_guard_and_imports_no_torch(folder):
     script = f"""
 import sys
 from ectype.data.prepare import prepare
-from ectype.recipe import DataConfig
+from ectype.sections import DataConfig
 print(len(prepare(DataConfig(source={str(root)!r}), workers=2)), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60, check=True)

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 from ectype.measure.likelihood import bits_per_dimension, bound_terms, likelihood_of, weighted_bound
 from ectype.models.autoencoder import VariationalAutoencoder
 from ectype.models.base import evaluating
-from ectype.recipe import DataInfo, ModelConfig
+from ectype.sections import DataInfo, ModelConfig
 from ectype.training.position import Position
 
 SIGMA, D, K = 0.4, 16, 3

@@ -11,7 +11,7 @@ from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluatin
 from ectype.models.bottlenecks import Posterior
 from ectype.models.corruptions import CorruptionConfig
 from ectype.nets.mlp import MLPConfig
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 from ectype.training.position import Position
 
 INFO = DataInfo(1, (6, 6))

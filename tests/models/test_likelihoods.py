@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 from ectype.errors import ModelError
 from ectype.models.likelihoods import LikelihoodConfig
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 
 INFO = DataInfo(2, (3, 5))
 BINARY = INFO._replace(binary=True)

@@ -11,7 +11,7 @@ from ectype.nets.blocks import Down, Residual, Up, halved
 from ectype.nets.coder import CoderConfig
 from ectype.nets.conv import ConvConfig
 from ectype.nets.reference import DeepConvConfig, SmallConvConfig
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 
 MNIST = DataInfo(1, (28, 28))
 NETS = [

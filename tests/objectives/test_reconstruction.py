@@ -9,7 +9,7 @@ from ectype.data.batch import Batch
 from ectype.errors import ModelError
 from ectype.models.autoencoder import AutoencoderConfig
 from ectype.objectives.reconstruction import ElboConfig, ReconstructionConfig
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 from ectype.training.position import Position
 
 INFO = DataInfo(1, (6, 6), binary=True)

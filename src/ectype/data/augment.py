@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ectype.data.batch import Moment
-from ectype.recipe import Augment
+from ectype.sections import Augment
 
 __all__ = ["augment"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ectype.data.augment import augment
 from ectype.data.batch import Batch, Moment
 from ectype.data.store import Images
-from ectype.recipe import Augment, DataConfig
+from ectype.sections import Augment, DataConfig
 
 __all__ = ["Feed"]
 

@@ -31,7 +31,7 @@ from ectype.data.sources import TEST, TRAIN, VAL, Listing, Source, open_source
 from ectype.data.splits import assign
 from ectype.data.workers import Decode, Measure, default_workers, run
 from ectype.errors import DataError, EctypeWarning
-from ectype.recipe import DataConfig, DataInfo
+from ectype.sections import DataConfig, DataInfo
 
 __all__ = ["Cleaned", "Prepared", "Reject", "clean", "prepare"]
 

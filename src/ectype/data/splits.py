@@ -19,7 +19,7 @@ import numpy as np
 
 from ectype.data.sources import NONE, TEST, TRAIN, VAL, natural
 from ectype.errors import DataError
-from ectype.recipe import Split
+from ectype.sections import Split
 
 __all__ = ["assign"]
 

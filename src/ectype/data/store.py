@@ -16,7 +16,7 @@ from ectype.data.names import read_names
 from ectype.data.prepare import Prepared
 from ectype.data.sources import TEST, TRAIN, VAL
 from ectype.errors import DataError
-from ectype.recipe import DataConfig, DataInfo
+from ectype.sections import DataConfig, DataInfo
 
 __all__ = ["Images", "Store", "open_store"]
 

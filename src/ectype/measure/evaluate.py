@@ -28,7 +28,8 @@ from ectype.measure.reconstruction import (
 )
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
 from ectype.models.corruptions import CorruptionConfig
-from ectype.recipe import Augment, DataInfo, Recipe
+from ectype.recipe import Recipe
+from ectype.sections import Augment, DataInfo
 from ectype.training.position import derive, looking
 
 __all__ = ["corruption_of", "density_kind", "evaluate"]

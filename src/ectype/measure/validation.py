@@ -11,7 +11,7 @@ from torch import nn
 from ectype.data.feed import Feed
 from ectype.models.base import evaluating
 from ectype.objectives.base import Validates
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 from ectype.training.position import looking
 
 __all__ = ["validation"]

@@ -18,7 +18,7 @@ from ectype.models.densities import Density, StandardNormal
 from ectype.models.likelihoods import LikelihoodConfig, MSEConfig
 from ectype.nets.coder import CoderConfig
 from ectype.nets.conv import ConvConfig
-from ectype.recipe import DataInfo, ModelConfig
+from ectype.sections import DataInfo, ModelConfig
 
 __all__ = ["Autoencoder", "AutoencoderConfig", "GaussianAutoencoder", "Pass", "VariationalAutoencoder"]
 

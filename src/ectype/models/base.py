@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 
 __all__ = ["DrawsPosterior", "Encodes", "Model", "Reconstructs", "Samples", "Scores", "StartsFromData", "evaluating"]
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ectype.recipe import Choice
+from ectype.sections import Choice
 
 __all__ = ["Bottleneck", "BottleneckConfig", "Coded", "Gaussian", "Identity", "Posterior"]
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ectype.data.batch import Moment
-from ectype.recipe import Choice
+from ectype.sections import Choice
 
 __all__ = ["CorruptionConfig"]
 

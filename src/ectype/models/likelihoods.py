@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ectype.errors import ModelError
-from ectype.recipe import Choice, DataInfo
+from ectype.sections import Choice, DataInfo
 
 __all__ = ["Likelihood", "LikelihoodConfig"]
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from ectype.recipe import Choice, DataInfo
+from ectype.sections import Choice, DataInfo
 
 __all__ = ["CoderConfig"]
 

@@ -10,7 +10,7 @@ from torch import nn
 from ectype.errors import ModelError
 from ectype.nets.blocks import Activation, Down, Residual, Up, activation, halved, norm
 from ectype.nets.coder import CoderConfig
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 
 __all__ = ["ConvConfig"]
 

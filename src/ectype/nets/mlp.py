@@ -11,7 +11,7 @@ from torch import nn
 
 from ectype.nets.blocks import Activation, activation
 from ectype.nets.coder import CoderConfig
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 
 __all__ = ["MLPConfig", "mlp"]
 

@@ -13,7 +13,7 @@ from torch import nn
 from ectype.errors import ModelError
 from ectype.nets.blocks import halved
 from ectype.nets.coder import CoderConfig
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 
 __all__ = ["DeepConvConfig", "SmallConvConfig"]
 

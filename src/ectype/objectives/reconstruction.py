@@ -12,7 +12,7 @@ from ectype.data.batch import Batch, Moment
 from ectype.errors import ModelError
 from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder
 from ectype.objectives.base import LossTerms, Objective, Turn
-from ectype.recipe import DataInfo, ObjectiveConfig
+from ectype.sections import DataInfo, ObjectiveConfig
 
 __all__ = ["Elbo", "ElboConfig", "Reconstruction", "ReconstructionConfig"]
 

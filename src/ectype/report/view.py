@@ -15,7 +15,8 @@ from ectype.data.batch import Batch, Moment
 from ectype.data.feed import Feed
 from ectype.measure.evaluation import Evaluation
 from ectype.models.base import Encodes, evaluating
-from ectype.recipe import DataInfo, Recipe
+from ectype.recipe import Recipe
+from ectype.sections import DataInfo
 from ectype.training.position import derive, looking
 from ectype.training.rundir import RunDir
 

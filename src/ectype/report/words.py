@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ectype.measure.evaluation import Evaluation, Figure, number
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 
 __all__ = ["compression", "density", "summary"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ectype.objectives.base import Group, Grouped
-from ectype.recipe import OptimizerConfig
+from ectype.sections import OptimizerConfig
 
 __all__ = ["Mover"]
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ectype.recipe import DataInfo
+from ectype.sections import DataInfo
 
 __all__ = ["Order", "Position", "derive", "looking"]
 

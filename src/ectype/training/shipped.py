@@ -15,7 +15,8 @@ from torch import Tensor
 from ectype.errors import CheckpointError, ModelError
 from ectype.models.base import Model
 from ectype.models.densities import Density, empty_density
-from ectype.recipe import DataInfo, ModelConfig, Recipe
+from ectype.recipe import Recipe
+from ectype.sections import DataInfo, ModelConfig
 from ectype.training.checkpoint import committed, load_tensors, verify
 
 __all__ = ["DrawsCodes", "load_model", "ship", "store_density"]
