@@ -141,6 +141,9 @@ def test_terms_are_logged_by_themselves_and_averaged() -> None:
     metrics = trainer.take_metrics()
     assert {"critic/adversarial", "critic/R1", "critic/total", "critic/sign", "generator/adversarial"} <= set(metrics)
     assert trainer.take_metrics() == {}
+    lazy = play(game(lazy=2), 2).take_metrics()["critic/R1"]
+    first = play(game(lazy=2), 1).take_metrics()["critic/R1"]
+    assert lazy == first, "a term is averaged over the moves that have it"
     single = play(Broken(99, False), 2).take_metrics()
     assert set(single) == {"loss", "total", "gradient norm", "rate"}
     assert single["loss"] == single["total"]

@@ -49,7 +49,7 @@ class Feed:
         elif self.config.binarise == "static":
             image = (_fixed_uniform(index, image[0].numel(), self.seed).view_as(image).to(image) < image).float()
         labels = self.images.labels
-        return Batch(image, None if labels is None else labels[index].to(self.device))
+        return Batch(image, None if labels is None else labels.index_select(0, index).to(self.device))
 
     def sequence(
         self, size: int, moment: Callable[[int, int], Moment], *, most: int | None = None

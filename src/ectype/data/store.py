@@ -43,7 +43,7 @@ class Images:
 
     def gather(self, index: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
         """Images by their place in this split, as stored. Raises `IndexError` beyond its end."""
-        rows = self._rows[index]
+        rows = self._rows.index_select(0, index)
         if len(self._shards) == 1:
             return self._shards[0].index_select(0, rows)
         images = torch.empty(len(rows), *self._shards[0].shape[1:], dtype=torch.uint8)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -73,7 +74,7 @@ class Gaussian(Bottleneck):
     def posterior(self, features: Float[Tensor, "b *features"]) -> Posterior:
         mean, log_variance = features.chunk(2, dim=1)
         # e^±15 is far outside what training visits, and keeps one odd image from making the batch infinite.
-        log_variance = log_variance.float().clamp(-30, 15)
+        log_variance = F.hardtanh(log_variance.float(), -30, 15)
         return Posterior(mean.float(), torch.exp(0.5 * log_variance), log_variance)
 
     def forward(self, features: Float[Tensor, "b *features"], noise: Noise) -> Coded:

@@ -23,7 +23,7 @@ class LossTerms(NamedTuple):
 
     def total(self) -> Tensor:
         """Σ weight · value."""
-        first, *others = (weight * value for weight, value in self.terms.values())
+        first, *others = (value if weight == 1 else weight * value for weight, value in self.terms.values())
         return sum(others, start=first)
 
     def title(self) -> str:

@@ -107,7 +107,7 @@ class Elbo(Reconstruction):
             terms = {likelihood.loss_name: (1.0, loss), "KL": (weights["KL"], kl)}
         if likelihood.density is not None:
             left_out = likelihood.constant * batch.image[0].numel()
-            notes[f"−ELBO ({likelihood.density})"] = (loss + kl).detach() + left_out
+            notes[f"−ELBO ({likelihood.density})"] = loss.detach() + kl.detach() + left_out
         return LossTerms(terms, notes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -70,8 +69,7 @@ class Trainer:
         bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=True)
         self._still = {name: _Still(objective, name) for name in objective.players}
-        # Tensors as they are: to add them up at each step would cost more than to keep them until they are asked for.
-        self._moves: deque[tuple[str, dict[str, Any]]] = deque(maxlen=10_000)
+        self._sums: dict[str, tuple[float, int]] = {}
         objective.train()
 
     @property
@@ -119,6 +117,7 @@ class Trainer:
 
     def _play(self, turn: Turn, index: Int[Tensor, " b"]) -> None:
         mover = self.movers[turn.player]
+        mover.clear()
         values: dict[str, Tensor] = {}
         notes: dict[str, Tensor] = {}
         batch = None
@@ -132,9 +131,6 @@ class Trainer:
                 with self.autocast:
                     scored = turn.score(batch, moment)
                     total = scored.total()
-                if not values:
-                    # Not before the forward pass: what is freed now is what the gradients are given again.
-                    mover.clear()
                 (total if share == 1 else total * share).backward()
                 for name, (_, value) in scored.terms.items():
                     _add(values, name, value, share)
@@ -144,25 +140,27 @@ class Trainer:
         gradients = mover.gradients()
         self.world.sum([*gradients, *values.values(), *notes.values()])
         norm = mover.norm(gradients)
-        # A loss may be finite and its gradient not, and the other way round: both are asked, in one reading.
-        if not math.isfinite(norm + values["total"]):
+        # One reading for all numbers. Kept as tensors, they would scatter small pieces over the heap at each step.
+        measured = {**values, **notes, "gradient norm": norm}
+        said = dict(zip(measured, torch.stack([value.float() for value in measured.values()]).tolist(), strict=True))
+        # A loss may be finite and its gradient not, and the other way round: both are asked.
+        if not math.isfinite(said["total"]) or not math.isfinite(said["gradient norm"]):
             assert batch is not None
-            said = {name: float(value) for name, value in {**values, **notes, "gradient norm": norm}.items()}
-            culprit = next((f"'{name}'" for name, value in said.items() if not math.isfinite(value)), "the gradient")
+            culprit = next(f"'{name}'" for name, value in said.items() if not math.isfinite(value))
             raise Diverged(turn.player, culprit, said, batch, self.step_count, self.seen)
-        rate = mover.move(self.seen, norm)
+        said["rate"] = mover.move(self.seen, norm)
         if turn.after is not None:
             turn.after(notes)
-        self._moves.append((turn.player, {**values, **notes, "gradient norm": norm, "rate": rate}))
+        prefix = f"{turn.player}/" if len(self.objective.players) > 1 else ""
+        for name, value in said.items():
+            total, n = self._sums.get(prefix + name, (0.0, 0))
+            self._sums[prefix + name] = (total + value, n + 1)
 
     def take_metrics(self) -> dict[str, float]:
         """Means of all terms and notes since the last call."""
-        gathered: dict[str, list[Any]] = defaultdict(list)
-        for player, found in self._moves:
-            for name, value in found.items():
-                gathered[f"{player}/{name}" if len(self.objective.players) > 1 else name].append(value)
-        self._moves.clear()
-        return {name: float(torch.as_tensor(values, dtype=torch.float64).mean()) for name, values in gathered.items()}
+        taken = {name: total / n for name, (total, n) in self._sums.items()}
+        self._sums.clear()
+        return taken
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """All tensors of a checkpoint, by file."""
@@ -181,7 +179,7 @@ class Trainer:
         if self.average is not None:
             self.average.model.load_state_dict(tensors["average"])
         self.seen, self.step_count = seen, steps
-        self._moves.clear()
+        self._sums.clear()
 
 
 def _add(into: dict[str, Tensor], name: str, value: Tensor, share: float) -> None:
