@@ -241,6 +241,20 @@ def test_callbacks_see_everything(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
+def test_training_leaves_the_processor_as_it_was(tmp_path: Path) -> None:
+    class Look(Callback):
+        def stepped(self, trainer: Trainer) -> None:
+            self.flushed = sys.float_info.min / 2 == 0
+            self.threads = torch.get_num_threads()
+
+    look, threads = Look(), torch.get_num_threads()
+    ectype.train(tiny(**{"run.threads": threads + 1}), out=tmp_path / "run", callbacks=[look])
+    assert look.flushed
+    assert look.threads == threads + 1
+    assert sys.float_info.min / 2 > 0
+    assert torch.get_num_threads() == threads
+
+
 def test_micro_batches_warn_where_they_change_the_result(tmp_path: Path) -> None:
     with pytest.warns(EctypeWarning, match=r"BatchNorm .*: splitting batches of 32 changes what is computed"):
         ectype.train(tiny("ae-conv", **{"run.micro_batch": 8}), out=tmp_path / "run")

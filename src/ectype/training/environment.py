@@ -67,3 +67,4 @@ def numerics(recipe: Recipe) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         torch.set_num_threads(threads)
+        torch.set_flush_denormal(flushed)
