@@ -368,4 +368,7 @@ def test_torchrun_trains_one_run_with_two_processes(tmp_path: Path) -> None:
     one, two = (ectype.load(tmp_path / name).state_dict() for name in ("one", "two"))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-5, rtol=0)
-    assert len(RunDir(tmp_path / "two").metrics()) == len(RunDir(tmp_path / "one").metrics())
+    seen = [
+        [line["seen"] for line in RunDir(tmp_path / k).metrics() if line["kind"] == "check"] for k in ("one", "two")
+    ]
+    assert seen[0] == seen[1] == [320, 640], "one process writes for both"

@@ -23,7 +23,7 @@ from ectype.sections import DataInfo, ModelConfig
 __all__ = ["Autoencoder", "AutoencoderConfig", "GaussianAutoencoder", "Pass", "VariationalAutoencoder"]
 
 Image = Float[Tensor, "b c h w"]
-Code = Float[Tensor, "b *code"]
+Code = Float[Tensor, " b *code"]
 
 
 class AutoencoderConfig(ModelConfig):

@@ -43,11 +43,11 @@ class Encodes(Protocol):
 
     code_shape: tuple[int, ...]
 
-    def encode(self, image: Image) -> Float[Tensor, "b *code"]:
+    def encode(self, image: Image) -> Float[Tensor, " b *code"]:
         """Images in [0, 1] to their codes."""
         ...
 
-    def decode(self, code: Float[Tensor, "b *code"]) -> Image:
+    def decode(self, code: Float[Tensor, " b *code"]) -> Image:
         """Codes to images in [0, 1]."""
         ...
 

@@ -21,15 +21,15 @@ Noise = Callable[..., Tensor]
 class Posterior(NamedTuple):
     """A diagonal Gaussian for each image's code, q(z|x)."""
 
-    mean: Float[Tensor, "b *code"]
-    sigma: Float[Tensor, "b *code"]
-    log_variance: Float[Tensor, "b *code"]
+    mean: Float[Tensor, " b *code"]
+    sigma: Float[Tensor, " b *code"]
+    log_variance: Float[Tensor, " b *code"]
 
     def draw(self, noise: Float[Tensor, "*k b *code"]) -> Float[Tensor, "*k b *code"]:
         """A code for each piece of noise; leading dimensions are further draws."""
         return self.mean + self.sigma * noise
 
-    def kl(self) -> Float[Tensor, "b *code"]:
+    def kl(self) -> Float[Tensor, " b *code"]:
         """KL(q(z|x) ‖ N(0, I)) per number of the code, in nats (Kingma and Welling 2014, appendix B)."""
         return 0.5 * (self.mean**2 + self.sigma**2 - self.log_variance - 1)
 
@@ -37,8 +37,8 @@ class Posterior(NamedTuple):
 class Coded(NamedTuple):
     """A code as the decoder gets it in training, and what it cost."""
 
-    code: Float[Tensor, "b *code"]
-    penalties: dict[str, Float[Tensor, "b *code"]]
+    code: Float[Tensor, " b *code"]
+    penalties: dict[str, Float[Tensor, " b *code"]]
     """Named costs per number of the code: summed over it, they are nats per image."""
 
 
@@ -48,10 +48,10 @@ class Bottleneck(nn.Module):
     heads: ClassVar[int] = 1
     """Numbers that the encoder gives for each number of the code."""
 
-    def forward(self, features: Float[Tensor, "b *features"], noise: Noise) -> Coded:
+    def forward(self, features: Float[Tensor, " b *features"], noise: Noise) -> Coded:
         raise TypeError(f"{type(self).__name__} must define forward(features, noise)")
 
-    def code(self, features: Float[Tensor, "b *features"]) -> Float[Tensor, "b *code"]:
+    def code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
         """The code that stands for an image when nothing is drawn."""
         raise TypeError(f"{type(self).__name__} must define code(features)")
 
@@ -59,10 +59,10 @@ class Bottleneck(nn.Module):
 class Identity(Bottleneck):
     """The encoder's numbers are the code."""
 
-    def forward(self, features: Float[Tensor, "b *features"], noise: Noise) -> Coded:
+    def forward(self, features: Float[Tensor, " b *features"], noise: Noise) -> Coded:
         return Coded(features, {})
 
-    def code(self, features: Float[Tensor, "b *features"]) -> Float[Tensor, "b *code"]:
+    def code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
         return features
 
 
@@ -71,17 +71,17 @@ class Gaussian(Bottleneck):
 
     heads = 2
 
-    def posterior(self, features: Float[Tensor, "b *features"]) -> Posterior:
+    def posterior(self, features: Float[Tensor, " b *features"]) -> Posterior:
         mean, log_variance = features.chunk(2, dim=1)
         # e^±15 is far outside what training visits, and keeps one odd image from making the batch infinite.
         log_variance = F.hardtanh(log_variance.float(), -30, 15)
         return Posterior(mean.float(), torch.exp(0.5 * log_variance), log_variance)
 
-    def forward(self, features: Float[Tensor, "b *features"], noise: Noise) -> Coded:
+    def forward(self, features: Float[Tensor, " b *features"], noise: Noise) -> Coded:
         posterior = self.posterior(features)
         return Coded(posterior.draw(noise(*posterior.mean.shape)), {"KL": posterior.kl()})
 
-    def code(self, features: Float[Tensor, "b *features"]) -> Float[Tensor, "b *code"]:
+    def code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
         return features.chunk(2, dim=1)[0]
 
 

@@ -34,7 +34,7 @@ class Density(nn.Module):
         super().__init__()
         self.shape = shape
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *code"]:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n *code"]:
         """`n` codes, drawn on the CPU so that a seed means the same on every device."""
         raise TypeError(f"{type(self).__name__} must define sample(n)")
 
@@ -42,7 +42,7 @@ class Density(nn.Module):
 class StandardNormal(Density):
     """N(0, I): the prior of a variational autoencoder, and of no other."""
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *code"]:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n *code"]:
         return torch.randn(n, *self.shape, generator=generator)
 
 
@@ -62,7 +62,7 @@ class Mixture(Density):
         self.register_buffer("factors", torch.zeros(parts, d, rank))
         self.register_buffer("diagonals", torch.zeros(parts, d))
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *code"]:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n *code"]:
         part = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         narrow = torch.randn(n, self.factors.shape[2], generator=generator)
         wide = torch.randn(n, self.means.shape[1], generator=generator)
@@ -97,7 +97,7 @@ def empty_density(name: str, shape: tuple[int, ...], state: dict[str, Tensor]) -
     return density
 
 
-def fit_density(name: str, codes: Float[Tensor, "n *code"], *, parts: int = 10, seed: int = 0) -> Density:
+def fit_density(name: str, codes: Float[Tensor, " n *code"], *, parts: int = 10, seed: int = 0) -> Density:
     """Fit a density on codes.
 
     Args:

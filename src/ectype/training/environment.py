@@ -53,6 +53,7 @@ def numerics(recipe: Recipe) -> Iterator[None]:
     Weights of pixels that never change leave squared gradients below 1e-38 behind. A processor computes with such
     numbers many times more slowly, and an optimizer's step is soon spent on them; rounded to zero they change nothing.
     """
+    flushed = sys.float_info.min / 2 == 0  # torch can set this and not tell it
     torch.set_flush_denormal(True)
     threads = torch.get_num_threads()
     if recipe.run.threads is not None:

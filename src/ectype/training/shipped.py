@@ -33,7 +33,7 @@ class DrawsCodes(Protocol):
     prior: str | None
     """The density it was trained towards; None if any must first be fitted."""
 
-    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b *code"]:
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, " b *code"]:
         """Images to codes."""
         ...
 
