@@ -213,7 +213,7 @@ def main() -> None:
     found = against_bare(CASES[mlp], pairs, seconds, flush=False, warm=epochs * 60_000 // 128)
     raw[f"{mlp}, denormals kept"] = found
     rows.append(row(f"{mlp}, denormals kept by the peer, images/s", found["wall"]))
-    turns, passes = (2, 1) if given.quick else (5, 2)
+    turns, passes = (2, 1) if given.quick else (3, 2)
     console.print(f"pythae: {turns} pairs of processes, {passes} × 60,000 images each …")
     raw["pythae"] = found = against_pythae(turns, passes, given.threads)
     rows.append(row("pythae's trainer, images/s", found["wall"]))

@@ -24,7 +24,7 @@ from ectype.training.rundir import RunDir, find_runs
 from ectype.training.trainer import Diverged, Trainer
 from tests.conformance.small import small
 
-FAST = {"train.images": 640, "monitor.every": 320, "run.pictures": 0}
+FAST = {"train.images": 640, "monitor.every": 320, "run.pictures": 0, "run.log_every": 1000}
 
 
 def tiny(name: str = "vae-fast", **changes) -> Recipe:
