@@ -180,6 +180,15 @@ def test_train_evaluate_and_report_in_one_command(ectype, tmp_path: Path, monkey
     assert "mine is finished" in again
 
 
+def test_three_images_are_enough_to_go_all_the_way(ectype, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("r.yaml").write_text(small("ae", **{"train.images": 640, "data.channels": 3}).yaml())
+    code, said, wrong = ectype("train", "r.yaml", photos, "--out", "run")
+    assert code == 0, wrong
+    assert "1 train, 1 val, 1 test" in said
+    assert "report: run/report.html" in said
+
+
 def test_data_says_what_was_found(ectype, photos: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for k in range(20):

@@ -72,7 +72,7 @@ def keep(run: RunDir | str | Path, step: int, *, store: Store | None = None) -> 
         weights = objective.model.state_dict()
     ship(run.model, recipe, store.info, weights, step=state["step"], seen=state["seen"])
     model = load_model(run.model)
-    if isinstance(model, DrawsCodes):
+    if isinstance(model, DrawsCodes) and len(store.split("train")) > 1:
         # Where codes were trained towards a prior, a mixture beside it shows what the prior misses of them.
         for name in ("gaussian", "gmm") if model.prior is None else ("gmm",):
             _fit(run, model, name, store)
