@@ -190,9 +190,10 @@ class _Training:
             )
 
     def go(self, callbacks: Sequence[Callback], start: str | Path | None) -> None:
-        place = checkpoint.latest(self.run.checkpoints)
+        # The first process decides for all: another might look when this one has saved already.
+        place = self.world.agree(checkpoint.latest(self.run.checkpoints) if self.world.first else None)
         began = time.perf_counter()
-        if place is None and (there := checkpoint.places(self.run.checkpoints)):
+        if place is None and self.world.first and (there := checkpoint.places(self.run.checkpoints)):
             raise CheckpointError(
                 f"none of the {len(there)} checkpoints in '{self.run.checkpoints}' is whole: "
                 "restore one, or give another --out to start again."
