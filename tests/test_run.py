@@ -155,7 +155,7 @@ def test_early_stopping_ships_the_best(tmp_path: Path) -> None:
     run = ectype.train(tiny("vae-mlp", **changes), out=tmp_path / "run")
     assert run.state() == "stopped early"
     summary = run.summary()
-    assert "no better for 2 checks" in summary["reason"]
+    assert "no new minimum for 2 checks" in summary["reason"]
     history = checkpoint.load_state(checkpoint.latest(run.checkpoints))["monitor"]["history"]
     best = min(history, key=lambda entry: entry[1])
     assert summary["shipped_step"] * 32 == best[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,8 @@ from ectype.data.store import Store, open_store
 from ectype.errors import CheckpointError, ModelError, RunError, did_you_mean
 from ectype.measure.evaluate import evaluate as measure
 from ectype.measure.evaluation import Evaluation
-from ectype.models.base import Model, evaluating
+from ectype.measure.features import Source, choose_extractors
+from ectype.models.base import Model, Samples, evaluating
 from ectype.models.densities import DENSITIES, Density, fit_density
 from ectype.objectives.base import Objective
 from ectype.sections import DataConfig, DataInfo
@@ -78,6 +80,14 @@ def keep(run: RunDir | str | Path, step: int, *, store: Store | None = None) -> 
             _fit(run, model, name, store)
 
 
+def adopt(run: RunDir, attempt: RunDir) -> None:
+    """Ship an attempt's model as its run's."""
+    with checkpoint.committed(run.model) as scratch:
+        for file in attempt.model.iterdir():
+            if file.name != checkpoint.MANIFEST:
+                shutil.copy2(file, scratch / file.name)
+
+
 def evaluate(run: RunDir, source: str | None = None, *, device: str = "auto") -> Evaluation:
     """Measure a run's model on images that it never saw: its own held-out ones, or another source's.
 
@@ -119,7 +129,11 @@ def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunVi
         with suppress(RunError, ValueError, KeyError, TypeError):
             held = json.loads(run.evaluation_file.read_text())
             kept = Evaluation.from_json(json.dumps(held["evaluation"])) if held["key"] == key else None
-    evaluation = kept or measure(model, train, test, recipe=recipe, device=here)
+    extractors = []
+    if kept is None and isinstance(model, Samples):
+        source_of = Source(train, store.info, prepared.root)
+        extractors = choose_extractors(recipe.monitor.features, source_of, quick=False).extractors
+    evaluation = kept or measure(model, train, test, recipe=recipe, device=here, extractors=extractors)
     if own and kept is None:
         held = {"key": key, "evaluation": json.loads(evaluation.to_json())}
         run.evaluation_file.write_text(json.dumps(held, indent=1, ensure_ascii=False))

@@ -1,39 +1,32 @@
-"""Assembles a run from a recipe and images, and goes back to runs that were made."""
+"""Runs a recipe on images, once or in several attempts."""
 
 from __future__ import annotations
 
-import json
-import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
 
-from ectype.data.feed import Feed
-from ectype.data.preview import save_grid
-from ectype.data.store import Store
-from ectype.errors import CheckpointError, EctypeWarning, RecipeError, RunError
-from ectype.measure.validation import validation
-from ectype.models.base import StartsFromData
-from ectype.objectives.base import Objective, Validates
+from ectype.assembly import Session
+from ectype.diagnose.collapse import advised
+from ectype.errors import RecipeError, RunError
 from ectype.recipe import Recipe, differences, load_recipe
-from ectype.results import keep, load, open_data
+from ectype.results import adopt
 from ectype.training import checkpoint
 from ectype.training.distributed import World, choose_device, launched
-from ectype.training.environment import EXACT, environment, numerics
-from ectype.training.loop import Callback, Choices, Outcome, choose, fit
-from ectype.training.monitor import Monitor
-from ectype.training.position import derive, looking
+from ectype.training.environment import numerics
+from ectype.training.loop import Callback
+from ectype.training.monitor import FATAL, Monitor
 from ectype.training.rundir import RunDir, find_runs, numbered
-from ectype.training.trainer import Diverged, Trainer
-from ectype.training.watch import JsonLines, Pictures, ProgressDisplay, TensorBoard, to_uint8
 
 __all__ = ["resolve", "train"]
+
+ATTEMPTS = 3
+"""Most times that a run is begun anew with advice applied."""
 
 
 def resolve(
@@ -97,12 +90,66 @@ def train(
         lock = run.locked() if world.first else nullcontext()
         try:
             with lock, numerics(found):
-                _Training(found, run, device, world, console).go(callbacks, start)
+                Session(found, run, device, world, console).go(callbacks, start)
+                if found.monitor.on_collapse == "rollback":
+                    _try_again(found, run, device, world, console, callbacks)
         except BaseException:
             if world.first:
                 run.forget_if_unbegun()
             raise
     return run
+
+
+def _try_again(
+    recipe: Recipe,
+    run: RunDir,
+    device: torch.device,
+    world: World,
+    console: Console | None,
+    callbacks: Sequence[Callback],
+) -> None:
+    """While a run has failed by its verdict: begin it anew from its last healthy weights, with advice applied."""
+    current, made = run, []
+    for number in range(1, ATTEMPTS + 1):
+        verdict = world.agree(current.state() if world.first else "")
+        advice = next(iter(advised(recipe, verdict)), None) if verdict in FATAL else None
+        if advice is None:
+            break
+        # A seed of its own: the same draws would lead to the same place.
+        recipe = recipe.override({**advice.overrides, "train.seed": recipe.train.seed + 1})
+        attempt = run.attempt(number)
+        begin = world.agree(str(_healthy(current) or "") if world.first else "")
+        if console is not None:
+            said = " ".join(f"{key}={value}" for key, value in advice.overrides.items())
+            whence = f"from {begin}" if begin else "from the beginning, as nothing was healthy"
+            console.print(f"attempt {number}, {whence}: {said}", highlight=False, soft_wrap=True)
+        Session(recipe, attempt, device, world, console).go(callbacks, Path(begin) if begin else None)
+        made.append({"attempt": number, "why": verdict, "from": begin, "changed": dict(advice.overrides)})
+        current = attempt
+    if world.first and made:
+        results = [{**entry, **_ending(run.attempt(entry["attempt"]))} for entry in made]
+        # Of those that ended well the closest, else the closest of all; the first try is one of them.
+        tried = [{"attempt": 0, **_ending(run)}, *results]
+        chosen = min(tried, key=lambda entry: (entry["state"] in FATAL, entry["best"]))
+        if chosen["attempt"]:
+            adopt(run, run.attempt(chosen["attempt"]))
+        run.amend_summary({"attempts": results, "shipped_attempt": chosen["attempt"]})
+
+
+def _ending(run: RunDir) -> dict[str, Any]:
+    said = run.summary()
+    best = said.get("best")
+    return {"state": said.get("state"), "reason": said.get("reason"), "best": math.inf if best is None else best}
+
+
+def _healthy(run: RunDir) -> Path | None:
+    """The checkpoint of the last check with a good verdict; None if there was none."""
+    newest = checkpoint.latest(run.checkpoints)
+    if newest is None:
+        return None
+    seen = Monitor.restored(checkpoint.load_state(newest)["monitor"]).healthy_seen
+    places = (place for place in checkpoint.places(run.checkpoints) if checkpoint.load_state(place)["seen"] == seen)
+    return next((place for place in places if checkpoint.verify(place)), None)
 
 
 def _place(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> Path:
@@ -113,7 +160,7 @@ def _place(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> 
         return run.path
     if resume:
         for run in reversed(find_runs(root)):
-            if run.state() != "finished" and not differences(run.recipe, recipe):
+            if not run.ended and not differences(run.recipe, recipe):
                 return run.path
         raise RunError(f"no unfinished run of this recipe and data in '{root}': leave --resume out to start one.")
     return numbered(root, recipe.about.name)
@@ -123,240 +170,3 @@ def _same(run: RunDir, recipe: Recipe) -> None:
     if changed := differences(run.recipe, recipe):
         keys = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
         raise RunError(f"'{run.path}' was started with another recipe ({keys}): restore these, or give another --out.")
-
-
-class _Parts(NamedTuple):
-    trainer: Trainer
-    measure: Callable[[nn.Module], dict[str, float]] | None
-
-
-class _Training:
-    """One process's part in one run, from the images to the shipped model."""
-
-    def __init__(
-        self, recipe: Recipe, run: RunDir, device: torch.device, world: World, console: Console | None
-    ) -> None:
-        self.recipe, self.run, self.device, self.world, self.console = recipe, run, device, world, console
-        # One process prepares while the others wait, then find the result.
-        if world.first:
-            self.prepared, self.store = open_data(recipe.data, console)
-        world.agree(None)
-        if not world.first:
-            self.prepared, self.store = open_data(recipe.data)
-        self.info = self.store.info
-        self.feed = Feed(self.store.split("train"), recipe.data, device, training=True, seed=recipe.train.seed)
-        self.held_out = Feed(self.store.split("val"), recipe.data, device, training=False, seed=recipe.train.seed)
-
-    def say(self, text: str) -> None:
-        if self.console is not None:
-            self.console.print(text, highlight=False, soft_wrap=True)
-
-    def assemble(self, budget: int) -> _Parts:
-        """Everything that the recipe makes, at its beginning."""
-        recipe = self.recipe
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(recipe.train.seed, "weights"))
-            model = recipe.model.build(self.info)
-            objective = recipe.objective.build(model, self.info, images=budget)
-        assert isinstance(objective, Objective)
-        objective.to(self.device)
-        if self.device.type == "cuda":
-            objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # documented, not typed
-        if self.world.size > 1 or recipe.run.micro_batch is not None:
-            self._warn_if_whole(objective)
-        if recipe.train.compile:
-            for player in objective.players.values():
-                for child in player.children():
-                    child.compile()
-        trainer = Trainer(objective, self.feed, recipe, budget=budget, device=self.device, world=self.world)
-        measure = None
-        if isinstance(objective, Validates):
-            measure = validation(
-                objective,
-                self.held_out,
-                self.info,
-                images=recipe.monitor.images,
-                seed=recipe.train.seed,
-                device=self.device,
-            )
-        return _Parts(trainer, measure)
-
-    def _warn_if_whole(self, objective: nn.Module) -> None:
-        if (why := getattr(objective, "whole", None)) and self.world.first:
-            warnings.warn(
-                f"{why}: splitting batches of {self.recipe.train.batch} changes what is computed.",
-                EctypeWarning,
-                stacklevel=2,
-            )
-
-    def go(self, callbacks: Sequence[Callback], start: str | Path | None) -> None:
-        # The first process decides for all: another might look when this one has saved already.
-        place = self.world.agree(checkpoint.latest(self.run.checkpoints) if self.world.first else None)
-        began = time.perf_counter()
-        if place is None and self.world.first and (there := checkpoint.places(self.run.checkpoints)):
-            raise CheckpointError(
-                f"none of the {len(there)} checkpoints in '{self.run.checkpoints}' is whole: "
-                "restore one, or give another --out to start again."
-            )
-        if place is None:
-            parts = self.assemble(self.recipe.train.images)
-            if isinstance(parts.trainer.objective.model, StartsFromData):
-                parts.trainer.objective.model.start_from(_mean_image(self.store).to(self.device))
-                parts.trainer.restart_average()
-            if start is not None:
-                self.say(_warm_start(parts.trainer, start))
-            choices = choose(parts.trainer, parts.measure)
-            if choices.budget != parts.trainer.budget:
-                weights = parts.trainer.objective.state_dict()
-                parts = self.assemble(choices.budget)
-                parts.trainer.objective.load_state_dict(weights)
-                parts.trainer.restart_average()
-            monitor = Monitor(choices.every, self.recipe.monitor.patience, self.recipe.monitor.min_delta)
-            spent = 0.0
-            if self.world.first:
-                self.run.begin(self.recipe, environment(self.device))
-        else:
-            state = checkpoint.load_state(place)
-            if state["fingerprint"] != self.prepared.fingerprint:
-                raise RunError(
-                    f"the images of '{self.run.path}' have changed since it was started: give another --out to train "
-                    "on what is there now."
-                )
-            if self.run.state() in ("finished", "stopped early"):
-                self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary()['reason']}.")
-                return
-            choices, monitor = Choices(**state["choices"]), Monitor.restored(state["monitor"])
-            parts = self.assemble(choices.budget)
-            files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
-            parts.trainer.load(files, seen=state["seen"], steps=state["step"])
-            spent = state["seconds"]
-            if self.world.first:
-                self._warn_of_changes()
-                self.run.cut_metrics(state["seen"])
-            self.say(f"going on from {state['seen']:,} images")
-        self._announce(parts.trainer, monitor)
-
-        def save() -> None:
-            if self.world.first:
-                seconds = spent + time.perf_counter() - began
-                self._save(parts.trainer, monitor, choices, seconds)
-
-        if place is None:
-            save()
-        try:
-            outcome = fit(
-                parts.trainer,
-                monitor,
-                parts.measure,
-                save=save,
-                callbacks=[*self._watchers(), *callbacks],
-                log_every=self.recipe.run.log_every,
-            )
-        except Diverged as error:
-            self._keep_evidence(error)
-            raise
-        if self.world.first:
-            self._finish(outcome, monitor, spent + time.perf_counter() - began)
-
-    def _announce(self, trainer: Trainer, monitor: Monitor) -> None:
-        numbers = sum(p.numel() for p in trainer.objective.parameters())
-        recipe = self.recipe
-        limit = "no early stop" if monitor.patience is None else f"stops after {monitor.patience} without a better one"
-        moves = {t.player: trainer.budget // (trainer.batch * t.every) for t in trainer.objective.turns}
-        said = ", ".join(f"{n:,} updates of {player}" for player, n in moves.items())
-        self.say(
-            f"{recipe.about.name}: {numbers:,} parameters, {trainer.budget:,} images ({said}), "
-            f"a check each {monitor.every:,}, {limit} → {self.run.path}"
-        )
-
-    def _watchers(self) -> list[Callback]:
-        recipe = self.recipe
-        watchers: list[Callback] = [JsonLines(self.run.metrics_file)]
-        if recipe.run.pictures and self.world.first:
-            size, moment = looking(self.info, recipe.train.seed, self.device)
-            shown = [batch.image for batch, _ in self.held_out.sequence(size, moment, most=recipe.run.pictures)]
-            watchers.append(Pictures(self.run.samples, torch.cat(shown), seed=recipe.train.seed))
-        if recipe.run.tensorboard and self.world.first:
-            watchers.append(TensorBoard(self.run.path / "tensorboard"))
-        if self.console is not None:
-            watchers.append(ProgressDisplay(self.console))
-        return watchers
-
-    def _save(self, trainer: Trainer, monitor: Monitor, choices: Choices, seconds: float) -> None:
-        state = {
-            "seen": trainer.seen,
-            "step": trainer.step_count,
-            "choices": choices._asdict(),
-            "monitor": monitor.state(),
-            "fingerprint": self.prepared.fingerprint,
-            "seconds": seconds,
-        }
-        checkpoint.save(self.run.checkpoint(trainer.step_count), trainer.tensors(), state)
-        policy = self.recipe.run
-        best = None if monitor.best_seen is None or not policy.keep_best else -(-monitor.best_seen // trainer.batch)
-        checkpoint.prune(self.run.checkpoints, last=policy.keep_last, best=best, every=policy.keep_every)
-
-    def _warn_of_changes(self) -> None:
-        try:
-            before = json.loads(self.run.environment_file.read_text())
-        except (OSError, ValueError):
-            return
-        now = environment(self.device)
-        changed = [f"{key} {before.get(key)} → {now[key]}" for key in EXACT if before.get(key) != now[key]]
-        if changed:
-            warnings.warn(
-                f"going on under other conditions ({', '.join(changed)}): results will be close, not bit-equal.",
-                EctypeWarning,
-                stacklevel=2,
-            )
-
-    def _keep_evidence(self, error: Diverged) -> None:
-        if not self.world.first:
-            return
-        place = self.run.path / f"diverged-{error.step:08d}"
-        place.mkdir(exist_ok=True)
-        save_grid(to_uint8(torch.nan_to_num(error.batch.image)), place / "batch.png")
-        (place / "values.json").write_text(json.dumps({"turn": error.turn, "seen": error.seen, **error.values}))
-        self._summarise({"state": "failed", "reason": str(error)})
-
-    def _summarise(self, said: dict[str, Any]) -> None:
-        self.run.summary_file.write_text(json.dumps(said, indent=1, ensure_ascii=False))
-
-    def _finish(self, outcome: Outcome, monitor: Monitor, seconds: float) -> None:
-        best = outcome.best_step if outcome.best_step is not None and self.recipe.run.keep_best else outcome.step
-        keep(self.run, best, store=self.store)
-        self._summarise(
-            {
-                "state": outcome.state,
-                "reason": outcome.reason,
-                "seen": outcome.seen,
-                "step": outcome.step,
-                "shipped_step": best,
-                "seconds": round(seconds, 1),
-                "best": monitor.best if monitor.best_seen is not None else None,
-            }
-        )
-        self.say(
-            f"{outcome.state}: {outcome.reason}; {seconds / 60:.1f} minutes; the weights of step {best} are shipped."
-        )
-
-
-def _mean_image(store: Store) -> Tensor:
-    """[c, h, w] in [0, 1]: the mean of at most ten thousand training images."""
-    images = store.split("train")
-    n = min(len(images), 10_000)
-    chosen = torch.arange(n) * len(images) // n
-    sums = sum(images.gather(some).sum(0, dtype=torch.float64) for some in chosen.split(1000))
-    return (torch.as_tensor(sums) / (255 * n)).float()
-
-
-def _warm_start(trainer: Trainer, start: str | Path) -> str:
-    """Take another run's weights where names and shapes agree."""
-    theirs = load(start, device="cpu").state_dict()
-    ours = trainer.objective.model.state_dict()
-    taken = {key: value for key, value in theirs.items() if key in ours and ours[key].shape == value.shape}
-    if not taken:
-        raise RunError(f"no weight of '{start}' fits this model: start from a run of the same kind and size.")
-    trainer.objective.model.load_state_dict({**ours, **taken})
-    trainer.restart_average()
-    return f"took {len(taken)} of {len(ours)} tensors from {start}"

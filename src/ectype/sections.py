@@ -279,10 +279,18 @@ class MonitorConfig(Section):
     """Images between checks. auto: chosen once from a timed check so that looking costs under a tenth."""
     patience: int | None = Field(default=10, ge=1)
     """Stop after so many checks without a new best; None trains to the end."""
-    min_delta: float = Field(default=0.0, ge=0)
-    """What counts as better, in the measure's own unit."""
+    min_delta: Literal["auto"] | Annotated[float, Field(ge=0)] = 0.0
+    """How much lower counts as better, in the measure's own unit. auto: twice the spread of the same measure between
+    real images and real images, which is found once at the start; 0 where a measure has none."""
+    smoothing: int = Field(default=1, ge=1)
+    """Checks over which the measure is averaged before it is compared."""
     images: Annotated[Count, Field(ge=1)] = 5000
-    """At most so many held-out images per check."""
+    """At most so many held-out images, or generated ones, per check."""
+    features: str = "auto"
+    """What generated images are compared by: auto, classifier, mobilenet, inception, dinov2 or pixels."""
+    on_collapse: Literal["stop", "warn", "rollback"] = "warn"
+    """What follows when a generator has collapsed: stop, say so and go on, or start again from the last healthy
+    checkpoint with the advice applied (three times at most)."""
 
 
 class RunConfig(Section):

@@ -37,6 +37,7 @@ def small(name: str, **changes: Any) -> Recipe:
         "train.ema_images": min(recipe.train.ema_images, 320),
         "monitor.every": 640,
         "monitor.patience": None,
+        "monitor.on_collapse": "warn",
         "run.pictures": 4,
         "run.device": "cpu",
     }

@@ -158,9 +158,9 @@ def first_losses(name: str) -> list[float]:
             return len(image)
 
         def __call__(self, index: torch.Tensor, moment: object) -> Batch:
-            return Batch(image[index])
+            return Batch(image[index], index % 2)
 
-    info = DataInfo(1, (16, 16))
+    info = DataInfo(1, (16, 16), ("even", "odd"), (0.5, 0.5))
     torch.manual_seed(derive(recipe.train.seed, "weights"))
     objective = recipe.objective.build(recipe.model.build(info), info, images=3200)
     assert isinstance(objective, Objective)
@@ -168,7 +168,8 @@ def first_losses(name: str) -> list[float]:
     losses = []
     for _ in range(20):
         trainer.step()
-        losses.append(trainer.take_metrics()["total"])
+        totals = [value for name, value in trainer.take_metrics().items() if name.endswith("total")]
+        losses.append(sum(totals))
     return losses
 
 

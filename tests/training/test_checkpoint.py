@@ -95,10 +95,10 @@ checkpoint.save(Path({str(tmp_path)!r}) / "step-1", {{"a": {{"w": torch.zeros(1 
 @pytest.mark.parametrize(
     "policy, kept",
     [
-        ({"last": 1, "best": None, "every": None}, [9]),
-        ({"last": 2, "best": 3, "every": None}, [3, 8, 9]),
-        ({"last": 1, "best": None, "every": 40}, [4, 8, 9]),
-        ({"last": 20, "best": None, "every": None}, list(range(10))),
+        ({"last": 1, "kept": [], "every": None}, [9]),
+        ({"last": 2, "kept": [3], "every": None}, [3, 8, 9]),
+        ({"last": 1, "kept": [], "every": 40}, [4, 8, 9]),
+        ({"last": 20, "kept": [], "every": None}, list(range(10))),
     ],
 )
 def test_the_keep_policy(tmp_path: Path, policy: dict, kept: list[int]) -> None:

@@ -1,6 +1,7 @@
-"""Random changes to training images, on whole batches.
+"""Random changes to images, on whole batches, differentiable in the pixels.
 
-Every draw comes from the moment, for each image by its place in the batch: nothing here has a generator of its own.
+Training images go through `augment`; critics see real and made images through the same changes. Every draw comes from
+the moment, for each image by its place in the batch: nothing here has a generator of its own.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from torch import Tensor
 from ectype.data.batch import Moment
 from ectype.sections import Augment
 
-__all__ = ["augment"]
+__all__ = ["augment", "colour", "crop", "cutout", "flip", "shift"]
+
+Image = Float[Tensor, "b c h w"]
 
 
-def augment(image: Float[Tensor, "b c h w"], config: Augment, moment: Moment) -> Float[Tensor, "b c h w"]:
+def augment(image: Image, config: Augment, moment: Moment) -> Image:
     """Images changed as the configuration asks.
 
     Args:
@@ -27,30 +30,69 @@ def augment(image: Float[Tensor, "b c h w"], config: Augment, moment: Moment) ->
     Returns:
         In [0, 1], of the same shape; the argument itself where nothing is asked for.
     """
+
+    def draw(use: str, *shape: int) -> Tensor:
+        return moment.uniform(f"augment.{use}", len(image), *shape).to(image.device)
+
     if config.flip:
-        image = _flip(image, moment)
+        image = flip(image, draw("flip"))
     if config.shift > 0:
-        image = _shift(image, config.shift, moment)
+        image = shift(image, config.shift, draw("shift", 2))
     if config.crop > 0:
-        image = _crop(image, config.crop, moment)
+        image = crop(image, config.crop, draw("crop", 3))
     if config.colour > 0:
-        image = _colour(image, config.colour, moment)
+        image = colour(image, config.colour, draw("colour", 3)).clamp(0, 1)
     return image
 
 
-def _flip(image: Float[Tensor, "b c h w"], moment: Moment) -> Float[Tensor, "b c h w"]:
-    turned = moment.uniform("augment.flip", len(image)).to(image.device) < 0.5
-    return torch.where(turned[:, None, None, None], image.flip(3), image)
+def flip(image: Image, draw: Float[Tensor, " b"]) -> Image:
+    """Mirrored left and right where the draw is below ½."""
+    return torch.where((draw < 0.5)[:, None, None, None], image.flip(3), image)
 
 
-def _shift(image: Float[Tensor, "b c h w"], share: float, moment: Moment) -> Float[Tensor, "b c h w"]:
-    """By whole pixels, so that nothing is blurred."""
+def shift(image: Image, share: float, draw: Float[Tensor, "b 2"]) -> Image:
+    """Moved by up to a share of each side, by whole pixels, so that nothing is blurred; the border is mirrored in."""
     height, width = image.shape[2:]
-    draw = moment.uniform("augment.shift", len(image), 2).to(image.device)
     rows = _mirrored(height, _steps(draw[:, 0], int(share * height)))
     columns = _mirrored(width, _steps(draw[:, 1], int(share * width)))
     which = torch.arange(len(image), device=image.device)[:, None, None]
     return image.movedim(1, 3)[which, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+
+
+def crop(image: Image, share: float, draw: Float[Tensor, "b 3"]) -> Image:
+    """A window whose sides are shorter by up to a share, at full size; it lies inside: nothing has to be made up."""
+    draw = draw.to(image)
+    scale = 1 - share * draw[:, 0]
+    theta = image.new_zeros(len(image), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    theta[:, :, 2] = (2 * draw[:, 1:] - 1) * (1 - scale)[:, None]
+    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def colour(image: Image, share: float, draw: Float[Tensor, "b 3"]) -> Image:
+    """Brightness, then contrast about the image's mean, then saturation about its grey, each by up to 1 ± share.
+
+    May leave [0, 1].
+    """
+    light, contrast, saturation = (1 + share * (2 * draw.to(image) - 1)).T[:, :, None, None, None]
+    image = image * light
+    mean = image.mean((1, 2, 3), keepdim=True)
+    image = mean + (image - mean) * contrast
+    if image.shape[1] == 3:
+        grey = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+        image = grey + (image - grey) * saturation
+    return image
+
+
+def cutout(image: Image, share: float, draw: Float[Tensor, "b 2"]) -> Image:
+    """A rectangle of a share of each side made mid-grey; its centre lies anywhere in the image."""
+    inside = []
+    for length, place in zip(image.shape[2:], draw.T, strict=True):
+        distance = (torch.arange(length, device=image.device) + 0.5)[None] - (place * length)[:, None]
+        inside.append(distance.abs() < share * length / 2)
+    hidden = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return torch.where(hidden, image.new_tensor(0.5), image)
 
 
 def _steps(draw: Float[Tensor, " b"], most: int) -> Int[Tensor, " b"]:
@@ -63,27 +105,3 @@ def _mirrored(length: int, step: Int[Tensor, " b"]) -> Int[Tensor, "b n"]:
     place = torch.arange(length, device=step.device)[None] + step[:, None]
     place = place.abs()
     return torch.where(place >= length, 2 * (length - 1) - place, place)
-
-
-def _crop(image: Float[Tensor, "b c h w"], share: float, moment: Moment) -> Float[Tensor, "b c h w"]:
-    """A window at full size; its corners lie inside the image, so nothing has to be made up."""
-    draw = moment.uniform("augment.crop", len(image), 3).to(image)
-    scale = 1 - share * draw[:, 0]
-    theta = image.new_zeros(len(image), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = scale
-    theta[:, :, 2] = (2 * draw[:, 1:] - 1) * (1 - scale)[:, None]
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def _colour(image: Float[Tensor, "b c h w"], share: float, moment: Moment) -> Float[Tensor, "b c h w"]:
-    """Brightness, then contrast about the image's mean, then saturation about its grey."""
-    draw = moment.uniform("augment.colour", len(image), 3).to(image)
-    light, contrast, saturation = (1 + share * (2 * draw - 1)).T[:, :, None, None, None]
-    image = image * light
-    mean = image.mean((1, 2, 3), keepdim=True)
-    image = mean + (image - mean) * contrast
-    if image.shape[1] == 3:
-        grey = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-        image = grey + (image - grey) * saturation
-    return image.clamp(0, 1)

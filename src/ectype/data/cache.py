@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ectype import paths
 from ectype.errors import DataError
 
 __all__ = ["Cleaned", "cache_root", "clean", "load", "locked", "publish", "writing"]
@@ -29,16 +30,8 @@ _ENTRY = re.compile(r".+-[0-9a-f]{12}-[0-9a-f]{12}(\.tmp-.+|\.lock)?")
 
 
 def cache_root() -> Path:
-    """Where prepared images go: `$ECTYPE_CACHE/data`, or `ectype/data` in the platform's cache directory."""
-    if own := os.environ.get("ECTYPE_CACHE"):
-        return Path(own).expanduser() / "data"
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "ectype" / "data"
+    """Where prepared images go."""
+    return paths.cache_root() / "data"
 
 
 def load(entry: Path) -> dict[str, Any] | None:

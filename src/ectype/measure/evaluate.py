@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from ectype.data.batch import Batch, Moment
 from ectype.data.feed import Feed
+from ectype.errors import DataError
 from ectype.losses.ssim import ssim_radius
 from ectype.measure import codes as coding
 from ectype.measure.evaluation import Evaluation, Figure, number
+from ectype.measure.features import Extractor
+from ectype.measure.generation import generation
 from ectype.measure.likelihood import bits_per_dimension, bound_terms, likelihood_of, weighted_bound
 from ectype.measure.reconstruction import (
     LARGEST_PSNR,
@@ -26,6 +29,7 @@ from ectype.measure.reconstruction import (
     fit_pca,
     interval,
 )
+from ectype.measure.verdict import judge
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
 from ectype.models.corruptions import CorruptionConfig
 from ectype.recipe import Recipe
@@ -69,6 +73,7 @@ def evaluate(
     device: torch.device,
     likelihood_samples: int = 64,
     most: int | None = None,
+    extractors: Sequence[Extractor] = (),
 ) -> Evaluation:
     """Measure a model on test images, which it must not have been trained or chosen on.
 
@@ -80,6 +85,7 @@ def evaluate(
         device: Where to compute.
         likelihood_samples: k of the importance-weighted bound.
         most: At most so many test images, spread evenly; None for all.
+        extractors: What samples are compared by, of a model that samples; none leaves that out.
 
     Raises:
         ValueError: No test images, or augmented training images.
@@ -89,7 +95,7 @@ def evaluate(
     if train.augment != Augment():
         raise ValueError("evaluate wants training images as they are: build the feed with training=False.")
     with evaluating(model):
-        return _Evaluator(model, train, test, recipe, device, likelihood_samples, most).run()
+        return _Evaluator(model, train, test, recipe, device, likelihood_samples, most, extractors).run()
 
 
 class _Evaluator:
@@ -104,8 +110,10 @@ class _Evaluator:
         device: torch.device,
         samples: int,
         most: int | None,
+        extractors: Sequence[Extractor],
     ) -> None:
         self.model, self.train, self.test, self.device, self.samples = model, train, test, device, samples
+        self.extractors = extractors
         self.info: DataInfo = model.info  # type: ignore[assignment]  # every model has one
         self.seed = recipe.train.seed
         self.size, self.moment = looking(self.info, recipe.train.seed, device)
@@ -137,6 +145,8 @@ class _Evaluator:
             self._weighted_bound(self.model)
         if isinstance(self.model, Encodes) and code_numbers is not None:
             self._codes(self.model, code_numbers, found)
+        if isinstance(self.model, Samples) and self.extractors:
+            self._generation()
         return Evaluation(
             density=density_kind(self.model),
             parameters=sum(p.numel() for p in self.model.parameters()),
@@ -269,6 +279,18 @@ class _Evaluator:
                 note += f"; σ = {math.exp(float(sigma)):.4g}"
             name = f"−ELBO ({likelihood.density})"
             self._mean(name, found["−ELBO"], "likelihood", better="lower", unit="nats", note=note)
+
+    def _generation(self) -> None:
+        try:
+            figures, signs, watch = generation(
+                self.model, self.train, self.test, self.extractors, self.info, seed=self.seed
+            )
+        except DataError as error:
+            self.remarks.append(f"Samples not judged: {error}")
+            return
+        self.figures += figures
+        verdict = judge(signs, watch.reference)
+        self.remarks.append(f"Samples: {verdict.name}: {verdict.words}.")
 
     def _weighted_bound(self, model: Scores) -> None:
         generator = torch.Generator().manual_seed(derive(self.seed, "evaluate", "likelihood"))

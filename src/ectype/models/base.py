@@ -10,9 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ectype.errors import ModelError
 from ectype.sections import DataInfo
 
-__all__ = ["DrawsPosterior", "Encodes", "Model", "Reconstructs", "Samples", "Scores", "StartsFromData", "evaluating"]
+__all__ = [
+    "DrawsLatents",
+    "DrawsPosterior",
+    "Encodes",
+    "Model",
+    "Reconstructs",
+    "Samples",
+    "Scores",
+    "StartsFromData",
+    "evaluating",
+    "truncated_normal",
+]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -62,6 +74,21 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class DrawsLatents(Protocol):
+    """Samples by rendering latents that it draws."""
+
+    def latents(
+        self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, " n *latent"]:
+        """`n` draws; with a truncation, noise beyond ± it is drawn again."""
+        ...
+
+    def render(self, latent: Float[Tensor, " n *latent"], *, label: Tensor | None = None) -> Image:
+        """Images in [0, 1]; a conditional model needs the label of each."""
+        ...
+
+
+@runtime_checkable
 class DrawsPosterior(Protocol):
     """Has more than one image for an image."""
 
@@ -88,6 +115,22 @@ class StartsFromData(Protocol):
     def start_from(self, mean: Float[Tensor, "c h w"]) -> None:
         """Called once, before the first step, with the mean training image in [0, 1]."""
         ...
+
+
+def truncated_normal(
+    shape: tuple[int, ...], truncation: float | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Standard normal numbers; those beyond ±`truncation`, if given, drawn again (Brock et al. 2019).
+
+    Drawn through the inverse of the distribution function, which is exact and needs no second try.
+    """
+    if truncation is None:
+        return torch.randn(shape, generator=generator)
+    if truncation <= 0:
+        raise ModelError(f"truncation={truncation:g} must be above 0; 0.5 to 1 is usual.")
+    edge = torch.special.ndtr(torch.tensor(-truncation, dtype=torch.float64))
+    share = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return torch.special.ndtri(edge + share * (1 - 2 * edge)).float().clamp(-truncation, truncation)
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Activation", "Down", "Residual", "Up", "activation", "halved", "norm"]
+__all__ = ["Activation", "Down", "Plain", "Residual", "Up", "activation", "halved", "he", "norm"]
+
+M = TypeVar("M", bound=nn.Module)
 
 Activation = Literal["relu", "leaky_relu", "silu", "gelu", "tanh", "none"]
 
@@ -34,6 +36,34 @@ def norm(channels: int) -> nn.GroupNorm:
 def halved(size: tuple[int, int]) -> tuple[int, int]:
     """The size behind a `Down`: odd sides round up."""
     return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def he(module: M) -> M:
+    """Weights drawn so that leaky_relu keeps a signal's size through any number of layers (He et al. 2015).
+
+    For networks without normalisation, where PyTorch's own start would let it fade.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight, a=0.2, nonlinearity="leaky_relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return module
+
+
+class Plain(nn.Module):
+    """Two 3×3 convolutions beside the identity without any normalisation (zero-initialised last layer)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        last = nn.Conv2d(channels, channels, 3, padding=1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        first = he(nn.Conv2d(channels, channels, 3, padding=1))
+        self.body = nn.Sequential(activation("leaky_relu"), first, activation("leaky_relu"), last)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x + self.body(x)
 
 
 class Residual(nn.Module):

@@ -80,6 +80,10 @@ class Objective(nn.Module):
     def model(self) -> nn.Module:
         """What is averaged, evaluated and shipped."""
 
+    def compilable(self) -> list[nn.Module]:
+        """What `torch.compile` may be used on: all but what is differentiated twice."""
+        return [child for player in self.players.values() for child in player.children()]
+
     @property
     def whole(self) -> str | None:
         """Why a batch may not be split without changing the result; None if it may."""

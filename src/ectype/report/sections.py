@@ -16,6 +16,7 @@ from ectype.models.base import Encodes, Reconstructs, Samples, evaluating
 from ectype.report.charts import Chart, Line, bars, lines, scatter
 from ectype.report.pictures import Picture, column, saved, strip
 from ectype.report.view import RunView
+from ectype.training.rundir import NOT_MEASURED
 from ectype.training.shipped import DrawsCodes
 
 __all__ = ["Row", "Section", "sections"]
@@ -319,7 +320,7 @@ def spectra(view: RunView) -> Section | None:
 
 # ── Training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-MECHANICS = {"kind", "seen", "step", "time", "best", "total", "images/s"}
+MECHANICS = {*NOT_MEASURED, "total", "images/s"}
 
 
 def curves(view: RunView) -> Section | None:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,17 +153,17 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"'{file}' cannot be read ({error}): it is missing or damaged.") from None
 
 
-def prune(directory: Path, *, last: int, best: int | None, every: int | None) -> None:
+def prune(directory: Path, *, last: int, kept: Collection[int], every: int | None) -> None:
     """Remove checkpoints that the keep policy does not name.
 
     Args:
         directory: Where they are.
         last: Keep so many of the newest.
-        best: Keep the one of this step.
+        kept: Keep those of these steps.
         every: Keep the first in each so many images.
     """
     found = places(directory)
-    kept = {step_of(place) for place in found[-last:]} | {best}
+    kept = {step_of(place) for place in found[-last:]} | set(kept)
     if every is not None:
         first: dict[int, int] = {}
         for place in found:

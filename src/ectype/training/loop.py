@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -14,18 +14,21 @@ import torch
 from torch import nn
 
 from ectype.errors import Interrupted
-from ectype.training.monitor import Monitor
+from ectype.training.monitor import Monitor, Verdict
 from ectype.training.trainer import Trainer
 
 __all__ = ["Callback", "Check", "Choices", "Outcome", "choose", "fit"]
 
-CHECK_SHARE = 0.05
-"""Of the training time: what checks may cost where their interval is chosen for the user."""
+CHECK_SHARE = 0.07
+"""Of the training time: what checks may cost where their interval is chosen for the user; under a tenth, with room for
+a machine that is busier later."""
 CHECKS = 40
 """And how many there are at most in a whole budget."""
 
 Measure = Callable[[nn.Module], dict[str, float]]
 """A model to named numbers; the first is what the monitor follows, lower being better."""
+Judge = Callable[[Mapping[str, float], Monitor], Verdict]
+"""These numbers and all that came before to a verdict."""
 
 
 class Check(NamedTuple):
@@ -36,18 +39,23 @@ class Check(NamedTuple):
     values: dict[str, float]
     best: bool
     last: bool
+    verdict: Verdict | None = None
+    seconds: float = 0.0
+    """That it took, writing the checkpoint not included."""
 
 
 class Outcome(NamedTuple):
     """How training ended."""
 
     state: str
-    """finished, or stopped early."""
+    """finished, stopped early, or the verdict that ended it."""
     reason: str
     seen: int
     step: int
     best_step: int | None
     """Of the checkpoint that the monitor liked best."""
+    check_seconds: float = 0.0
+    """Spent on checks, since the start or the last resuming."""
 
 
 class Callback:
@@ -94,11 +102,12 @@ def choose(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> C
         for _ in range(3):
             copy.step()
         started, steps = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - started) < most or steps < 5:
+        # Steps exchange messages: all processes must make as many, and each has a clock of its own.
+        while trainer.world.agree((elapsed := time.perf_counter() - started) < most or steps < 5):
             copy.step()
             _wait(trainer.device)
             steps += 1
-        per_image = elapsed / (max(1, steps) * trainer.batch)
+        per_image = elapsed / (steps * trainer.batch)
         started = time.perf_counter()
         if measure is not None and trainer.world.first:
             measure(copy.model)
@@ -122,6 +131,7 @@ def fit(
     monitor: Monitor,
     measure: Measure | None,
     *,
+    judge: Judge | None = None,
     save: Callable[[], None],
     callbacks: Sequence[Callback],
     log_every: float,
@@ -150,7 +160,7 @@ def fit(
         # Asking the other processes costs a message: now and then is soon enough.
         return asked() if world.size == 1 else trainer.step_count % 16 == 0 and world.any(asked())
 
-    best_step = None
+    best_step, checking = None, 0.0
     if monitor.best_seen is not None:
         best_step = -(-monitor.best_seen // trainer.batch)
     tell("started", trainer, monitor)
@@ -167,11 +177,16 @@ def fit(
                 if last or monitor.due(before, trainer.seen):
                     if trainer.seen > since_seen:
                         log()
+                    looked = time.perf_counter()
                     values = world.agree(measure(trainer.model) if measure is not None and world.first else {})
-                    better = bool(values) and monitor.record(trainer.seen, next(iter(values.values())))
+                    verdict = judge(values, monitor) if judge is not None and values else None
+                    better = bool(values) and monitor.record(trainer.seen, next(iter(values.values())), verdict)
                     best_step = trainer.step_count if better else best_step
+                    took = time.perf_counter() - looked
+                    checking += took
                     save()
-                    tell("checked", trainer, Check(trainer.seen, trainer.step_count, values, better, last))
+                    check = Check(trainer.seen, trainer.step_count, values, better, last, verdict, took)
+                    tell("checked", trainer, check)
                     since, since_seen = time.perf_counter(), trainer.seen
                 if leaving():
                     save()
@@ -179,13 +194,14 @@ def fit(
                         f"stopped at {trainer.seen:,} of {trainer.budget:,} images, all saved: "
                         "the same command goes on from there."
                     )
-        early = trainer.seen < trainer.budget
+        early = monitor.done
         outcome = Outcome(
-            "stopped early" if early else "finished",
+            monitor.fatal or ("stopped early" if early else "finished"),
             monitor.reason() if early else f"the budget of {trainer.budget:,} images was used",
             trainer.seen,
             trainer.step_count,
             best_step,
+            checking,
         )
     except BaseException:
         tell("ended", None)

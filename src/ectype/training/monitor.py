@@ -1,16 +1,30 @@
 """When to look at a run, and when to stop it.
 
 A monitor is given a function that turns a model into one number, lower being better: a loss on held-out images, a
-distance of samples. It does not know which.
+distance of samples. It does not know which. What it knows is how much such a number varies by itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Monitor"]
+__all__ = ["FATAL", "Monitor", "Verdict"]
+
+FATAL = ("collapsed", "memorising")
+"""Verdicts that end a run, or an attempt, where the recipe wants that."""
+CERTAIN = 2
+"""Checks in a row that must agree on it."""
+
+
+class Verdict(NamedTuple):
+    """What a check says of a generator."""
+
+    name: str
+    """healthy, learning, losing modes, collapsed, memorising, or memorising or shrunken."""
+    words: str
+    """The evidence."""
 
 
 @dataclasses.dataclass
@@ -20,39 +34,80 @@ class Monitor:
     every: int
     """Images between checks."""
     patience: int | None
-    """Checks without a new best before stopping; None never stops."""
+    """Checks without a new minimum before stopping; None never stops."""
     min_delta: float = 0.0
-    """How much lower counts as better."""
+    """How much lower counts as a new minimum."""
+    smoothing: int = 1
+    """Checks over which the measure is averaged."""
+    name: str = "the measure"
+    floor: float | None = None
+    """The measure between real images and real images, where there is such a thing."""
+    halts: bool = False
+    """Whether a fatal verdict ends the run."""
     history: list[tuple[int, float]] = dataclasses.field(default_factory=list)
     """(images seen, measure) of each check."""
+    verdicts: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    """(images seen, verdict) of each check that has one."""
     best: float = math.inf
+    """Lowest smoothed measure."""
     best_seen: int | None = None
+    minimum: float = math.inf
+    """The last minimum that was lower than the one before by more than `min_delta`."""
+    minimum_seen: int | None = None
 
     def due(self, before: int, seen: int) -> bool:
         """Whether a check falls into the step from `before` to `seen` images."""
         return before // self.every != seen // self.every
 
-    def record(self, seen: int, value: float) -> bool:
+    def record(self, seen: int, value: float, verdict: Verdict | None = None) -> bool:
         """Take a check's result in; returns whether it is the best so far."""
         self.history.append((seen, value))
-        better = math.isfinite(value) and value < self.best - self.min_delta
+        if verdict is not None:
+            self.verdicts.append((seen, verdict.name))
+        recent = [found for _, found in self.history[-self.smoothing :] if math.isfinite(found)]
+        if not math.isfinite(value):
+            return False
+        smooth = sum(recent) / len(recent)
+        if smooth < self.minimum - self.min_delta:
+            self.minimum, self.minimum_seen = smooth, seen
+        better = smooth < self.best
         if better:
-            self.best, self.best_seen = value, seen
+            self.best, self.best_seen = smooth, seen
         return better
 
     @property
     def waited(self) -> int:
-        """Checks since the best."""
-        return sum(1 for seen, _ in self.history if self.best_seen is None or seen > self.best_seen)
+        """Checks since the last minimum."""
+        return sum(1 for seen, _ in self.history if self.minimum_seen is None or seen > self.minimum_seen)
+
+    @property
+    def fatal(self) -> str | None:
+        """The verdict that ends the run; None while there is none."""
+        last = {verdict for _, verdict in self.verdicts[-CERTAIN:]}
+        certain = len(self.verdicts) >= CERTAIN and len(last) == 1
+        return last.pop() if self.halts and certain and last <= set(FATAL) else None
+
+    @property
+    def healthy_seen(self) -> int | None:
+        """Images seen at the last check with a good verdict."""
+        return next((seen for seen, verdict in reversed(self.verdicts) if verdict == "healthy"), None)
 
     @property
     def done(self) -> bool:
-        """Whether patience is at its end."""
-        return self.patience is not None and self.waited >= self.patience
+        """Whether patience is at its end, or the verdict is."""
+        return self.fatal is not None or (self.patience is not None and self.waited >= self.patience)
 
     def reason(self) -> str:
         """Why it stopped, in words."""
-        return f"no better for {self.waited} checks, {self.every:,} images apart: the best was at {self.best_seen:,}"
+        at = f", at {self.best_seen:,} images" if self.best_seen is not None else ""
+        if self.fatal is not None:
+            return f"{self.fatal} at {CERTAIN} checks in a row; {self.name} was best{at}"
+        beyond = f" by more than its own spread of {self.min_delta:.3g}" if self.min_delta else ""
+        floor = f" (between real and real images it is {self.floor:.4g})" if self.floor is not None else ""
+        return (
+            f"{self.name} has set no new minimum{beyond} for {self.waited} checks, {self.every:,} images apart: "
+            f"the best was {self.best:.4g}{floor}{at}"
+        )
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -61,4 +116,5 @@ class Monitor:
     @classmethod
     def restored(cls, state: dict[str, Any]) -> Monitor:
         """Back from a checkpoint."""
-        return cls(**{**state, "history": [tuple(entry) for entry in state["history"]]})
+        pairs = {key: [tuple(entry) for entry in state[key]] for key in ("history", "verdicts")}
+        return cls(**{**state, **pairs})

@@ -12,7 +12,10 @@ from typing import Any
 from ectype.errors import RunError, TrainingError
 from ectype.recipe import Recipe, load_recipe
 
-__all__ = ["RunDir", "find_runs", "numbered"]
+__all__ = ["NOT_MEASURED", "RunDir", "find_runs", "numbered"]
+
+NOT_MEASURED = ("kind", "seen", "step", "best", "time", "seconds", "verdict", "evidence")
+"""Keys of a line of metrics that are no measure of the model."""
 
 
 class RunDir:
@@ -28,6 +31,7 @@ class RunDir:
         self.model = self.path / "model"
         self.report = self.path / "report.html"
         self.evaluation_file = self.path / "evaluation.json"
+        self.watch_file = self.path / "watch.json"
         self.summary_file = self.path / "summary.json"
 
     @classmethod
@@ -125,6 +129,10 @@ class RunDir:
         except (OSError, ValueError):
             return {}
 
+    def amend_summary(self, more: dict[str, Any]) -> None:
+        """Add to what became of the run."""
+        self.summary_file.write_text(json.dumps({**self.summary(), **more}, indent=1, ensure_ascii=False))
+
     def seen(self) -> int:
         """Images shown so far."""
         lines = self.metrics()
@@ -133,13 +141,22 @@ class RunDir:
     def main_figure(self) -> str:
         """The best of what the run is watched by, with its name."""
         checks = [line for line in self.metrics() if line["kind"] == "check"]
-        names = [key for key in (checks[-1] if checks else {}) if key not in ("kind", "seen", "step", "best", "time")]
+        names = [key for key in (checks[-1] if checks else {}) if key not in NOT_MEASURED]
         if not names:
             return ""
         return f"held-out {names[0]} {min(check.get(names[0], float('inf')) for check in checks):.5g}"
 
+    def attempt(self, number: int) -> RunDir:
+        """Another try at the same, begun from this run's weights with advice applied; the first is number 1."""
+        return RunDir(self.path / "attempts" / str(number))
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train, however it ended."""
+        return self.state() not in ("unfinished", "failed")
+
     def state(self) -> str:
-        """finished, stopped early, interrupted, failed, or unfinished."""
+        """finished, stopped early, collapsed, memorising, failed, or unfinished."""
         return self.summary().get("state", "unfinished")
 
 

@@ -47,7 +47,10 @@ class JsonLines(Callback):
         self._write({"kind": "train", "seen": seen, "step": step, **metrics})
 
     def checked(self, trainer: Trainer, check: Check) -> None:
-        self._write({"kind": "check", "seen": check.seen, "step": check.step, **check.values, "best": check.best})
+        entry = {"kind": "check", "seen": check.seen, "step": check.step, **check.values, "best": check.best}
+        if check.verdict is not None:
+            entry |= {"verdict": check.verdict.name, "evidence": check.verdict.words}
+        self._write({**entry, "seconds": round(check.seconds, 3)})
 
     def ended(self, outcome: Outcome | None) -> None:
         if self._open is not None:
@@ -134,13 +137,17 @@ class ProgressDisplay(Callback):
     def checked(self, trainer: Trainer, check: Check) -> None:
         if not check.values:
             return
-        # A bound that is the total itself, as it is without constants or weights, need not be said twice.
         total = next(iter(check.values.values()))
-        said = [name for at, (name, value) in enumerate(check.values.items()) if at == 0 or value != total]
+        # A bound that is the total itself, as it is without constants or weights, need not be said twice; the signs
+        # behind a verdict are in what it says.
+        few = list(check.values.items())[: 1 if check.verdict is not None else None]
+        said = [name for at, (name, value) in enumerate(few) if at == 0 or value != total]
         terms = "  ".join(f"{name} {check.values[name]:.5g}" for name in said)
         pace = "" if self.bar is not None else f"  |  {self.pace}"
-        best = " ← best" if check.best else ""
+        best = (f"  {check.verdict.name}" if check.verdict is not None else "") + (" ← best" if check.best else "")
         self.console.print(f"{check.seen:>11,}  held-out {terms}{best}{pace}", highlight=False, soft_wrap=True)
+        if check.verdict is not None and check.verdict.name not in ("healthy", "learning"):
+            self.console.print(f"{'':>11}  {check.verdict.name}: {check.verdict.words}", style="yellow", soft_wrap=True)
 
     def ended(self, outcome: Outcome | None) -> None:
         if self.bar is not None:

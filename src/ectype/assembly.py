@@ -1,0 +1,329 @@
+"""One process's part in one run: everything that a recipe makes, put together, trained and shipped."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from ectype.data.feed import Feed
+from ectype.data.preview import save_grid
+from ectype.data.store import Store
+from ectype.errors import CheckpointError, EctypeWarning, RunError
+from ectype.measure.features import Source, choose_extractors
+from ectype.measure.validation import validation
+from ectype.measure.verdict import judged_by
+from ectype.measure.watching import SampleEvidence, SampleWatch
+from ectype.models.base import Samples, StartsFromData
+from ectype.objectives.base import Objective, Validates
+from ectype.recipe import Recipe
+from ectype.results import keep, load, open_data
+from ectype.training import checkpoint
+from ectype.training.distributed import World
+from ectype.training.environment import EXACT, environment
+from ectype.training.loop import Callback, Choices, Outcome, choose, fit
+from ectype.training.monitor import Monitor, Verdict
+from ectype.training.position import derive, looking
+from ectype.training.rundir import RunDir
+from ectype.training.trainer import Diverged, Trainer
+from ectype.training.watch import JsonLines, Pictures, ProgressDisplay, TensorBoard, to_uint8
+
+__all__ = ["Session"]
+
+
+class _Watch(NamedTuple):
+    """What a run is followed by."""
+
+    measure: Callable[[nn.Module], dict[str, float]]
+    name: str = ""
+    judge: Callable[[Mapping[str, float], Monitor], Verdict] | None = None
+    floor: float | None = None
+    spread: float = 0.0
+    evidence: Callback | None = None
+
+
+class Session:
+    """One process's part in one run, from the images to the shipped model."""
+
+    def __init__(
+        self, recipe: Recipe, run: RunDir, device: torch.device, world: World, console: Console | None
+    ) -> None:
+        self.recipe, self.run, self.device, self.world, self.console = recipe, run, device, world, console
+        # One process prepares while the others wait, then find the result.
+        if world.first:
+            self.prepared, self.store = open_data(recipe.data, console)
+        world.agree(None)
+        if not world.first:
+            self.prepared, self.store = open_data(recipe.data)
+        self.info = self.store.info
+        self.feed = Feed(self.store.split("train"), recipe.data, device, training=True, seed=recipe.train.seed)
+        self.held_out = Feed(self.store.split("val"), recipe.data, device, training=False, seed=recipe.train.seed)
+
+    def say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def assemble(self, budget: int) -> Trainer:
+        """Everything that the recipe makes, at its beginning."""
+        recipe = self.recipe
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(recipe.train.seed, "weights"))
+            model = recipe.model.build(self.info)
+            objective = recipe.objective.build(model, self.info, images=budget)
+        assert isinstance(objective, Objective)
+        objective.to(self.device)
+        if self.device.type == "cuda":
+            objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # documented, not typed
+        if self.world.size > 1 or recipe.run.micro_batch is not None:
+            self._warn_if_whole(objective)
+        if recipe.train.compile:
+            for part in objective.compilable():
+                part.compile()
+        return Trainer(objective, self.feed, recipe, budget=budget, device=self.device, world=self.world)
+
+    def watch(self, trainer: Trainer) -> _Watch | None:
+        """What the run is followed by: the loss on held-out images where that says how good the model is, else the
+        distance of its samples from them. Only the first process looks.
+        """
+        recipe, objective = self.recipe, trainer.objective
+        if isinstance(objective, Validates):
+            seed = recipe.train.seed
+            images = recipe.monitor.images
+            look = validation(objective, self.held_out, self.info, images=images, seed=seed, device=self.device)
+            return _Watch(look)
+        if not isinstance(objective.model, Samples):
+            return None
+        if not self.world.first:
+            return _Watch(lambda model: {}, judge=judged_by({}))
+        plain = Feed(self.store.split("train"), recipe.data, self.device, training=False, seed=recipe.train.seed)
+        chosen = choose_extractors(recipe.monitor.features, Source(plain, self.info, self.prepared.root), quick=True)
+        look = SampleWatch(self.info, plain, self.held_out, chosen.extractors, images=recipe.monitor.images)
+        self.say(f"{chosen.why}\n{look.summary}")
+        evidence = SampleEvidence(look, self.run)
+        return _Watch(look, look.name, judged_by(look.reference), look.floor, look.spread, evidence)
+
+    def _warn_if_whole(self, objective: nn.Module) -> None:
+        if (why := getattr(objective, "whole", None)) and self.world.first:
+            warnings.warn(
+                f"{why}: splitting batches of {self.recipe.train.batch} changes what is computed.",
+                EctypeWarning,
+                stacklevel=2,
+            )
+
+    def go(self, callbacks: Sequence[Callback] = (), start: str | Path | None = None) -> None:
+        """Train to an end, from the newest checkpoint if there is one.
+
+        Args:
+            callbacks: Beside our own.
+            start: A run, or a checkpoint, whose weights to begin with.
+        """
+        # The first process decides for all: another might look when this one has saved already.
+        place = self.world.agree(checkpoint.latest(self.run.checkpoints) if self.world.first else None)
+        began = time.perf_counter()
+        if place is None and self.world.first and (there := checkpoint.places(self.run.checkpoints)):
+            raise CheckpointError(
+                f"none of the {len(there)} checkpoints in '{self.run.checkpoints}' is whole: "
+                "restore one, or give another --out to start again."
+            )
+        if place is not None and self.run.ended:
+            self._check_images(checkpoint.load_state(place))
+            self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary()['reason']}.")
+            return
+        if place is None:
+            trainer = self.assemble(self.recipe.train.images)
+            if isinstance(trainer.objective.model, StartsFromData):
+                trainer.objective.model.start_from(_mean_image(self.store).to(self.device))
+                trainer.restart_average()
+            if start is not None:
+                self.say(_warm_start(trainer, Path(start)))
+            watch = self.watch(trainer)
+            choices = choose(trainer, watch.measure if watch is not None else None)
+            if choices.budget != trainer.budget:
+                weights = trainer.objective.state_dict()
+                trainer = self.assemble(choices.budget)
+                trainer.objective.load_state_dict(weights)
+                trainer.restart_average()
+            monitor, spent = self._monitor(choices, watch), 0.0
+            if self.world.first:
+                self.run.begin(self.recipe, environment(self.device))
+        else:
+            state = checkpoint.load_state(place)
+            self._check_images(state)
+            choices, monitor = Choices(**state["choices"]), Monitor.restored(state["monitor"])
+            trainer = self.assemble(choices.budget)
+            files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
+            trainer.load(files, seen=state["seen"], steps=state["step"])
+            watch, spent = self.watch(trainer), state["seconds"]
+            if self.world.first:
+                self._warn_of_changes()
+                self.run.cut_metrics(state["seen"])
+            self.say(f"going on from {state['seen']:,} images")
+        self._announce(trainer, monitor)
+
+        def save() -> None:
+            if self.world.first:
+                seconds = spent + time.perf_counter() - began
+                self._save(trainer, monitor, choices, seconds)
+
+        if place is None:
+            save()
+        ours = self._watchers()
+        if watch is not None and watch.evidence is not None:
+            ours.append(watch.evidence)
+        try:
+            outcome = fit(
+                trainer,
+                monitor,
+                watch.measure if watch is not None else None,
+                judge=watch.judge if watch is not None else None,
+                save=save,
+                callbacks=[*ours, *callbacks],
+                log_every=self.recipe.run.log_every,
+            )
+        except Diverged as error:
+            self._keep_evidence(error)
+            raise
+        if self.world.first:
+            here = time.perf_counter() - began
+            self._finish(outcome, monitor, spent + here, outcome.check_seconds / max(here, 1e-9))
+
+    def _monitor(self, choices: Choices, watch: _Watch | None) -> Monitor:
+        config = self.recipe.monitor
+        name, floor, spread = self.world.agree(
+            ("", None, 0.0) if watch is None else (watch.name, watch.floor, watch.spread)
+        )
+        return Monitor(
+            choices.every,
+            config.patience,
+            # Two readings of the same generator differ by less than twice their spread, nineteen times in twenty.
+            2 * spread if config.min_delta == "auto" else config.min_delta,
+            config.smoothing,
+            name=name or "the loss on held-out images",
+            floor=floor,
+            halts=config.on_collapse != "warn",
+        )
+
+    def _check_images(self, state: dict[str, Any]) -> None:
+        if state["fingerprint"] != self.prepared.fingerprint:
+            raise RunError(
+                f"the images of '{self.run.path}' have changed since it was started: give another --out to train "
+                "on what is there now."
+            )
+
+    def _announce(self, trainer: Trainer, monitor: Monitor) -> None:
+        numbers = sum(p.numel() for p in trainer.objective.parameters())
+        recipe = self.recipe
+        limit = "no early stop" if monitor.patience is None else f"stops after {monitor.patience} without a better one"
+        moves = {t.player: trainer.budget // (trainer.batch * t.every) for t in trainer.objective.turns}
+        said = ", ".join(f"{n:,} updates of {player}" for player, n in moves.items())
+        self.say(
+            f"{recipe.about.name}: {numbers:,} parameters, {trainer.budget:,} images ({said}), "
+            f"a check each {monitor.every:,}, {limit} → {self.run.path}"
+        )
+
+    def _watchers(self) -> list[Callback]:
+        recipe = self.recipe
+        watchers: list[Callback] = [JsonLines(self.run.metrics_file)]
+        if recipe.run.pictures and self.world.first:
+            size, moment = looking(self.info, recipe.train.seed, self.device)
+            shown = [batch.image for batch, _ in self.held_out.sequence(size, moment, most=recipe.run.pictures)]
+            watchers.append(Pictures(self.run.samples, torch.cat(shown), seed=recipe.train.seed))
+        if recipe.run.tensorboard and self.world.first:
+            watchers.append(TensorBoard(self.run.path / "tensorboard"))
+        if self.console is not None:
+            watchers.append(ProgressDisplay(self.console))
+        return watchers
+
+    def _save(self, trainer: Trainer, monitor: Monitor, choices: Choices, seconds: float) -> None:
+        state = {
+            "seen": trainer.seen,
+            "step": trainer.step_count,
+            "choices": choices._asdict(),
+            "monitor": monitor.state(),
+            "fingerprint": self.prepared.fingerprint,
+            "seconds": seconds,
+        }
+        checkpoint.save(self.run.checkpoint(trainer.step_count), trainer.tensors(), state)
+        policy = self.recipe.run
+        kept = {monitor.best_seen if policy.keep_best else None, monitor.healthy_seen} - {None}
+        steps = {-(-seen // trainer.batch) for seen in kept if seen is not None}
+        checkpoint.prune(self.run.checkpoints, last=policy.keep_last, kept=steps, every=policy.keep_every)
+
+    def _warn_of_changes(self) -> None:
+        try:
+            before = json.loads(self.run.environment_file.read_text())
+        except (OSError, ValueError):
+            return
+        now = environment(self.device)
+        changed = [f"{key} {before.get(key)} → {now[key]}" for key in EXACT if before.get(key) != now[key]]
+        if changed:
+            warnings.warn(
+                f"going on under other conditions ({', '.join(changed)}): results will be close, not bit-equal.",
+                EctypeWarning,
+                stacklevel=2,
+            )
+
+    def _keep_evidence(self, error: Diverged) -> None:
+        if not self.world.first:
+            return
+        place = self.run.path / f"diverged-{error.step:08d}"
+        place.mkdir(exist_ok=True)
+        save_grid(to_uint8(torch.nan_to_num(error.batch.image)), place / "batch.png")
+        (place / "values.json").write_text(json.dumps({"turn": error.turn, "seen": error.seen, **error.values}))
+        self._summarise({"state": "failed", "reason": str(error)})
+
+    def _summarise(self, said: dict[str, Any]) -> None:
+        self.run.summary_file.write_text(json.dumps(said, indent=1, ensure_ascii=False))
+
+    def _finish(self, outcome: Outcome, monitor: Monitor, seconds: float, looking: float) -> None:
+        best = outcome.best_step if outcome.best_step is not None and self.recipe.run.keep_best else outcome.step
+        keep(self.run, best, store=self.store)
+        self._summarise(
+            {
+                "state": outcome.state,
+                "reason": outcome.reason,
+                "seen": outcome.seen,
+                "step": outcome.step,
+                "shipped_step": best,
+                "seconds": round(seconds, 1),
+                "best": monitor.best if monitor.best_seen is not None else None,
+                "measure": monitor.name,
+                "floor": monitor.floor,
+                "check_share": round(looking, 4),
+            }
+        )
+        self.say(
+            f"{outcome.state}: {outcome.reason}; {seconds / 60:.1f} minutes, {looking:.0%} of them for checks; "
+            f"the weights of step {best} are shipped."
+        )
+
+
+def _mean_image(store: Store) -> Tensor:
+    """[c, h, w] in [0, 1]: the mean of at most ten thousand training images."""
+    images = store.split("train")
+    n = min(len(images), 10_000)
+    chosen = torch.arange(n) * len(images) // n
+    sums = sum(images.gather(some).sum(0, dtype=torch.float64) for some in chosen.split(1000))
+    return (torch.as_tensor(sums) / (255 * n)).float()
+
+
+def _warm_start(trainer: Trainer, start: Path) -> str:
+    """Take another run's, or a checkpoint's, weights where names and shapes agree."""
+    if (start / "objective.safetensors").is_file():
+        theirs, into = checkpoint.load_tensors(start / "objective.safetensors"), trainer.objective
+    else:
+        theirs, into = load(start, device="cpu").state_dict(), trainer.objective.model
+    ours = into.state_dict()
+    taken = {key: value for key, value in theirs.items() if key in ours and ours[key].shape == value.shape}
+    if not taken:
+        raise RunError(f"no weight of '{start}' fits this model: start from a run of the same kind and size.")
+    into.load_state_dict({**ours, **taken})
+    trainer.restart_average()
+    return f"took {len(taken)} of {len(ours)} tensors from {start}"

@@ -1,0 +1,80 @@
+"""What to change when a generator has collapsed, as recipe overrides in the order that works."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ectype.recipe import Recipe
+
+__all__ = ["Advice", "advised"]
+
+
+class Advice(NamedTuple):
+    """One change that is likely to help."""
+
+    title: str
+    why: str
+    overrides: dict[str, Any]
+
+    def typed(self) -> str:
+        """As it is typed behind `ectype train`."""
+        return " ".join(
+            f"'{key}={_text(value)}'" if "[" in _text(value) else f"{key}={_text(value)}"
+            for key, value in self.overrides.items()
+        )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_text, value)) + "]"
+    return "null" if value is None else str(value)
+
+
+def advised(recipe: Recipe, verdict: str) -> list[Advice]:
+    """What to change after such a verdict, the most promising first, without what the recipe does already."""
+    rules = getattr(recipe.objective, "adversary", None)
+    if rules is None:
+        return []
+    key = "objective.adversary"
+    relativistic = Advice(
+        "judge in pairs, with R1 and R2",
+        "the one objective of these that is known to settle at the data (R3GAN, Huang et al. 2024)",
+        {
+            f"{key}.loss": "relativistic",
+            f"{key}.penalty": {"r1": 1.0, "r2": 1.0, "gradient": 0.0, "clip": None, "every": 1},
+            "objective.critic_steps": 1,
+            "optimizer.betas": [0.0, 0.99],
+        },
+    )
+    policy = ["translation", "cutout"] if recipe.data.channels == 1 else ["translation", "cutout", "colour"]
+    augment = Advice(
+        "show the critic changed images",
+        "a critic that knows few images by heart teaches the generator to copy them (Zhao et al. 2020)",
+        {f"{key}.augment.policy": policy},
+    )
+    pack = Advice(
+        "judge two images together",
+        "a critic that sees two alike knows that they are made (PacGAN, Lin et al. 2018)",
+        {f"{key}.pack": 2},
+    )
+    wasserstein = Advice(
+        "earth mover's distance with gradient penalty",
+        "a critic that never saturates (Gulrajani et al. 2017)",
+        {
+            f"{key}.loss": "wasserstein",
+            f"{key}.penalty": {"r1": 0.0, "r2": 0.0, "gradient": 10.0, "clip": None, "every": 1},
+            "objective.critic_steps": 5,
+            "optimizer.betas": [0.5, 0.9],
+            "optimizer.lr": 1e-4,
+        },
+    )
+    settled = rules.loss == "relativistic" and rules.penalty.r1 > 0 and rules.penalty.r2 > 0
+    open_to: list[tuple[bool, Advice]] = [
+        (not settled, relativistic),
+        (not rules.augment.policy, augment),
+        (rules.pack == 1 and recipe.train.batch % 2 == 0, pack),
+        (rules.loss != "wasserstein" and rules.penalty.gradient == 0, wasserstein),
+    ]
+    if verdict.startswith("memorising"):
+        return [advice for possible, advice in open_to[1:2] if possible]
+    return [advice for possible, advice in open_to if possible]

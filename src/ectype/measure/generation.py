@@ -1,0 +1,257 @@
+"""Samples against test images: distances, variety, copies, each with an interval and what real images show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ectype.data.feed import Feed
+from ectype.errors import DataError
+from ectype.measure.codes import wilson
+from ectype.measure.distances import (
+    feature_likelihood_divergence,
+    frechet,
+    kernel_distance,
+    moments,
+    sliced_wasserstein,
+)
+from ectype.measure.diversity import ndb, vendi_ratio
+from ectype.measure.evaluation import Figure
+from ectype.measure.features import Extractor
+from ectype.measure.intervals import jackknife
+from ectype.measure.neighbours import prdc
+from ectype.measure.watching import SampleWatch
+from ectype.sections import DataInfo
+from ectype.training.position import derive
+
+__all__ = ["MOST", "generation"]
+
+MOST = 10_000
+"""Most samples, and most test images."""
+FEW = 2000
+"""Most of each for what is computed many times over, or for every pair."""
+PATCHES, DIRECTIONS = 32, 128
+GROUP = "generation"
+
+
+def generation(
+    model: nn.Module,
+    train: Feed,
+    test: Feed,
+    extractors: Sequence[Extractor],
+    info: DataInfo,
+    *,
+    seed: int,
+    most: int = MOST,
+) -> tuple[list[Figure], dict[str, float], SampleWatch]:
+    """Figures of new samples against images that neither training nor the choice of a checkpoint saw.
+
+    Args:
+        model: It samples.
+        train: Training images without augmentation.
+        test: Test images.
+        extractors: The first is the one that the run was followed by.
+        info: Of the images.
+        seed: Of the run; the samples are others than those of its checks.
+        most: At most so many samples and test images.
+
+    Returns:
+        Figures, the signs that a verdict needs, and what they were measured by.
+
+    Raises:
+        DataError: Too few test images.
+    """
+    watch = SampleWatch(info, train, test, extractors, images=most, seed=derive(seed, "generation"))
+    if watch.real < 4 * 5:
+        raise DataError(f"{watch.real} test images are too few to compare samples with: 20 are the least.")
+    samples = watch.draw(model)
+    drawn = watch.features(samples)
+    signs = watch.signs(drawn)
+    figures = []
+    for place in range(len(watch.spaces)):
+        figures += _in_space(watch, place, drawn[place], signs)
+    figures += _copies(watch, signs)
+    figures.append(_patches(watch, samples, seed))
+    return figures, signs, watch
+
+
+def _in_space(watch: SampleWatch, place: int, fake: Float[Tensor, "n d"], signs: dict[str, float]) -> list[Figure]:
+    space = watch.spaces[place]
+    real, name = space.held_out, space.extractor.name
+    end = "" if place == 0 else f" ({name})"
+    beside = {key: {"real images": sign.mean} for key, sign in watch.reference.items()}
+    on = f"features: {name}, {len(space.projection.directions)} principal components"
+    n = f"{len(fake):,} samples, {len(real):,} test images"
+
+    def of_moments(x: Tensor, y: Tensor) -> float:
+        return frechet(moments(x), moments(y))
+
+    low, high = jackknife(of_moments, [real, fake])
+    floor = {"real images": watch.floors[place]}
+    figures = [
+        Figure(
+            space.distance_name,
+            of_moments(real, fake),
+            GROUP,
+            low=low,
+            high=high,
+            n=len(real),
+            better="lower",
+            beside=floor,
+            note=f"squared Fréchet distance; {on}; {n}; depends on both numbers",
+        )
+    ]
+    some, made = real[:FEW], fake[:FEW]
+    low, high = jackknife(kernel_distance, [some, made], groups=10)
+    figures.append(
+        Figure(
+            f"kernel distance{end}",
+            kernel_distance(some, made),
+            GROUP,
+            low=low,
+            high=high,
+            n=len(some),
+            better="lower",
+            note=f"unbiased, polynomial kernel of degree 3, all pairs of {len(some):,} and {len(made):,}; {on}",
+        )
+    )
+    shares = prdc(real, fake, watch.k)
+    words = {
+        "precision": (shares.precision, len(fake), "samples inside of the support of real images"),
+        "recall": (shares.recall, len(real), "real images inside of the support of samples"),
+        "coverage": (shares.coverage, len(real), "real images with a sample among their neighbours"),
+    }
+    for key, (value, count, note) in words.items():
+        low, high = wilson(value, count)
+        figures.append(
+            Figure(
+                f"{key}{end}",
+                value,
+                GROUP,
+                low=low,
+                high=high,
+                n=count,
+                better="higher",
+                beside=beside[f"{key}{end}"],
+                note=f"share of {note}; k = {watch.k}; {on}; Wilson interval, given the others",
+            )
+        )
+    half = 1.96 * float(shares.dense.std()) / math.sqrt(len(fake))
+    figures.append(
+        Figure(
+            f"density{end}",
+            shares.density,
+            GROUP,
+            low=shares.density - half,
+            high=shares.density + half,
+            n=len(fake),
+            better="higher",
+            note=f"real neighbourhoods around a sample ÷ k; 1 for real images; k = {watch.k}; {on}",
+        )
+    )
+    low, high = jackknife(lambda x, y: ndb(space.bins, x, y).different, [real, fake])
+    figures.append(
+        Figure(
+            f"NDB/K{end}",
+            signs[f"NDB/K{end}"],
+            GROUP,
+            low=max(0.0, low),
+            high=min(1.0, high),
+            n=len(real),
+            better="lower",
+            beside=beside[f"NDB/K{end}"],
+            note=f"share of {len(space.bins.means)} clusters that samples fill too much or too little; {on}",
+        )
+    )
+    low, high = jackknife(vendi_ratio, [real, fake])
+    figures.append(
+        Figure(
+            f"Vendi ratio{end}",
+            signs[f"Vendi ratio{end}"],
+            GROUP,
+            low=low,
+            high=high,
+            n=len(real),
+            beside=beside[f"Vendi ratio{end}"],
+            note=f"variety of samples ÷ that of real images; noise varies too; {on}",
+        )
+    )
+    if place == len(watch.spaces) - 1:
+        figures.append(_likelihood(watch, place, fake, on))
+    return figures
+
+
+def _likelihood(watch: SampleWatch, place: int, fake: Tensor, on: str) -> Figure:
+    space = watch.spaces[place]
+    train, test, made = space.train[:FEW], space.held_out[:FEW], fake[:FEW]
+
+    def divergence(some: Tensor) -> float:
+        return feature_likelihood_divergence(train, some, made, generator=torch.Generator().manual_seed(watch.seed))
+
+    low, high = jackknife(divergence, [test], groups=5)
+    return Figure(
+        "FLD",
+        divergence(test),
+        GROUP,
+        low=low,
+        high=high,
+        n=len(test),
+        better="lower",
+        note=f"feature likelihood divergence: poor, narrow and copied samples are high; 0 is half of train; {on}; "
+        "interval over test images",
+    )
+
+
+def _copies(watch: SampleWatch, signs: dict[str, float]) -> list[Figure]:
+    name = watch.spaces[-1].extractor.name
+    rows = {
+        "repeated": ("share of samples as close to another one as one in 200 real images is", "lower"),
+        "authenticity": ("share of samples farther from a training image than that one is from the next", "higher"),
+        "closer to training images": ("share of samples nearer to a training than to a test image; ½ is fair", None),
+    }
+    figures = []
+    for key, (note, better) in rows.items():
+        n = watch.samples if key == "authenticity" else min(watch.samples, watch.real)
+        low, high = wilson(signs[key], n)
+        beside = {"real images": watch.reference[key].mean}
+        figures.append(
+            Figure(
+                key,
+                signs[key],
+                GROUP,
+                low=low,
+                high=high,
+                n=n,
+                better=better,
+                beside=beside,
+                note=f"{note}; features: {name if key != 'repeated' else watch.spaces[0].extractor.name}",
+            )
+        )
+    return figures
+
+
+def _patches(watch: SampleWatch, samples: Float[Tensor, "n c h w"], seed: int) -> Figure:
+    real = watch.real_images(FEW // 2)
+    made = samples[: len(real)]
+
+    def distance(x: Tensor, y: Tensor) -> float:
+        generator = torch.Generator().manual_seed(derive(seed, "patches"))
+        return sliced_wasserstein(x, y, generator=generator, patches=PATCHES, directions=DIRECTIONS).mean
+
+    low, high = jackknife(distance, [real, made], groups=5)
+    train = watch.train_images(len(real))
+    return Figure(
+        "sliced Wasserstein distance × 10³",
+        distance(real, made),
+        GROUP,
+        low=low,
+        high=high,
+        n=len(real),
+        better="lower",
+        beside={"real images": distance(real, train)},
+        note=f"7×7 patches over all scales of {len(made):,} samples and {len(real):,} test images; no features",
+    )
