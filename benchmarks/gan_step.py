@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from common import DATA, arguments, console, in_turns, tell
-from step import our_trainer, row, segment
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common import DATA, arguments, console, in_turns, tell
 from ectype.objectives.adversarial import Adversarial
 from ectype.recipe import Recipe, load_recipe
+from step import our_trainer, row, segment
 
 GOAL = 0.95
 PAIRED = {"loss": "relativistic", "penalty.r1": 1.0, "penalty.r2": 1.0, "penalty.every": 4}

@@ -132,16 +132,23 @@ def _picture(prepared: Any, target: Path) -> None:
 @app.command()
 def sample(
     run: Run,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many; of walks, 16 at most.")] = 64,
     seed: Seed = 0,
     density: Annotated[str | None, typer.Option(help="normal, gaussian or gmm; the model's own if not given.")] = None,
-    picture: Annotated[Path, typer.Option("--out", help="A picture of all of them.")] = Path("samples.png"),
+    label: Annotated[str | None, typer.Option(help="A class, several with commas between, or all.")] = None,
+    truncation: Annotated[float | None, typer.Option(help="Draw noise beyond ± this again, such as 0.7.")] = None,
+    frames: Annotated[int | None, typer.Option("--walk", min=2, help="A film of so many frames instead.")] = None,
+    picture: Annotated[Path | None, typer.Option("--out", help="The picture, or the film.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Draw new images."""
-    from ectype import use
+    """Draw new images: `ectype sample RUN --label 7 -n 64`, or a walk between them: `--walk 120 --out walk.mp4`."""
+    from ectype import sampling
 
-    say(use.sample(run, picture, n=n, seed=seed, density=density, device=device))
+    given: dict[str, Any] = {"n": n, "seed": seed, "density": density, "label": label, "truncation": truncation}
+    if frames is not None:
+        say(sampling.walk(run, picture or Path("walk.webp"), frames=frames, device=device, **given))
+    else:
+        say(sampling.sample(run, picture or Path("samples.png"), device=device, **given))
 
 
 @app.command()

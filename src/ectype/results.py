@@ -36,6 +36,8 @@ from ectype.training.shipped import DrawsCodes, load_model, ship, store_density
 
 __all__ = ["density_of", "evaluate", "keep", "load", "open_data", "other_source", "report"]
 
+FIGURES = 2
+"""Of what is measured: stored figures of another version are measured anew."""
 CODES = 10_000
 """Images whose codes a density is fitted on, at most."""
 
@@ -123,7 +125,7 @@ def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunVi
     if not own:
         test = Feed(open_data(config)[1].split("train"), config, here, training=False, seed=recipe.train.seed)
     # What the figures depend on: these weights and these images.
-    key = [checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
+    key = [FIGURES, checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
     kept = None
     if own and run.evaluation_file.is_file():
         with suppress(RunError, ValueError, KeyError, TypeError):

@@ -1,7 +1,8 @@
-"""What is done with a trained run: sample, reconstruct, encode, decode. Each returns the line to print."""
+"""What is done with a trained run: reconstruct, encode, decode. Each returns the line to print."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,16 +18,15 @@ from ectype.data.feed import Feed
 from ectype.data.preview import save_grid
 from ectype.data.sources import judge
 from ectype.errors import DataError, ModelError
-from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, Samples, evaluating
+from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, evaluating
 from ectype.recipe import Recipe
-from ectype.results import density_of, load, open_data, other_source
+from ectype.results import load, open_data, other_source
 from ectype.sections import DataInfo
 from ectype.training.position import looking
 from ectype.training.rundir import RunDir
-from ectype.training.shipped import DrawsCodes
 from ectype.training.watch import to_uint8
 
-__all__ = ["decode", "encode", "reconstruct", "sample"]
+__all__ = ["decode", "encode", "reconstruct"]
 
 AT_ONCE = 256
 """Images that go through a model together."""
@@ -35,7 +35,7 @@ AT_ONCE = 256
 C = TypeVar("C")
 
 
-def _able(model: nn.Module, what: type[C], run: Path, verb: str) -> C:
+def able(model: nn.Module, what: type[C], run: Path, verb: str) -> C:
     if not isinstance(model, what):
         raise ModelError(f"the model of '{run}' cannot {verb}.")
     return model
@@ -48,65 +48,56 @@ def _save(image: Tensor, path: Path) -> None:
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
 
 
-def sample(
-    run: Path, out: Path, *, n: int = 64, seed: int = 0, density: str | None = None, device: str = "auto"
-) -> str:
-    """Draw images and save them as one picture.
-
-    Raises:
-        ModelError: The model cannot sample, or has no such density.
-    """
-    model = load(run, device=device)
-    sampler = _able(model, Samples, run, "sample")
-    generator = torch.Generator().manual_seed(seed)
-    said = ""
-    with evaluating(model):
-        if isinstance(model, DrawsCodes):
-            name = density or model.density
-            if name not in model.densities:
-                density_of(RunDir.existing(run), model, name)
-            model.density = name
-            said = f", codes drawn from '{name}'"
-            if name == "normal" and model.prior is None:
-                said += " (this model was not trained towards it: expect no likeness; --density gmm is fitted)"
-        parts = [sampler.sample(min(AT_ONCE, n - at), generator=generator) for at in range(0, n, AT_ONCE)]
-    _writable(out)
-    save_grid(to_uint8(torch.cat(parts)), out)
-    return f"{n} samples{said} → {out}"
-
-
-def _writable(out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write '{out}' ({error.strerror}): give another --out.") from None
-    if out.suffix.lower() not in Image.registered_extensions():
-        raise DataError(f"'{out}' is no kind of picture: give a name that ends in .png, .jpg or .webp.")
-
-
-def _files(given: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of every image named, folders searched at any depth."""
+def _files(given: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
+    """(name, path, whether it was named itself) of every image, folders searched at any depth."""
     for text in given:
         path = Path(text)
         if path.is_dir():
             for file in sorted(path.rglob("*")):
-                if file.is_file() and not file.name.startswith(".") and judge(file.name) != "other":
-                    yield str(file.relative_to(path)), file
+                if file.is_file() and not file.name.startswith(".") and judge(file.name) in ("image", "unknown"):
+                    yield str(file.relative_to(path)), file, False
         elif path.is_file():
-            yield path.name, path
+            yield path.name, path, True
         else:
             raise DataError(f"no image at '{text}': there is no such file or folder; check the path.")
 
 
 def _read(path: Path, info: DataInfo, recipe: Recipe) -> Tensor:
-    """One file as the model was trained to see it."""
+    """One file as the model was trained to see it. Raises `Rejected`."""
     data = recipe.data
     spec = Spec(info.size, info.channels, data.resize, colour(data.background), 1)
-    try:
-        pixels = decode_image(str(path), spec).pixels
-    except Rejected as reason:
-        raise DataError(f"'{path}' cannot be used ({reason}): leave it out.") from None
-    return torch.tensor(pixels)
+    return torch.tensor(decode_image(str(path), spec).pixels)
+
+
+def _readable(
+    files: Sequence[tuple[str, Path, bool]], info: DataInfo, recipe: Recipe, skipped: list[str]
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Names and images [b, c, h, w] uint8, some at a time; what cannot be used is skipped, unless it was asked for."""
+    names, images = [], []
+    for name, path, asked in files:
+        try:
+            images.append(_read(path, info, recipe))
+            names.append(name)
+        except Rejected as reason:
+            if asked:
+                raise DataError(f"'{path}' cannot be used ({reason}): leave it out.") from None
+            skipped.append(f"{name} ({reason})")
+        if len(images) == AT_ONCE:
+            yield names, torch.stack(images)
+            names, images = [], []
+    if images:
+        yield names, torch.stack(images)
+
+
+def _outputs(names: Sequence[str]) -> dict[str, Path]:
+    """Where each file's picture goes, without its suffix: this is added where two would be one without it."""
+    inside = {name: _inside(name) for name in names}
+    taken = Counter(path.with_suffix("") for path in inside.values())
+    return {name: path if taken[path.with_suffix("")] > 1 else path.with_suffix("") for name, path in inside.items()}
+
+
+def _png(place: Path, more: str = "") -> Path:
+    return place.with_name(f"{place.name}{more}.png")
 
 
 def reconstruct(
@@ -127,7 +118,7 @@ def reconstruct(
         DataError: An image is missing or broken.
     """
     model = load(run, device=device)
-    able = _able(model, Reconstructs, run, "reconstruct")
+    capable = able(model, Reconstructs, run, "reconstruct")
     if draws and not isinstance(model, DrawsPosterior):
         raise ModelError(f"the model of '{run}' has no q(z|x) to draw from: leave --draws out, or train a vae.")
     recipe, info = RunDir.existing(run).recipe, model.info
@@ -136,25 +127,28 @@ def reconstruct(
         raise DataError(f"no images in {', '.join(images)}: name files, or folders that hold some.")
     here = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
+    places = _outputs([name for name, _, _ in files])
     shown: list[Tensor] = []
+    skipped: list[str] = []
     with evaluating(model):
-        for at in range(0, len(files), AT_ONCE):
-            some = files[at : at + AT_ONCE]
-            given = torch.stack([_read(path, info, recipe) for _, path in some]).to(here).float() / 255
+        for names, pixels in _readable(files, info, recipe, skipped):
+            given = pixels.to(here).float() / 255
             if draws and isinstance(model, DrawsPosterior):
                 back = model.draws(given, draws, generator=generator)
             else:
-                back = able.reconstruct(given)[None]
-            for place, (name, _) in enumerate(some):
-                stem = out / Path(name).with_suffix("")
+                back = capable.reconstruct(given)[None]
+            for place, name in enumerate(names):
                 for k in range(len(back)):
-                    suffix = f"-{k + 1}.png" if draws else ".png"
-                    _save(back[k, place], stem.with_name(stem.name + suffix))
+                    _save(back[k, place], out / _png(places[name], f"-{k + 1}" if draws else ""))
                 if len(shown) < 32:
                     shown.append(torch.cat([given[place][None], back[:, place]]).cpu())
+    said = f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
+    if not shown:
+        raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
     save_grid(to_uint8(torch.cat(shown)), out / "overview.png", columns=len(shown[0]) * (1 if draws else 4))
     what = f"{draws} draws of each" if draws else "reconstructions"
-    return f"{len(files)} images, {what} → {out}; the first beside their inputs in {out / 'overview.png'}"
+    done = len(files) - len(skipped)
+    return f"{done} images, {what} → {out}; the first beside their inputs in {out / 'overview.png'}{said}"
 
 
 def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
@@ -173,7 +167,7 @@ def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
     if out.suffix not in (".parquet", ".npz"):
         raise DataError(f"--out {out} should end in .parquet or .npz.")
     model = load(run, device=device)
-    able = _able(model, Encodes, run, "encode")
+    capable = able(model, Encodes, run, "encode")
     recipe, info = RunDir.existing(run).recipe, model.info
     config = other_source(recipe.data, source, info)
     _, store = open_data(config)
@@ -186,7 +180,7 @@ def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
         for name, part in store.splits():
             feed = Feed(part, config, here, training=False, seed=recipe.train.seed)
             for batch, _ in feed.sequence(*looking(info, recipe.train.seed, here)):
-                codes.append(able.encode(batch.image).float().cpu())
+                codes.append(capable.encode(batch.image).float().cpu())
             paths += list(part.names)
             splits += [name] * len(part)
             known = part.labels
@@ -247,24 +241,25 @@ def decode(run: Path, codes: Path, out: Path, *, device: str = "auto") -> str:
         DataError: The file holds no codes, or codes of another size.
     """
     model = load(run, device=device)
-    able = _able(model, Encodes, run, "decode")
+    capable = able(model, Encodes, run, "decode")
     paths, flat = _read_codes(codes)
-    shape = able.code_shape
+    shape = capable.code_shape
     if flat.ndim < 2 or flat[:1].size != (len(flat) > 0) * int(np.prod(shape)):
         raise DataError(
             f"'{codes}' holds codes of {flat[:1].size} numbers, the model of '{run}' has {int(np.prod(shape))}: "
             "encode with the same run."
         )
     here = next(model.parameters()).device
+    places = _outputs(paths)
     with evaluating(model):
         for at in range(0, len(flat), AT_ONCE):
             code = torch.from_numpy(np.ascontiguousarray(flat[at : at + AT_ONCE])).float().to(here)
-            for path, image in zip(paths[at:], able.decode(code.view(-1, *shape)), strict=False):
-                _save(image, out / _inside(path))
+            for path, image in zip(paths[at:], capable.decode(code.view(-1, *shape)), strict=False):
+                _save(image, out / _png(places[path]))
     return f"{len(flat):,} images → {out}"
 
 
 def _inside(name: str) -> Path:
     """A file's name as a path that cannot leave the folder it is put into."""
-    parts = [part for part in Path(name).with_suffix(".png").parts if part not in ("/", "..", "")]
+    parts = [part for part in Path(name).parts if part not in ("/", "..", "")]
     return Path(*parts)

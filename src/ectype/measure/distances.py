@@ -396,6 +396,7 @@ def _log_densities(squared: Tensor, log_variances: Tensor, d: int) -> Tensor:
     return squared * (-0.5 * (-log_variances).exp()) - d / 2 * (log_variances + math.log(2 * math.pi))
 
 
+@torch.enable_grad()
 def _fit_variances(centres: Float[Tensor, "m d"], train: Float[Tensor, "n d"]) -> Float[Tensor, " m"]:
     """Log variances that give training features the highest likelihood."""
     d, parts, weight = centres.shape[1], train.split(CENTRES), math.log(len(centres))

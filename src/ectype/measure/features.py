@@ -44,6 +44,8 @@ class Extractor(nn.Module):
     labels_used: bool = False
     inception: bool = False
     """Whether a Fréchet distance on all of its features is what the literature calls FID."""
+    slow: bool = False
+    """Whether ten thousand images take minutes on a processor."""
 
     def forward(self, image: Image) -> Float[Tensor, "b d"]:
         """Features of images of any size, grey or in colour."""
@@ -107,6 +109,7 @@ class MobileNetFeatures(Extractor):
     """MobileNetV2 (Sandler et al. 2018) trained on ImageNet: the mean of its last map."""
 
     dimensions = 1280
+    slow = True
 
     def __init__(self, info: DataInfo) -> None:
         super().__init__()
@@ -129,6 +132,7 @@ class InceptionFeatures(Extractor):
     name = "Inception"
     dimensions = 2048
     inception = True
+    slow = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,6 +153,7 @@ class DINOFeatures(Extractor):
 
     name = "DINOv2"
     dimensions = 384
+    slow = True
     NET = "vit_small_patch14_dinov2.lvd142m"
 
     def __init__(self, *, pretrained: bool = True) -> None:
@@ -229,7 +234,8 @@ def choose_extractors(wanted: str, source: Source, *, quick: bool) -> Chosen:
         raise RecipeError(f"no features '{wanted}'; {did_you_mean(wanted, ['auto', *EXTRACTORS])}")
     names, why = ([wanted], f"features: {wanted}, as asked") if wanted != "auto" else _auto(source)
     if names[0] == "classifier":
-        names.append("pixels" if quick else _label_free()[0])
+        # Networks trained on photographs have little to say of what is shown in a few pixels.
+        names.append("pixels" if quick or max(source.info.size) <= PIXEL_SIDE else _label_free()[0])
     made = [EXTRACTORS[name](source).to(source.train.device).eval().requires_grad_(False) for name in names]
     beside = f", beside them {made[1].name}" if len(made) > 1 else ""
     return Chosen(made, why + beside)

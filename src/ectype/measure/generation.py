@@ -33,7 +33,7 @@ __all__ = ["MOST", "generation"]
 MOST = 10_000
 """Most samples, and most test images."""
 FEW = 2000
-"""Most of each for what is computed many times over, or for every pair."""
+"""Most of each for what is computed many times over or for every pair, or where features take their time."""
 PATCHES, DIRECTIONS = 32, 128
 GROUP = "generation"
 
@@ -65,7 +65,8 @@ def generation(
     Raises:
         DataError: Too few test images.
     """
-    watch = SampleWatch(info, train, test, extractors, images=most, seed=derive(seed, "generation"))
+    images = min(most, FEW) if any(extractor.slow for extractor in extractors) else most
+    watch = SampleWatch(info, train, test, extractors, images=images, seed=derive(seed, "generation"))
     if watch.real < 4 * 5:
         raise DataError(f"{watch.real} test images are too few to compare samples with: 20 are the least.")
     samples = watch.draw(model)

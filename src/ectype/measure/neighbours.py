@@ -10,8 +10,8 @@ from torch import Tensor
 
 __all__ = ["PRDC", "Neighbours", "nearest", "prdc"]
 
-CHUNK = 2**24
-"""Distances that are held at once: 64 MB."""
+CHUNK = 2**20
+"""Distances that are held at once: 8 MB, which the processor keeps close by."""
 
 Features = Float[Tensor, "n d"]
 

@@ -131,7 +131,7 @@ class SampleWatch:
         self.size, self.moment = looking(info, seed, held_out.device, "watch")
         # Real images are compared at the same numbers as samples, in sets that must not all be one: half of them each.
         self.samples = max(2, min(images, TRAIN // 2, len(train) // 2))
-        self.known = min(TRAIN, len(train), self.samples * REAL_SETS)
+        self.known = min(len(train), max(2 * self.samples, min(4 * self.samples, TRAIN)))
         self.real = min(images, len(held_out))
         self.k = max(1, min(5, self.real // 4))
         self.spaces = [self._space(extractor) for extractor in extractors]

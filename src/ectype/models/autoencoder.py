@@ -133,9 +133,18 @@ class Autoencoder(Model):
         name = density or self.density
         if name not in self.densities:
             raise ModelError(f"no density '{name}' was fitted on these codes; have {', '.join(self.densities)}.")
+        return self.render(self.densities[name].sample(n, generator=generator))
+
+    def latents(self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None) -> Code:
+        """`n` draws of the density that `density` names; see `Density.sample`."""
+        return self.densities[self.density].sample(n, truncation=truncation, generator=generator)
+
+    def render(self, latent: Code, *, label: Tensor | None = None) -> Image:
+        """The expected image of each code; labels are not for autoencoders."""
+        if label is not None:
+            raise ModelError("this model knows no classes: leave the label out, or train a conditional one.")
         here = next(self.parameters())
-        code = self.densities[name].sample(n, generator=generator)
-        return self.decode(code.to(here.device, here.dtype))
+        return self.decode(latent.to(here.device, here.dtype))
 
 
 class GaussianAutoencoder(Autoencoder):

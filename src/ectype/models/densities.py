@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ectype.errors import ModelError, did_you_mean
+from ectype.models.base import truncated_normal
 
 __all__ = ["DENSITIES", "Density", "DensityName", "GaussianDensity", "Mixture", "StandardNormal", "fit_density"]
 
@@ -34,16 +35,26 @@ class Density(nn.Module):
         super().__init__()
         self.shape = shape
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n *code"]:
-        """`n` codes, drawn on the CPU so that a seed means the same on every device."""
+    def sample(
+        self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, " n *code"]:
+        """`n` codes, drawn on the CPU so that a seed means the same on every device.
+
+        Args:
+            n: How many.
+            truncation: The noise behind them is drawn again beyond ± this; None for none.
+            generator: Of the draws.
+        """
         raise TypeError(f"{type(self).__name__} must define sample(n)")
 
 
 class StandardNormal(Density):
     """N(0, I): the prior of a variational autoencoder, and of no other."""
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n *code"]:
-        return torch.randn(n, *self.shape, generator=generator)
+    def sample(
+        self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, " n *code"]:
+        return truncated_normal((n, *self.shape), truncation, generator)
 
 
 class Mixture(Density):
@@ -62,10 +73,12 @@ class Mixture(Density):
         self.register_buffer("factors", torch.zeros(parts, d, rank))
         self.register_buffer("diagonals", torch.zeros(parts, d))
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n *code"]:
+    def sample(
+        self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, " n *code"]:
         part = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        narrow = torch.randn(n, self.factors.shape[2], generator=generator)
-        wide = torch.randn(n, self.means.shape[1], generator=generator)
+        narrow = truncated_normal((n, self.factors.shape[2]), truncation, generator)
+        wide = truncated_normal((n, self.means.shape[1]), truncation, generator)
         code = self.means[part] + self.diagonals[part].sqrt() * wide
         for k in part.unique():
             code[part == k] += narrow[part == k] @ self.factors[k].T
