@@ -115,7 +115,7 @@ def main() -> None:
         rows.append(row(f"{name}, images/CPU s", found["CPU"]))
     notes = [
         "Peer: a bare PyTorch loop of the same work, in the same process, in turns; denormals flushed for both.",
-        f"Both: float32, {given.threads} torch thread(s), segments of {seconds:g} s; a step is one move of each player.",
+        f"Both: float32, {given.threads} torch thread(s), segments of {seconds:g} s; a step is a move of each player.",
     ]
     tell("gan_step", "Training step of GANs: a bare loop (peer), Ectype's Trainer (ours)", rows, notes, pairs=raw)
 

@@ -287,7 +287,7 @@ class MonitorConfig(Section):
     images: Annotated[Count, Field(ge=1)] = 5000
     """At most so many held-out images, or generated ones, per check."""
     features: str = "auto"
-    """What generated images are compared by: auto, classifier, mobilenet, inception, dinov2 or pixels."""
+    """What generated images are compared by: auto, classifier, efficientnet, inception, dinov2 or pixels."""
     on_collapse: Literal["stop", "warn", "rollback"] = "warn"
     """What follows when a generator has collapsed: stop, say so and go on, or start again from the last healthy
     checkpoint with the advice applied (three times at most)."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 
-from ectype.training.monitor import Monitor
+from ectype.training.monitor import Monitor, Verdict
 
 
 def fed(values: list[float], **keys) -> Monitor:
@@ -18,7 +18,9 @@ def test_it_stops_after_patience_and_remembers_the_best() -> None:
     stopped = fed([3, 2, 2.5, 2.1])
     assert stopped.done
     assert (stopped.best, stopped.best_seen, stopped.waited) == (2, 200, 2)
-    assert stopped.reason() == "no better for 2 checks, 100 images apart: the best was at 200"
+    assert stopped.reason() == (
+        "the measure has set no new minimum for 2 checks, 100 images apart: the best was 2, at 200 images"
+    )
 
 
 def test_a_difference_too_small_is_none() -> None:
@@ -41,3 +43,32 @@ def test_it_is_due_once_per_interval() -> None:
 def test_state_survives_json() -> None:
     monitor = fed([3, 2, math.inf])
     assert Monitor.restored(json.loads(json.dumps(monitor.state()))) == monitor
+
+
+def test_small_steps_add_up_to_a_new_minimum() -> None:
+    assert not fed([3, 2.95, 2.91, 2.87, 2.83], min_delta=0.05).done
+
+
+def test_noise_does_not_set_a_minimum_when_the_measure_is_averaged() -> None:
+    noisy = [4, 3, 2, 1.0, 2, 2, 2]
+    assert fed(noisy, patience=3).best_seen == 400
+    smooth = fed([4, 4, 1, 4, 3, 3, 3], smoothing=3, patience=9)
+    assert smooth.best == 8 / 3
+    assert smooth.best_seen == 500
+
+
+def test_a_fatal_verdict_ends_a_run_that_wants_it_when_two_checks_agree() -> None:
+    def judged(*verdicts: str, halts: bool = True) -> Monitor:
+        monitor = Monitor(every=100, patience=None, halts=halts)
+        for place, name in enumerate(verdicts, 1):
+            monitor.record(place * 100, 1.0, Verdict(name, "as seen"))
+        return monitor
+
+    assert judged("healthy", "collapsed", "collapsed").fatal == "collapsed"
+    assert judged("healthy", "collapsed", "collapsed").done
+    assert judged("healthy", "collapsed", "collapsed").healthy_seen == 100
+    assert judged("collapsed").fatal is None
+    assert judged("collapsed", "memorising").fatal is None
+    assert judged("losing modes", "losing modes").fatal is None
+    assert judged("collapsed", "collapsed", halts=False).fatal is None
+    assert "collapsed at 2 checks in a row" in judged("collapsed", "collapsed").reason()

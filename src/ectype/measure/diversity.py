@@ -16,7 +16,7 @@ from torch import Tensor
 from ectype.errors import DataError
 from ectype.measure.neighbours import nearest
 
-__all__ = ["BinComparison", "ndb", "vendi", "vendi_ratio"]
+__all__ = ["BinComparison", "Bins", "fit_bins", "ndb", "vendi", "vendi_ratio"]
 
 FILLED = 10
 """Real images that a bin should hold on average: a share of fewer cannot be told from chance."""

