@@ -79,7 +79,8 @@ class Session:
             objective = recipe.objective.build(model, self.info, images=budget)
         assert isinstance(objective, Objective)
         objective.to(self.device)
-        if self.device.type == "cuda":
+        wanted = recipe.train.channels_last
+        if wanted is True or (wanted == "auto" and self.device.type == "cuda"):
             objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # documented, not typed
         if self.world.size > 1 or recipe.run.micro_batch is not None:
             self._warn_if_whole(objective)
