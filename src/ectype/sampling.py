@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ectype.data.preview import contact_sheet, save_grid
 from ectype.data.video import save_film
 from ectype.errors import DataError, ModelError, did_you_mean
-from ectype.models.base import DrawsLatents, Samples, evaluating
+from ectype.models.base import DrawsLatents, Samples, conditional, evaluating
 from ectype.results import density_of, load
 from ectype.sections import DataInfo
 from ectype.training.rundir import RunDir
@@ -28,11 +28,6 @@ STOP = 24
 """Frames between two images that a walk passes."""
 WALKS = 16
 """Walks side by side in one film, at most."""
-
-
-def conditional(model: nn.Module) -> bool:
-    """Whether a model is told the class of an image."""
-    return bool(getattr(model, "conditional", False))
 
 
 def labels_for(text: str, info: DataInfo, n: int) -> Int[Tensor, " n"]:

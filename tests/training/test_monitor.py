@@ -9,7 +9,7 @@ from ectype.training.monitor import Monitor, Verdict
 def fed(values: list[float], **keys) -> Monitor:
     monitor = Monitor(every=100, **{"patience": 2, **keys})
     for place, value in enumerate(values, 1):
-        monitor.record(place * 100, value)
+        monitor.record(place * 100, {"loss": value})
     return monitor
 
 
@@ -61,7 +61,7 @@ def test_a_fatal_verdict_ends_a_run_that_wants_it_when_two_checks_agree() -> Non
     def judged(*verdicts: str, halts: bool = True) -> Monitor:
         monitor = Monitor(every=100, patience=None, halts=halts)
         for place, name in enumerate(verdicts, 1):
-            monitor.record(place * 100, 1.0, Verdict(name, "as seen"))
+            monitor.record(place * 100, {"distance": 1.0}, Verdict(name, "as seen"))
         return monitor
 
     assert judged("healthy", "collapsed", "collapsed").fatal == "collapsed"

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ectype.measure.neighbours import nearest
+from ectype.measure.neighbours import Neighbours, nearest
 
 __all__ = ["Authenticity", "Closer", "Duplicates", "closer_to_train", "duplicates"]
 
@@ -82,7 +82,7 @@ class Closer(NamedTuple):
     share: float
     """Of samples whose nearest real image is a training one, where there are as many of both; ½ is fair."""
     z: float
-    """That share's distance from ½ in standard errors; above about 4 no chance explains it."""
+    """Standard errors by which fewer samples than by chance have a held-out image as the nearest of all images."""
     sample: Int[Tensor, " m"]
     """Samples, those closest to a training image by comparison first."""
     nearest: Int[Tensor, " m"]
@@ -95,10 +95,12 @@ def closer_to_train(
     """Are samples nearer to images that were trained on than to images that were not?
 
     The question that tells memorisation from samples that are merely too much alike (arXiv 2306.04675): images of both
-    kinds come from the same source, so without copying each is as likely to be the nearest. Several random sets of
-    training images, each as large as the held-out one, are compared with it, which makes use of all of them. The
-    standard error also counts that few held-out images lie at random: it is that of a share among as many
-    trials as there are held-out images that are nearest to any sample.
+    kinds come from the same source, so without copying each is as likely to be the nearest.
+
+    The share is taken at equal numbers: several random sets of training images, each as large as the held-out one, are
+    compared with it. The test asks all images at once: of how many samples is each image the nearest? If held-out
+    images are a random draw from all, then so are their counts, and the sum of a draw without replacement has a known
+    mean and variance (Cochran 1977, section 2.5). That some images are the nearest of many samples is in it.
 
     Args:
         train: Features of training images.
@@ -117,7 +119,16 @@ def closer_to_train(
         wins += (near < other).double() + 0.5 * (near == other).double()
     wins /= SUBSETS if len(train) >= 2 * n else 1
     share = float(wins.mean())
-    trials = min(len(fake), 2 * n)
     whole = nearest(fake, train, 1)
     order = (whole.distance[:, 0] / away.distance[:, 0].clamp(min=1e-12)).argsort()
-    return Closer(share, (share - 0.5) / math.sqrt(0.25 / trials), order, whole.place[order, 0])
+    return Closer(share, _scarcity(whole, away, len(train), len(held_out)), order, whole.place[order, 0])
+
+
+def _scarcity(train: Neighbours, held_out: Neighbours, n: int, m: int) -> float:
+    """By how many standard errors `m` held-out images of `n + m` are too rarely the nearest."""
+    theirs = held_out.distance[:, 0] < train.distance[:, 0]
+    counts = torch.zeros(n + m, dtype=torch.float64)
+    places = torch.where(theirs, n + held_out.place[:, 0], train.place[:, 0])
+    counts.index_add_(0, places, torch.ones(len(places), dtype=torch.float64))
+    expected, error = m * counts.mean(), (m * (n / (n + m)) * counts.var()).sqrt()
+    return float((expected - counts[n:].sum()) / error.clamp(min=1e-12))

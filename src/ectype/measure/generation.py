@@ -72,6 +72,7 @@ def generation(
     samples = watch.draw(model)
     drawn = watch.features(samples)
     signs = watch.signs(drawn)
+    samples, drawn = samples[: watch.samples], [features[: watch.samples] for features in drawn]
     figures = []
     for place in range(len(watch.spaces)):
         figures += _in_space(watch, place, drawn[place], signs)
@@ -216,7 +217,7 @@ def _copies(watch: SampleWatch, signs: dict[str, float]) -> list[Figure]:
     }
     figures = []
     for key, (note, better) in rows.items():
-        n = watch.samples if key == "authenticity" else min(watch.samples, watch.real)
+        n = watch.drawn if key == "authenticity" else min(watch.samples, watch.real)
         low, high = wilson(signs[key], n)
         beside = {"real images": watch.reference[key].mean}
         figures.append(

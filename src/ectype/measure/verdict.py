@@ -1,86 +1,135 @@
-"""Has a generator collapsed? A verdict from several signs, with its evidence."""
+"""Has a generator collapsed? A verdict from several signs and from the run's own past, with its evidence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from ectype.measure.watching import Sign
 from ectype.training.monitor import Monitor, Verdict
 
 __all__ = ["judge", "judged_by"]
 
-COLLAPSED, LOSING = 0.5, 0.8
+VARIETY = ("coverage", "recall", "Vendi")
+COLLAPSED, LOSING = 0.3, 0.6
 """Share of what real images reach below which a generator has collapsed, or is losing modes."""
-GONE, FADING = 0.25, 0.08
+GONE, FADING = 0.4, 0.1
 """Share of the real images in clusters that hardly any sample falls into, likewise."""
 REPEATED = 0.5
 """Share of samples closer to another one than real images come to each other, beyond which it has collapsed."""
-SHRUNKEN = 0.3
-"""Share of real images' authenticity below which samples lie too close to training images, or to the middle of them."""
-FALLING = 0.9
-"""A distance that falls below this share of itself within `PACE` checks belongs to a generator that still learns."""
-PACE = 3
+COPIED, SHRUNKEN = 3.0, 0.7
+"""Standard errors, and share of real images' authenticity, beyond which samples lie too close to training images."""
+RISEN, FALLEN, MORE = 1.3, 0.9, 0.05
+"""A distance so many times its own minimum, a sign of variety at such a share of what it was then, and so much more of
+the real images left out: what was there has been lost."""
+FALLING, PACE = 0.9, 3
+"""A distance that falls below this share of itself within so many checks belongs to a generator that still learns."""
 
 
 def judged_by(reference: Mapping[str, Sign]) -> Callable[[Mapping[str, float], Monitor], Verdict]:
     """A judge for checks whose signs real images show in such measure."""
-    return lambda values, monitor: judge(values, reference, [value for _, value in monitor.history])
+    return lambda values, monitor: judge(values, reference, monitor.looks)
 
 
-def judge(values: Mapping[str, float], reference: Mapping[str, Sign], before: Sequence[float] = ()) -> Verdict:
+def judge(
+    values: Mapping[str, float], reference: Mapping[str, Sign], before: Sequence[Mapping[str, float]] = ()
+) -> Verdict:
     """The verdict on one set of samples.
 
     No sign sees everything: recall misses skew, coverage a shrunken mode, both what is lost within a class that their
-    features have forgotten. So each is asked, and what is named is what was found.
+    features have forgotten. So each is asked, and what is named is what was found. How far a sign may fall short of
+    what real images show depends on the data and on how good the generator can be; that it falls short of what it was
+    does not. So a run is also compared with its own past, and a generator whose distance still falls is not blamed for
+    what it has yet to learn.
 
     Args:
         values: Of the samples; the first is the distance.
         reference: The same of fresh real images against the same held-out ones.
-        before: Distances at earlier checks; empty for a verdict on a finished run.
+        before: Values at earlier checks; empty for a verdict on a finished run.
     """
     if not values:
         return Verdict("healthy", "nothing was measured")
-    distance = next(iter(values.values()))
+    name, distance = next(iter(values.items()))
     if not math.isfinite(distance):
         return Verdict("collapsed", "the samples have no finite distance")
-    gone, fading = [], []
-    for name in reference:
-        if name.startswith(("coverage", "recall", "Vendi")):
-            share = values[name] / max(reference[name].mean, 1e-9)
-            said = f"{name} {values[name]:.2f}, real images {reference[name].mean:.2f}"
-            _sort(said, share < COLLAPSED, share < LOSING, gone, fading)
+    found = _Found([], [])
+    _against_real(values, reference, found)
+    if copied := _copied(values, reference):
+        return copied
+    if lost := _lost_again(name, values, reference, before):
+        severe = bool(found.gone)
+        return Verdict("collapsed" if severe else "losing modes", "; ".join([lost, *found.gone]))
+    if (found.gone or found.fading) and before and _falling(name, [*before, values]):
+        return Verdict("learning", f"the distance still falls: {before[-1][name]:.4g}, now {distance:.4g}")
+    if found.gone:
+        return Verdict("collapsed", "; ".join(found.gone))
+    if found.fading:
+        return Verdict("losing modes", "; ".join(found.fading))
+    if _shrunken(values, reference):
+        return Verdict("memorising or shrunken", _authenticity(values, reference))
+    return Verdict("healthy", "as varied as real images, for all that these signs tell")
+
+
+class _Found(NamedTuple):
+    gone: list[str]
+    fading: list[str]
+
+    def sort(self, said: str, gone: bool, fading: bool) -> None:
+        if gone:
+            self.gone.append(said)
+        elif fading:
+            self.fading.append(said)
+
+
+def _against_real(values: Mapping[str, float], reference: Mapping[str, Sign], found: _Found) -> None:
+    for name, real in reference.items():
+        value = values.get(name, math.nan)
+        if name.startswith(VARIETY):
+            share = value / max(real.mean, 1e-9)
+            found.sort(f"{name} {value:.2f}, real images {real.mean:.2f}", share < COLLAPSED, share < LOSING)
         elif name.startswith("lost"):
-            more = values[name] - reference[name].mean
-            said = f"clusters of {values[name]:.0%} of the real images are all but empty"
-            _sort(said, more > GONE, more > FADING, gone, fading)
+            more = value - real.mean
+            found.sort(f"clusters of {value:.0%} of the real images are all but empty", more > GONE, more > FADING)
         elif name.startswith("repeated"):
-            more = values[name] - reference[name].mean
-            _sort(f"{values[name]:.0%} of samples all but repeat another", more > REPEATED, False, gone, fading)
-    copied = values.get("copied, z")
-    if copied is not None and copied > 4:
-        said = f"{values['closer to training images']:.0%} of samples are closer to a training than to a held-out image"
-        if values.get("authenticity", 1) < SHRUNKEN * reference["authenticity"].mean:
-            return Verdict("memorising", said)
-    if before and _falling([*before, distance]):
-        return Verdict("learning", f"the distance still falls: {before[-1]:.4g}, now {distance:.4g}")
-    if gone:
-        return Verdict("collapsed", "; ".join(gone))
-    if fading:
-        return Verdict("losing modes", "; ".join(fading))
-    if values.get("authenticity", 1) < SHRUNKEN * reference["authenticity"].mean:
-        said = f"authenticity {values['authenticity']:.2f}, real images {reference['authenticity'].mean:.2f}"
-        return Verdict("memorising or shrunken", said)
-    return Verdict("healthy", "as varied as real images")
+            found.sort(f"{value:.0%} of samples all but repeat another", value - real.mean > REPEATED, False)
 
 
-def _sort(said: str, gone: bool, fading: bool, into_gone: list[str], into_fading: list[str]) -> None:
-    if gone:
-        into_gone.append(said)
-    elif fading:
-        into_fading.append(said)
+def _lost_again(
+    name: str, values: Mapping[str, float], reference: Mapping[str, Sign], before: Sequence[Mapping[str, float]]
+) -> str:
+    """What a generator had at its best and has no longer, in words; empty if nothing."""
+    if not before:
+        return ""
+    then = min(before, key=lambda look: look[name] if math.isfinite(look[name]) else math.inf)
+    noise = 4 * reference[name].spread if name in reference else 0.0
+    if not values[name] > max(RISEN * then[name], then[name] + noise):
+        return ""
+    fallen = [key for key in values if key.startswith(VARIETY) and values[key] < FALLEN * then[key]]
+    risen = [key for key in values if key.startswith("lost") and values[key] > then[key] + MORE]
+    if not fallen and not risen:
+        return ""
+    said = ", ".join(f"{key} {then[key]:.2f} → {values[key]:.2f}" for key in [name, *fallen, *risen])
+    return f"worse than it was: {said}"
 
 
-def _falling(distances: Sequence[float]) -> bool:
-    recent = distances[-PACE - 1 :]
-    return len(distances) <= PACE or recent[-1] < FALLING * recent[0]
+def _copied(values: Mapping[str, float], reference: Mapping[str, Sign]) -> Verdict | None:
+    if values.get("copied, z", 0.0) > COPIED and _shrunken(values, reference):
+        share = values["closer to training images"]
+        said = f"{share:.0%} of samples are closer to a training than to a held-out image"
+        return Verdict("memorising", f"{said}; {_authenticity(values, reference)}")
+    return None
+
+
+def _shrunken(values: Mapping[str, float], reference: Mapping[str, Sign]) -> bool:
+    real = reference.get("authenticity")
+    return real is not None and values.get("authenticity", 1.0) < SHRUNKEN * real.mean
+
+
+def _authenticity(values: Mapping[str, float], reference: Mapping[str, Sign]) -> str:
+    return f"authenticity {values['authenticity']:.2f}, real images {reference['authenticity'].mean:.2f}"
+
+
+def _falling(name: str, looks: Sequence[Mapping[str, float]]) -> bool:
+    recent = [look[name] for look in looks[-PACE - 1 :]]
+    return len(looks) <= PACE or recent[-1] < FALLING * recent[0]

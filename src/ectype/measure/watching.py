@@ -34,6 +34,8 @@ REAL_SETS = 8
 """Sets of real images that the floor of the distance and its spread are found on."""
 TRAIN = 20_000
 """Most training images that samples are compared with."""
+ASKED = 2000
+"""Samples that are asked whether they are copies, at least, where more are drawn than are compared."""
 BINNED = 5000
 """Training images that bins are made of."""
 SIGN_SETS = 2
@@ -113,7 +115,7 @@ class SampleWatch:
         spread: Its standard deviation.
         floors: The distance of every extractor.
         reference: What real images show of each sign.
-        samples: Images generated per check.
+        samples: Images generated per check and compared; those beyond are only asked whether they are copies.
     """
 
     def __init__(
@@ -131,6 +133,8 @@ class SampleWatch:
         self.size, self.moment = looking(info, seed, held_out.device, "watch")
         # Real images are compared at the same numbers as samples, in sets that must not all be one: half of them each.
         self.samples = max(2, min(images, TRAIN // 2, len(train) // 2))
+        # How close samples come to training images needs no such care, and many samples to be sure.
+        self.drawn = max(self.samples, min(images, ASKED))
         self.known = min(len(train), max(2 * self.samples, min(4 * self.samples, TRAIN)))
         self.real = min(images, len(held_out))
         self.k = max(1, min(5, self.real // 4))
@@ -141,7 +145,7 @@ class SampleWatch:
         self.floors: list[float] = floors.mean(0).tolist()
         self.floor = self.floors[0]
         self.spread = float(floors[:, 0].std())
-        self.reference = {
+        self.reference = {self.name: Sign(self.floor, self.spread)} | {
             name: Sign(sum(s[name] for s in signs) / len(signs), float(torch.tensor([s[name] for s in signs]).std()))
             for name in signs[0]
         }
@@ -187,7 +191,7 @@ class SampleWatch:
             others: Which training images these are not themselves; None for all.
         """
         found: dict[str, float] = {}
-        for space, fake in zip(self.spaces, drawn, strict=True):
+        for space, fake in zip(self.spaces, self._compared(drawn), strict=True):
             end = "" if space is self.spaces[0] else f" ({space.extractor.name})"
             shares = prdc(space.held_out, fake, self.k)
             found |= {
@@ -207,11 +211,14 @@ class SampleWatch:
         found |= {"closer to training images": test.share, "copied, z": test.z}
         return found
 
+    def _compared(self, drawn: Sequence[Tensor]) -> list[Tensor]:
+        return [features[: self.samples] for features in drawn]
+
     def draw(self, model: nn.Module) -> Float[Tensor, "n c h w"]:
-        """The samples of a check, the same draws at each."""
+        """The samples of a check, the same draws at each; the first `samples` of them are compared."""
         assert isinstance(model, Samples)
         with evaluating(model):
-            batches = draw(model, self.samples, seed=derive(self.seed, "samples"), size=self.size)
+            batches = draw(model, self.drawn, seed=derive(self.seed, "samples"), size=self.size)
             return torch.cat([batch.float().cpu() for batch in batches])
 
     def features(self, samples: Float[Tensor, "n c h w"]) -> list[Tensor]:
@@ -222,10 +229,11 @@ class SampleWatch:
         """The distance, then every sign."""
         samples = self.draw(model)
         drawn = self.features(samples)
-        found = {self.name: frechet(self.spaces[0].moments, moments(drawn[0]))}
-        for space, fake in zip(self.spaces[1:], drawn[1:], strict=True):
+        compared = self._compared(drawn)
+        found = {self.name: frechet(self.spaces[0].moments, moments(compared[0]))}
+        for space, fake in zip(self.spaces[1:], compared[1:], strict=True):
             found[space.distance_name] = frechet(space.moments, moments(fake))
-        found["kernel distance"] = kernel_distance(self.spaces[0].held_out, drawn[0])
+        found["kernel distance"] = kernel_distance(self.spaces[0].held_out, compared[0])
         return found | self.signs(drawn)
 
     def evidence(self, model: nn.Module, n: int = 8) -> Evidence:
@@ -237,12 +245,13 @@ class SampleWatch:
         """
         samples = self.draw(model)
         drawn = self.features(samples)
-        bins = [ndb(space.bins, space.held_out, fake) for space, fake in zip(self.spaces, drawn, strict=True)]
+        compared = self._compared(drawn)
+        bins = [ndb(space.bins, space.held_out, fake) for space, fake in zip(self.spaces, compared, strict=True)]
         most = max(bins, key=lambda each: each.lost_mass)
         places = [(most.real_bins == k).nonzero()[:, 0] for k in most.lost[:n]]
         chosen = torch.cat([place[: max(1, n // len(places))] for place in places]) if places else torch.zeros(0)
         space, fake = self.spaces[-1], drawn[-1]
-        pairs = duplicates(space.held_out, fake).pairs[:n].flatten()
+        pairs = duplicates(space.held_out, compared[-1]).pairs[:n].flatten()
         closer = closer_to_train(space.train, space.held_out, fake, seed=self.seed)
         sample, near = closer.sample[:n], closer.nearest[:n]
         copies = torch.stack([samples[sample], self._images(self.train, near, self.known)], dim=1)

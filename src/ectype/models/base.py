@@ -22,6 +22,7 @@ __all__ = [
     "Samples",
     "Scores",
     "StartsFromData",
+    "conditional",
     "evaluating",
     "truncated_normal",
 ]
@@ -115,6 +116,11 @@ class StartsFromData(Protocol):
     def start_from(self, mean: Float[Tensor, "c h w"]) -> None:
         """Called once, before the first step, with the mean training image in [0, 1]."""
         ...
+
+
+def conditional(model: nn.Module) -> bool:
+    """Whether a model is told the class of an image."""
+    return bool(getattr(model, "conditional", False))
 
 
 def truncated_normal(

@@ -63,10 +63,11 @@ def lines(
     *,
     x: str,
     y: str = "",
-    mark: tuple[float, float, str] | None = None,
+    marks: Sequence[tuple[float, float, str]] = (),
     height: int = 300,
+    log: bool = False,
 ) -> Chart:
-    """Curves over one axis, one point of which may be marked with a word."""
+    """Curves over one axis, points of which may be marked with a word; `log` scales what they show."""
     data: list[dict[str, Any]] = []
     for curve in curves:
         data.append(
@@ -80,20 +81,20 @@ def lines(
                 "marker": {"size": 5},
             }
         )
-    if mark is not None:
+    for i, (across, up, name) in enumerate(marks):
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": mark[2],
-                "x": [mark[0]],
-                "y": [_plain(mark[1])],
-                "marker": {"size": 12, "symbol": "star", "color": PALETTE[3]},
+                "name": name,
+                "x": [across],
+                "y": [_plain(up)],
+                "marker": {"size": 12, "symbol": ("star", "square")[i % 2], "color": PALETTE[3]},
             }
         )
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": x}},
-        "yaxis": {"title": {"text": y}},
+        "yaxis": {"title": {"text": y}, **({"type": "log"} if log else {})},
         "hovermode": "x unified",
     }
     layout["showlegend"] = len(data) > 1

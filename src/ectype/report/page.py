@@ -15,7 +15,8 @@ from plotly.offline import get_plotlyjs
 from ectype.errors import CheckpointError, RunError
 from ectype.measure.evaluation import Evaluation, number
 from ectype.models.base import Encodes
-from ectype.report.sections import Section, sections
+from ectype.report.parts import Section
+from ectype.report.sections import sections
 from ectype.report.view import RunView
 from ectype.report.words import compression, density, summary
 from ectype.training import checkpoint

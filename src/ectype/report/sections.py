@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,39 +13,17 @@ from ectype.measure.evaluate import corruption_of
 from ectype.measure.evaluation import number
 from ectype.models.base import Encodes, Reconstructs, Samples, evaluating
 from ectype.report.charts import Chart, Line, bars, lines, scatter
+from ectype.report.generation import classes, copies, evidence, followed
+from ectype.report.parts import Row, Section, said_of, tiles
 from ectype.report.pictures import Picture, column, saved, strip
 from ectype.report.view import RunView
 from ectype.training.rundir import NOT_MEASURED
 from ectype.training.shipped import DrawsCodes
 
-__all__ = ["Row", "Section", "sections"]
+__all__ = ["sections"]
 
 PAIRS, STEPS, DRAWN, AXES, DRAWS, FRAMES = 5, 9, 24, 8, 8, 8
 """Interpolations, steps of one, samples per density, traversals, draws per image, frames of the film."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """Pictures under one heading."""
-
-    label: str
-    pictures: list[Picture]
-    caption: str = ""
-    narrow: bool = False
-    """Whether it may stand beside others."""
-    tiles: bool = False
-    """Whether its pictures are one set, close together."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a page."""
-
-    key: str
-    title: str
-    caption: str
-    rows: list[Row] = field(default_factory=list)
-    charts: list[Chart] = field(default_factory=list)
 
 
 def sections(view: RunView) -> list[Section]:
@@ -56,6 +33,10 @@ def sections(view: RunView) -> list[Section]:
         restorations,
         draws,
         samples,
+        classes,
+        copies,
+        followed,
+        evidence,
         interpolations,
         traversals,
         latents,
@@ -66,11 +47,6 @@ def sections(view: RunView) -> list[Section]:
     with evaluating(view.model):
         made = [maker(view) for maker in makers]
     return [section for section in made if section is not None]
-
-
-def _said(view: RunView, place: int) -> str:
-    label = view.label(place)
-    return f"{label}, {view.name(place)}" if label is not None else view.name(place)
 
 
 # ── Images ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -123,7 +99,9 @@ def _columns(view: RunView, places: Sequence[int], stacked: Sequence[Tensor], wh
     mse = ((stacked[-1] - stacked[0]) ** 2).flatten(1).mean(1).clamp(min=1e-10)
     decibels = (-10 * torch.log10(mse)).tolist()
     return [
-        column(torch.stack([images[i] for images in stacked]), f"{what}: {_said(view, place)}", f"{decibels[i]:.1f} dB")
+        column(
+            torch.stack([images[i] for images in stacked]), f"{what}: {said_of(view, place)}", f"{decibels[i]:.1f} dB"
+        )
         for i, place in enumerate(places)
     ]
 
@@ -140,7 +118,7 @@ def draws(view: RunView) -> Section | None:
     pictures = [
         strip(
             torch.cat([image[i : i + 1], mean[i : i + 1], drawn[:, i]]),
-            f"{_said(view, place)}: the image, its reconstruction from the posterior mean, {DRAWS} draws",
+            f"{said_of(view, place)}: the image, its reconstruction from the posterior mean, {DRAWS} draws",
         )
         for i, place in enumerate(places)
     ]
@@ -162,18 +140,14 @@ def samples(view: RunView) -> Section | None:
             code = model.densities[name].sample(DRAWN, generator=view.generator("samples"))
             images = model.decode(code.to(view.device))
             title = f"{name} (default)" if name == model.density else name
-            rows.append(Row(title, _tiles(images, name), about, narrow=True, tiles=True))
+            rows.append(Row(title, tiles(images, name), about, narrow=True, tiles=True))
         caption = "Decoded draws of a density on codes, each from the same seed, none picked."
         return Section("samples", "Samples", caption, rows)
     if isinstance(model, Samples):
         images = model.sample(DRAWN, generator=view.generator("samples"))
-        row = Row("", _tiles(images, "the model"), tiles=True)
+        row = Row("", tiles(images, "the model"), tiles=True)
         return Section("samples", "Samples", "From one seed, none picked.", [row])
     return None
-
-
-def _tiles(images: Tensor, of: str) -> list[Picture]:
-    return [strip(images[i : i + 1], f"sample {i + 1} of {of}") for i in range(len(images))]
 
 
 def _densities(view: RunView, model: DrawsCodes) -> dict[str, str]:
@@ -217,7 +191,7 @@ def interpolations(view: RunView) -> Section | None:
         one, two = model.encode(ends)
         steps = torch.linspace(0, 1, STEPS, device=one.device).view(-1, *[1] * one.dim())
         between = model.decode(torch.lerp(one, two, steps))
-        alt = f"from {_said(view, first)} to {_said(view, last)}: the image, {STEPS} decoded steps, the image"
+        alt = f"from {said_of(view, first)} to {said_of(view, last)}: the image, {STEPS} decoded steps, the image"
         pictures.append(strip(torch.cat([ends[:1], between, ends[1:]]), alt))
     caption = (
         f"Two held-out images at the ends; between them {STEPS} equal steps on the straight line from one code to the "
@@ -257,7 +231,7 @@ def traversals(view: RunView) -> Section | None:
         images = model.decode(moved.view(-1, *shape).to(code))
         rows.append(Row(label, [strip(images, f"{label} from −3 to 3 standard deviations")]))
     caption = (
-        f"The code of one held-out image ({_said(view, place)}) with one direction at a time moved from −3 to +3 "
+        f"The code of one held-out image ({said_of(view, place)}) with one direction at a time moved from −3 to +3 "
         f"standard deviations of the test images' codes about their mean: {what}, the largest first. Rows that do "
         "not change belong to directions that the decoder ignores."
     )
@@ -329,16 +303,19 @@ def curves(view: RunView) -> Section | None:
     train = [line for line in metrics if line["kind"] == "train"]
     checks = [line for line in metrics if line["kind"] == "check"]
     charts: list[Chart] = []
+    if any("verdict" in line for line in checks):
+        # The players' losses say nothing of the samples; what does is shown by itself.
+        checks = []
     watched = next((key for line in checks for key in line if key not in MECHANICS), None)
     if watched is not None:
         held = [line for line in checks if line.get(watched) is not None]
         best = min((line for line in held if line.get("best")), key=lambda line: line[watched], default=None)
-        mark = (best["seen"], best[watched], "best") if best is not None else None
+        marks = [(best["seen"], best[watched], "best")] if best is not None else []
         both = [Line("held out", [x["seen"] for x in held], [x[watched] for x in held], 1, dots=True)]
         total = [line for line in train if "total" in line]
         both.insert(0, Line("training", [x["seen"] for x in total], [x["total"] for x in total]))
         said = f"{watched}: what training minimises, and the same on held-out images, which decides the best."
-        charts.append(lines("Loss", said, both, x="images seen", mark=mark))
+        charts.append(lines("Loss", said, both, x="images seen", marks=marks))
     keys = [key for key in dict.fromkeys(k for line in [*train, *checks] for k in line) if key not in MECHANICS]
     for key in keys:
         own = [

@@ -85,13 +85,14 @@ class RunView:
         return next(self.model.parameters()).device
 
     @cached_property
-    def _looking(self) -> tuple[int, Callable[[int, int], Moment]]:
+    def looking(self) -> tuple[int, Callable[[int, int], Moment]]:
+        """Images per batch, and the draws of each batch."""
         return looking(self.info, self.recipe.train.seed, self.device)
 
     @property
     def moment(self) -> Moment:
         """Of everything drawn for a handful of images."""
-        return self._looking[1](0, 1)
+        return self.looking[1](0, 1)
 
     def generator(self, use: str) -> torch.Generator:
         """Draws for one part of the page, the same in each page of this run."""
@@ -125,7 +126,7 @@ class RunView:
         if not isinstance(model, Encodes) or len(self.test) < 2:
             return None
         n = min(POINTS, len(self.test), max(8, 20_000_000 // (self.evaluation.code_numbers or 1)))
-        size, moment = self._looking
+        size, moment = self.looking
 
         def coded(batch: Batch) -> Tensor:
             return model.encode(batch.image).flatten(1).float().cpu()

@@ -10,7 +10,8 @@ __all__ = ["compression", "density", "summary"]
 
 def summary(evaluation: Evaluation, info: DataInfo) -> list[str]:
     """A few sentences, the most important first."""
-    parts = [_reconstruction(evaluation, info), _denoising(evaluation), _likelihood(evaluation), _codes(evaluation)]
+    parts = [*_samples(evaluation)] if evaluation.density == "implicit" else []
+    parts += [_reconstruction(evaluation, info), _denoising(evaluation), _likelihood(evaluation), _codes(evaluation)]
     return [part for part in parts if part]
 
 
@@ -68,6 +69,25 @@ def _reconstruction(evaluation: Evaluation, info: DataInfo) -> str:
         return said + f". Each image becomes {numbers:,} numbers, {number(ratio)} times fewer than its own."
     more = "as many as its own" if ratio == 1 else f"{number(1 / ratio)} times its own"
     return said + f". Each image becomes {numbers:,} numbers, {more}: the code compresses nothing."
+
+
+def _samples(evaluation: Evaluation) -> list[str]:
+    found = evaluation.groups().get("generation", [])
+    distance = next((figure for figure in found if "real images" in figure.beside), None)
+    if distance is None:
+        return []
+    said = (
+        f"Its samples have a {distance.name} of {_range(distance)} to held-out images; real images have "
+        f"{number(distance.beside['real images'])}."
+    )
+    coverage = next((figure for figure in found if figure.name.startswith("coverage")), None)
+    if coverage is None:
+        return [said]
+    beside = coverage.beside["real images"]
+    return [
+        said,
+        f"They come near {100 * coverage.value:.0f}% of these images; real ones come near {100 * beside:.0f}%.",
+    ]
 
 
 def _denoising(evaluation: Evaluation) -> str:

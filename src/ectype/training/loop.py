@@ -180,7 +180,7 @@ def fit(
                     looked = time.perf_counter()
                     values = world.agree(measure(trainer.model) if measure is not None and world.first else {})
                     verdict = judge(values, monitor) if judge is not None and values else None
-                    better = bool(values) and monitor.record(trainer.seen, next(iter(values.values())), verdict)
+                    better = bool(values) and monitor.record(trainer.seen, values, verdict)
                     best_step = trainer.step_count if better else best_step
                     took = time.perf_counter() - looked
                     checking += took

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 __all__ = ["FATAL", "Monitor", "Verdict"]
@@ -46,6 +47,8 @@ class Monitor:
     """Whether a fatal verdict ends the run."""
     history: list[tuple[int, float]] = dataclasses.field(default_factory=list)
     """(images seen, measure) of each check."""
+    looks: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    """All that each check found; a verdict compares a run with its own past."""
     verdicts: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     """(images seen, verdict) of each check that has one."""
     best: float = math.inf
@@ -59,9 +62,11 @@ class Monitor:
         """Whether a check falls into the step from `before` to `seen` images."""
         return before // self.every != seen // self.every
 
-    def record(self, seen: int, value: float, verdict: Verdict | None = None) -> bool:
-        """Take a check's result in; returns whether it is the best so far."""
+    def record(self, seen: int, values: Mapping[str, float], verdict: Verdict | None = None) -> bool:
+        """Take a check's result in, the measure first; returns whether it is the best so far."""
+        value = next(iter(values.values()))
         self.history.append((seen, value))
+        self.looks.append(dict(values))
         if verdict is not None:
             self.verdicts.append((seen, verdict.name))
         recent = [found for _, found in self.history[-self.smoothing :] if math.isfinite(found)]

@@ -1,0 +1,220 @@
+"""Does the monitor find what goes wrong in training, and keep quiet where nothing does?
+
+MNIST at 16 × 16. For each seed a run is stopped and goes on three times: as it was; with other images than the monitor
+looks at, so that it loses in training what it had, be it half of the digits (their images replaced by other digits') or
+the variety within one digit (all of its images replaced by three of them). The monitor knows nothing of it: it compares
+with all held-out images, as always. A fourth run is trained on a few hundred images until it copies them.
+
+A run is alarmed when two checks in a row say the same bad thing, which is what ends a run by default for those that are
+fatal; a healthy run is judged over all of its checks, its beginning included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from common import DATA, KEPT, Clock, Row, arguments, console, tell
+
+os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+import ectype
+from ectype.data.batch import Batch, Moment
+from ectype.data.feed import Feed
+from ectype.errors import Interrupted
+from ectype.training.loop import Callback, Check
+from ectype.training.monitor import CERTAIN, Monitor
+from ectype.training.rundir import RunDir
+from ectype.training.trainer import Trainer
+
+SIDE, EVERY = 16, 40_000
+HEALTHY, AFTER, COPIED = 600_000, 200_000, 600_000
+"""Images that a run is trained on: until it is stopped, afterwards, and on few images."""
+FEW = 400
+"""Images of all that a memorising run is given; a tenth each is held out."""
+ALARMS = {
+    "healthy": ("losing modes", "collapsed", "memorising", "memorising or shrunken"),
+    "half the digits gone": ("losing modes", "collapsed"),
+    "within one digit": ("losing modes", "collapsed", "memorising or shrunken"),
+    "memorising": ("memorising", "memorising or shrunken"),
+}
+"""What counts as found; for a healthy run, as a false alarm."""
+
+
+class Only(Feed):
+    """A feed that shows other images instead of some.
+
+    Args:
+        feed: Of the training images.
+        instead: The index that is shown for each.
+    """
+
+    def __init__(self, feed: Feed, instead: torch.Tensor) -> None:
+        super().__init__(feed.images, feed.config, feed.device, training=True, seed=feed.seed)
+        self.instead = instead
+
+    def __call__(self, index: torch.Tensor, moment: Moment) -> Batch:
+        return super().__call__(self.instead[index], moment)
+
+
+def half(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Five random digits stand for all."""
+    kept = torch.randperm(10, generator=generator)[:5]
+    among = torch.isin(labels, kept).nonzero()[:, 0]
+    return among[torch.randint(len(among), labels.shape, generator=generator)]
+
+
+def within(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Three images of one random digit stand for all of its."""
+    digit = int(torch.randint(10, (), generator=generator))
+    places = (labels == digit).nonzero()[:, 0]
+    instead = torch.arange(len(labels))
+    instead[places] = places[torch.randperm(len(places), generator=generator)[:3]][
+        torch.randint(3, (len(places),), generator=generator)
+    ]
+    return instead
+
+
+class Changed(Callback):
+    """Has a run train on other images than it is judged by."""
+
+    def __init__(self, change: Callable[[torch.Tensor, torch.Generator], torch.Tensor], seed: int) -> None:
+        self.change, self.generator = change, torch.Generator().manual_seed(seed)
+
+    def started(self, trainer: Trainer, monitor: Monitor) -> None:
+        labels = trainer.feed.images.labels
+        assert labels is not None
+        trainer.feed = Only(trainer.feed, self.change(labels, self.generator))
+
+
+class StopAt(Callback):
+    """Stops a run at a check, everything saved."""
+
+    def __init__(self, seen: int) -> None:
+        self.seen = seen
+
+    def checked(self, trainer: Trainer, check: Check) -> None:
+        if check.seen >= self.seen:
+            raise Interrupted("as planned")
+
+
+def few(seed: int) -> Path:
+    """A file of some hundred digits."""
+    file = KEPT / f"few-digits-{FEW}-{seed}.npz"
+    if not file.is_file():
+        from common import mnist
+
+        chosen = np.random.default_rng(seed).permutation(60_000)[:FEW]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, images=mnist("train")[chosen, 0], labels=labels_of("train")[chosen])
+    return file
+
+
+def labels_of(part: str) -> np.ndarray:
+    """[n] uint8 of MNIST."""
+    import gzip
+
+    packed = (DATA / "mnist" / f"{part}-labels-idx1-ubyte.gz").read_bytes()
+    return np.frombuffer(gzip.decompress(packed), np.uint8, offset=8)
+
+
+def trials(seed: int) -> list[dict[str, Any]]:
+    """The four runs of one seed: their checks."""
+    torch.set_num_threads(1)
+    shared = {
+        "data.size": SIDE,
+        "objective.adversary.loss": "relativistic",
+        "objective.adversary.penalty": {"r1": 1.0, "r2": 1.0, "gradient": 0.0, "clip": None, "every": 1},
+        "optimizer.lr": 5e-4,
+        "optimizer.betas": [0.0, 0.99],
+        "train.batch": 64,
+        "train.ema_images": 10_000,
+        "train.seed": seed,
+        "run.threads": 1,
+        "run.pictures": 0,
+        "monitor.every": EVERY,
+        "monitor.images": 1000,
+        "monitor.patience": None,
+        "monitor.on_collapse": "warn",
+    }
+    found = []
+    with TemporaryDirectory() as place:
+
+        def go(name: str, images: int, data: Path, *callbacks: Callback) -> None:
+            clock, run = Clock(), RunDir(f"{place}/{name}")
+            with suppress(Interrupted):
+                ectype.train("gan-mlp", data, shared | {"train.images": images}, out=run.path, callbacks=callbacks)
+            checks = [line for line in run.metrics() if line["kind"] == "check"]
+            found.append({"seed": seed, "condition": name, "checks": checks, "seconds": clock.read().wall})
+
+        whole, digits = HEALTHY + AFTER, DATA / "mnist"
+        go("stopped", whole, digits, StopAt(HEALTHY))
+        found.clear()
+        for name, change in (("half the digits gone", half), ("within one digit", within)):
+            shutil.copytree(f"{place}/stopped", f"{place}/{name}")
+            go(name, whole, digits, Changed(change, seed))
+        Path(f"{place}/stopped").rename(f"{place}/healthy")
+        go("healthy", whole, digits)
+        go("memorising", COPIED, few(seed))
+    return found
+
+
+def alarmed(checks: Iterable[dict[str, Any]], bad: tuple[str, ...]) -> bool:
+    """Whether as many checks in a row as the monitor asks for say the same bad thing."""
+    names = [check["verdict"] for check in checks]
+    runs = zip(*(names[shift:] for shift in range(CERTAIN)), strict=False)
+    return any(len(set(run)) == 1 and run[0] in bad for run in runs)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson 1927)."""
+    z = 1.96
+    share, weight = hits / n, 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / weight
+    half_width = z * ((share * (1 - share) + z * z / (4 * n)) / n) ** 0.5 / weight
+    return middle - half_width, middle + half_width
+
+
+def main() -> None:
+    """Measure and tell."""
+    given = arguments(__doc__, seeds=(20, "to run"), first=(0, "the first seed"), processes=(2, "at a time"))
+    seeds = range(given.first, given.first + (2 if given.quick else given.seeds))
+    runs: list[dict[str, Any]] = []
+    with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
+        for done in pool.imap_unordered(trials, seeds):
+            runs += done
+            for run in done:
+                said = [check["verdict"] for check in run["checks"]]
+                console.print(run["seed"], run["condition"], f"{run['seconds']:.0f} s", said)
+    (KEPT / f"detector-{given.first}.json").write_text(json.dumps(runs))
+    rows = []
+    for condition, bad in ALARMS.items():
+        these = [run for run in runs if run["condition"] == condition]
+        hits = sum(alarmed(run["checks"], bad) for run in these)
+        low, high = wilson(hits, len(these))
+        share = hits / len(these)
+        good, goal = (share <= 0.05, "≤ 5% false alarms") if condition == "healthy" else (share >= 0.9, "≥ 90% found")
+        detail = f"{hits} of {len(these)} runs, 95% interval {low:.0%} to {high:.0%}"
+        rows.append(Row(condition, float("nan"), share, None, goal, good, detail))
+    notes = [
+        f"MNIST at {SIDE} px, gan-mlp judged in pairs with R1 and R2: {HEALTHY:,} images, then {AFTER:,} as they were "
+        f"or changed; a check each {EVERY:,} with 1,000 samples.",
+        "Thresholds were set on runs with seeds from 1000 on.",
+    ]
+    tell("detector", "What goes wrong in training, found", rows, notes)
+
+
+if __name__ == "__main__":
+    main()
