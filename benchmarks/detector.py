@@ -40,7 +40,7 @@ from ectype.training.rundir import RunDir
 from ectype.training.trainer import Trainer
 
 SIDE, EVERY = 16, 40_000
-HEALTHY, AFTER, COPIED = 600_000, 200_000, 600_000
+HEALTHY, AFTER, COPIED = 480_000, 160_000, 520_000
 """Images that a run is trained on: until it is stopped, afterwards, and on few images."""
 FEW = 400
 """Images of all that a memorising run is given; a tenth each is held out."""

@@ -18,7 +18,7 @@ GONE, FADING = 0.4, 0.1
 """Share of the real images in clusters that hardly any sample falls into, likewise."""
 REPEATED = 0.5
 """Share of samples closer to another one than real images come to each other, beyond which it has collapsed."""
-COPIED, SHRUNKEN = 3.0, 0.7
+COPIED, SHRUNKEN = 3.0, 0.8
 """Standard errors, and share of real images' authenticity, beyond which samples lie too close to training images."""
 RISEN, FALLEN, MORE = 1.3, 0.9, 0.05
 """A distance so many times its own minimum, a sign of variety at such a share of what it was then, and so much more of
