@@ -14,7 +14,7 @@ from torch import Tensor
 from ectype.data.preview import contact_sheet, save_grid
 from ectype.data.video import save_film
 from ectype.errors import DataError, ModelError, did_you_mean
-from ectype.models.base import DrawsLatents, Samples, conditional, evaluating
+from ectype.models.base import DrawsLabels, DrawsLatents, Samples, conditional, evaluating
 from ectype.results import density_of, load
 from ectype.sections import DataInfo
 from ectype.training.rundir import RunDir
@@ -83,12 +83,11 @@ class _Drawn:
         return self.model.latents(n, truncation=truncation, generator=generator)
 
     def labels(self, n: int, generator: torch.Generator) -> Tensor | None:
-        if not conditional(self.model):
+        if not (isinstance(self.model, DrawsLabels) and self.model.conditional):
             return None
         if self.label is not None:
             return labels_for(self.label, self.model.info, n)
-        shares = torch.tensor(self.model.info.frequencies)
-        return torch.multinomial(shares, n, replacement=True, generator=generator)
+        return self.model.labels(n, generator=generator)
 
     def render(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         assert isinstance(self.model, DrawsLatents)

@@ -60,7 +60,7 @@ def duplicates(real: Features, fake: Float[Tensor, "m d"]) -> Duplicates:
 class Authenticity:
     """Share of samples farther from their nearest training image than that one is from the next (Alaa et al. 2022).
 
-    Fresh real images have about ⅔; copies, and samples drawn in towards the middle of the data, have few.
+    Fresh real images have somewhat above ½; copies, and samples drawn in towards the middle of the data, have few.
 
     Args:
         train: Features of training images; how far each is from the next is found once.

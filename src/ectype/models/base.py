@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ectype.errors import ModelError
 from ectype.sections import DataInfo
 
 __all__ = [
+    "DrawsLabels",
     "DrawsLatents",
     "DrawsPosterior",
     "Encodes",
@@ -118,9 +119,21 @@ class StartsFromData(Protocol):
         ...
 
 
+@runtime_checkable
+class DrawsLabels(Protocol):
+    """Can be told the class of an image, and draws one where nobody says which."""
+
+    conditional: bool
+    """Whether this one is told."""
+
+    def labels(self, n: int, *, generator: torch.Generator | None = None) -> Int[Tensor, " n"]:
+        """`n` class indices, as frequent as among the training images."""
+        ...
+
+
 def conditional(model: nn.Module) -> bool:
     """Whether a model is told the class of an image."""
-    return bool(getattr(model, "conditional", False))
+    return isinstance(model, DrawsLabels) and model.conditional
 
 
 def truncated_normal(
