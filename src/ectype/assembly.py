@@ -20,7 +20,7 @@ from ectype.errors import CheckpointError, EctypeWarning, RunError
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.validation import validation
 from ectype.measure.verdict import judged_by
-from ectype.measure.watching import SampleEvidence, SampleWatch
+from ectype.measure.watching import LEAST_WATCHED, SampleEvidence, SampleWatch
 from ectype.models.base import Samples, StartsFromData
 from ectype.objectives.base import Objective, Validates
 from ectype.recipe import Recipe
@@ -100,6 +100,12 @@ class Session:
             look = validation(objective, self.held_out, self.info, images=images, seed=seed, device=self.device)
             return _Watch(look)
         if not isinstance(objective.model, Samples):
+            return None
+        if min(len(self.feed), len(self.held_out)) < LEAST_WATCHED:
+            self.say(
+                f"{len(self.held_out)} held-out images are too few to follow samples by ({LEAST_WATCHED} are needed): "
+                "it trains to the end of its budget, and pictures are all there is to judge it by."
+            )
             return None
         if not self.world.first:
             return _Watch(lambda model: {}, judge=judged_by({}))

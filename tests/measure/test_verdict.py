@@ -27,7 +27,7 @@ def look(**changes: float) -> dict[str, float]:
 
 
 def verdict(*before: dict[str, float], **changes: float) -> Verdict:
-    return judge(look(**changes), REFERENCE, before)
+    return judge(look(**changes), REFERENCE, before or None)
 
 
 def test_a_good_generator_is_healthy() -> None:
@@ -71,6 +71,8 @@ def test_a_generator_that_still_learns_is_not_blamed() -> None:
     assert judge(look(FD=16.5, **poor), REFERENCE, before[1:]).name == "learning"
     stuck = [look(FD=17, **poor)] * 4
     assert judge(look(FD=17, **poor), REFERENCE, stuck).name == "collapsed"
+    assert judge(look(FD=40, **poor), REFERENCE, []).name == "learning"
+    assert judge(look(FD=40, **poor), REFERENCE).name == "collapsed"
     assert "12" in judge(look(FD=12, **poor), REFERENCE, before).words
 
 

@@ -24,7 +24,7 @@ from ectype.measure.evaluation import Figure
 from ectype.measure.features import Extractor
 from ectype.measure.intervals import jackknife
 from ectype.measure.neighbours import prdc
-from ectype.measure.watching import SampleWatch
+from ectype.measure.watching import LEAST_BINNED, SampleWatch
 from ectype.sections import DataInfo
 from ectype.training.position import derive
 
@@ -66,9 +66,12 @@ def generation(
         DataError: Too few test images.
     """
     images = min(most, FEW) if any(extractor.slow for extractor in extractors) else most
+    if min(len(train), len(test)) < LEAST_BINNED:
+        raise DataError(
+            f"{len(train)} training and {len(test)} test images are too few to compare samples with: "
+            f"{LEAST_BINNED} of each are the least."
+        )
     watch = SampleWatch(info, train, test, extractors, images=images, seed=derive(seed, "generation"))
-    if watch.real < 4 * 5:
-        raise DataError(f"{watch.real} test images are too few to compare samples with: 20 are the least.")
     samples = watch.draw(model)
     drawn = watch.features(samples)
     signs = watch.signs(drawn)
@@ -83,7 +86,8 @@ def generation(
 
 def _in_space(watch: SampleWatch, place: int, fake: Float[Tensor, "n d"], signs: dict[str, float]) -> list[Figure]:
     space = watch.spaces[place]
-    real, name = space.held_out, space.extractor.name
+    real, name, bins = space.held_out, space.extractor.name, space.bins
+    assert bins is not None  # there are enough images
     end = "" if place == 0 else f" ({name})"
     beside = {key: {"real images": sign.mean} for key, sign in watch.reference.items()}
     on = f"features: {name}, {len(space.projection.directions)} principal components"
@@ -155,7 +159,7 @@ def _in_space(watch: SampleWatch, place: int, fake: Float[Tensor, "n d"], signs:
             note=f"real neighbourhoods around a sample ÷ k; 1 for real images; k = {watch.k}; {on}",
         )
     )
-    low, high = jackknife(lambda x, y: ndb(space.bins, x, y).different, [real, fake])
+    low, high = jackknife(lambda x, y: ndb(bins, x, y).different, [real, fake])
     figures.append(
         Figure(
             f"NDB/K{end}",
@@ -166,7 +170,7 @@ def _in_space(watch: SampleWatch, place: int, fake: Float[Tensor, "n d"], signs:
             n=len(real),
             better="lower",
             beside=beside[f"NDB/K{end}"],
-            note=f"share of {len(space.bins.means)} clusters that samples fill too much or too little; {on}",
+            note=f"share of {len(bins.means)} clusters that samples fill too much or too little; {on}",
         )
     )
     low, high = jackknife(vendi_ratio, [real, fake])

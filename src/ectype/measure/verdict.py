@@ -33,7 +33,7 @@ def judged_by(reference: Mapping[str, Sign]) -> Callable[[Mapping[str, float], M
 
 
 def judge(
-    values: Mapping[str, float], reference: Mapping[str, Sign], before: Sequence[Mapping[str, float]] = ()
+    values: Mapping[str, float], reference: Mapping[str, Sign], before: Sequence[Mapping[str, float]] | None = None
 ) -> Verdict:
     """The verdict on one set of samples.
 
@@ -46,7 +46,7 @@ def judge(
     Args:
         values: Of the samples; the first is the distance.
         reference: The same of fresh real images against the same held-out ones.
-        before: Values at earlier checks; empty for a verdict on a finished run.
+        before: Values at earlier checks of a run that goes on; None for a verdict on a finished one.
     """
     if not values:
         return Verdict("healthy", "nothing was measured")
@@ -60,8 +60,9 @@ def judge(
     if lost := _lost_again(name, values, reference, before):
         severe = bool(found.gone)
         return Verdict("collapsed" if severe else "losing modes", "; ".join([lost, *found.gone]))
-    if (found.gone or found.fading) and before and _falling(name, [*before, values]):
-        return Verdict("learning", f"the distance still falls: {before[-1][name]:.4g}, now {distance:.4g}")
+    if (found.gone or found.fading) and before is not None and _falling(name, [*before, values]):
+        words = f"the distance still falls: {before[-1][name]:.4g}, now {distance:.4g}" if before else "the first look"
+        return Verdict("learning", words)
     if found.gone:
         return Verdict("collapsed", "; ".join(found.gone))
     if found.fading:
@@ -96,7 +97,7 @@ def _against_real(values: Mapping[str, float], reference: Mapping[str, Sign], fo
 
 
 def _lost_again(
-    name: str, values: Mapping[str, float], reference: Mapping[str, Sign], before: Sequence[Mapping[str, float]]
+    name: str, values: Mapping[str, float], reference: Mapping[str, Sign], before: Sequence[Mapping[str, float]] | None
 ) -> str:
     """What a generator had at its best and has no longer, in words; empty if nothing."""
     if not before:

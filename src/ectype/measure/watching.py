@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ectype.data.feed import Feed
 from ectype.data.preview import save_grid
+from ectype.errors import DataError
 from ectype.measure.copies import Authenticity, closer_to_train, duplicates
 from ectype.measure.distances import Moments, Projection, fit_projection, frechet, kernel_distance, moments
 from ectype.measure.diversity import Bins, fit_bins, ndb, vendi_ratio
@@ -28,14 +29,18 @@ from ectype.training.rundir import RunDir
 from ectype.training.trainer import Trainer
 from ectype.training.watch import to_uint8
 
-__all__ = ["Evidence", "SampleEvidence", "SampleWatch", "Sign", "dimensions", "draw"]
+__all__ = ["LEAST_BINNED", "LEAST_WATCHED", "Evidence", "SampleEvidence", "SampleWatch", "Sign", "dimensions", "draw"]
 
 REAL_SETS = 8
 """Sets of real images that the floor of the distance and its spread are found on."""
 TRAIN = 20_000
 """Most training images that samples are compared with."""
 ASKED = 2000
-"""Samples that are asked whether they are copies, at least, where more are drawn than are compared."""
+"""Samples that are asked whether they are copies where fewer are compared, unless features are slow."""
+LEAST_BINNED = 20
+"""Images of each kind without which there are no bins."""
+LEAST_WATCHED = 8
+"""Held-out images, and training images, without which samples cannot be compared at all."""
 BINNED = 5000
 """Training images that bins are made of."""
 SIGN_SETS = 2
@@ -85,7 +90,8 @@ class _Space(NamedTuple):
     """Projected features of training images: sets of real images are drawn from them."""
     held_out: Float[Tensor, "m d"]
     moments: Moments
-    bins: Bins
+    bins: Bins | None
+    """None where there are too few images to fill two."""
 
     @property
     def distance_name(self) -> str:
@@ -109,6 +115,9 @@ class SampleWatch:
         images: At most so many images of each kind per check.
         seed: Of all draws.
 
+    Raises:
+        DataError: Fewer than 8 images of either kind.
+
     Attributes:
         name: Of the distance that is followed.
         floor: That distance between real images and held-out ones, at the same numbers.
@@ -128,13 +137,18 @@ class SampleWatch:
         images: int,
         seed: int = 0,
     ) -> None:
+        if min(len(train), len(held_out)) < LEAST_WATCHED:
+            raise DataError(
+                f"{len(train)} training and {len(held_out)} held-out images are too few to compare samples with: "
+                f"{LEAST_WATCHED} of each are the least (data.split.val says how many are held out)."
+            )
         self.info, self.seed = info, seed
         self.train, self.held_out = train, held_out
         self.size, self.moment = looking(info, seed, held_out.device, "watch")
         # Real images are compared at the same numbers as samples, in sets that must not all be one: half of them each.
         self.samples = max(2, min(images, TRAIN // 2, len(train) // 2))
         # How close samples come to training images needs no such care, and many samples to be sure.
-        self.drawn = max(self.samples, min(images, ASKED))
+        self.drawn = self.samples if extractors[-1].slow else max(self.samples, min(images, ASKED))
         self.known = min(len(train), max(2 * self.samples, min(4 * self.samples, TRAIN)))
         self.real = min(images, len(held_out))
         self.k = max(1, min(5, self.real // 4))
@@ -167,7 +181,8 @@ class SampleWatch:
         held_out = extract(extractor, self._pixels(self.held_out, self.real))
         projection = fit_projection(train, dimensions(extractor, self.real))
         train, held_out = projection.apply(train), projection.apply(held_out)
-        bins = fit_bins(train[:BINNED], len(held_out), seed=self.seed)
+        enough = min(len(train), len(held_out)) >= LEAST_BINNED
+        bins = fit_bins(train[:BINNED], len(held_out), seed=self.seed) if enough else None
         return _Space(extractor, projection, train, held_out, moments(held_out), bins)
 
     def _real_against_real(self) -> tuple[Tensor, list[dict[str, float]]]:
@@ -200,8 +215,9 @@ class SampleWatch:
                 f"coverage{end}": shares.coverage,
                 f"Vendi ratio{end}": vendi_ratio(space.held_out, fake),
             }
-            binned = ndb(space.bins, space.held_out, fake)
-            found |= {f"NDB/K{end}": binned.different, f"lost{end}": binned.lost_mass}
+            if space.bins is not None:
+                binned = ndb(space.bins, space.held_out, fake)
+                found |= {f"NDB/K{end}": binned.different, f"lost{end}": binned.lost_mass}
             found[f"repeated{end}"] = duplicates(space.held_out, fake).rate
         # Copies are copies in every feature; those that know no labels keep most of an image.
         space, fake = self.spaces[-1], drawn[-1]
@@ -246,9 +262,13 @@ class SampleWatch:
         samples = self.draw(model)
         drawn = self.features(samples)
         compared = self._compared(drawn)
-        bins = [ndb(space.bins, space.held_out, fake) for space, fake in zip(self.spaces, compared, strict=True)]
-        most = max(bins, key=lambda each: each.lost_mass)
-        places = [(most.real_bins == k).nonzero()[:, 0] for k in most.lost[:n]]
+        binned = [
+            ndb(space.bins, space.held_out, fake)
+            for space, fake in zip(self.spaces, compared, strict=True)
+            if space.bins is not None
+        ]
+        most = max(binned, key=lambda each: each.lost_mass, default=None)
+        places = [(most.real_bins == k).nonzero()[:, 0] for k in most.lost[:n]] if most is not None else []
         chosen = torch.cat([place[: max(1, n // len(places))] for place in places]) if places else torch.zeros(0)
         space, fake = self.spaces[-1], drawn[-1]
         pairs = duplicates(space.held_out, compared[-1]).pairs[:n].flatten()
