@@ -34,6 +34,7 @@ import ectype
 from ectype.data.batch import Batch, Moment
 from ectype.data.feed import Feed
 from ectype.errors import Interrupted
+from ectype.measure.codes import wilson
 from ectype.training.loop import Callback, Check
 from ectype.training.monitor import CERTAIN, Monitor
 from ectype.training.rundir import RunDir
@@ -178,15 +179,6 @@ def alarmed(checks: Iterable[dict[str, Any]], bad: tuple[str, ...]) -> bool:
     return any(len(set(run)) == 1 and run[0] in bad for run in runs)
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927)."""
-    z = 1.96
-    share, weight = hits / n, 1 + z * z / n
-    middle = (share + z * z / (2 * n)) / weight
-    half_width = z * ((share * (1 - share) + z * z / (4 * n)) / n) ** 0.5 / weight
-    return middle - half_width, middle + half_width
-
-
 def main() -> None:
     """Measure and tell."""
     given = arguments(__doc__, seeds=(20, "to run"), first=(0, "the first seed"), processes=(2, "at a time"))
@@ -203,8 +195,8 @@ def main() -> None:
     for condition, bad in ALARMS.items():
         these = [run for run in runs if run["condition"] == condition]
         hits = sum(alarmed(run["checks"], bad) for run in these)
-        low, high = wilson(hits, len(these))
         share = hits / len(these)
+        low, high = wilson(share, len(these))
         good, goal = (share <= 0.05, "≤ 5% false alarms") if condition == "healthy" else (share >= 0.9, "≥ 90% found")
         detail = f"{hits} of {len(these)} runs, 95% interval {low:.0%} to {high:.0%}"
         rows.append(Row(condition, float("nan"), share, None, goal, good, detail))
