@@ -120,17 +120,16 @@ def _try_again(
         attempt = run.attempt(number)
         begin = world.agree(str(_healthy(current) or "") if world.first else "")
         if console is not None:
-            said = " ".join(f"{key}={value}" for key, value in advice.overrides.items())
             whence = f"from {begin}" if begin else "from the beginning, as nothing was healthy"
-            console.print(f"attempt {number}, {whence}: {said}", highlight=False, soft_wrap=True)
+            console.print(f"attempt {number}, {whence}: {advice.typed()}", highlight=False, soft_wrap=True)
         Session(recipe, attempt, device, world, console).go(callbacks, Path(begin) if begin else None)
-        made.append({"attempt": number, "why": verdict, "from": begin, "changed": dict(advice.overrides)})
+        made.append({"attempt": number, "why": verdict, "from": begin or None, "changed": dict(advice.overrides)})
         current = attempt
     if world.first and made:
         results = [{**entry, **_ending(run.attempt(entry["attempt"]))} for entry in made]
         # Of those that ended well the closest, else the closest of all; the first try is one of them.
         tried = [{"attempt": 0, **_ending(run)}, *results]
-        chosen = min(tried, key=lambda entry: (entry["state"] in FATAL, entry["best"]))
+        chosen = min(tried, key=lambda entry: (entry["state"] in FATAL, _or_worst(entry["best"])))
         if chosen["attempt"]:
             adopt(run, run.attempt(chosen["attempt"]))
         run.amend_summary({"attempts": results, "shipped_attempt": chosen["attempt"]})
@@ -138,8 +137,11 @@ def _try_again(
 
 def _ending(run: RunDir) -> dict[str, Any]:
     said = run.summary()
-    best = said.get("best")
-    return {"state": said.get("state"), "reason": said.get("reason"), "best": math.inf if best is None else best}
+    return {key: said.get(key) for key in ("state", "reason", "best")}
+
+
+def _or_worst(best: float | None) -> float:
+    return math.inf if best is None else best
 
 
 def _healthy(run: RunDir) -> Path | None:

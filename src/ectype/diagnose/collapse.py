@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ectype.recipe import Recipe
 
-__all__ = ["Advice", "advised"]
+__all__ = ["Advice", "advised", "typed"]
 
 
 class Advice(NamedTuple):
@@ -18,15 +20,19 @@ class Advice(NamedTuple):
 
     def typed(self) -> str:
         """As it is typed behind `ectype train`."""
-        return " ".join(
-            f"'{key}={_text(value)}'" if "[" in _text(value) else f"{key}={_text(value)}"
-            for key, value in self.overrides.items()
-        )
+        return typed(self.overrides)
+
+
+def typed(overrides: Mapping[str, Any]) -> str:
+    """Overrides as they are typed in a shell."""
+    return " ".join(shlex.quote(f"{key}={_text(value)}") for key, value in overrides.items())
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_text(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_text, value)) + "]"
+        return "[" + ", ".join(map(_text, value)) + "]"
     return "null" if value is None else str(value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ectype.diagnose.collapse import advised
+from ectype.diagnose.collapse import advised, typed
 from ectype.measure.evaluation import number
 from ectype.measure.features import PixelFeatures, extract
 from ectype.measure.neighbours import nearest
@@ -139,9 +139,9 @@ def _signs(checks: list[dict[str, Any]], real: dict[str, Any]) -> list[Chart]:
 def _attempts(view: RunView, said: dict[str, Any]) -> list[tuple[str, str]]:
     facts = []
     for entry in said.get("attempts", []):
-        changed = " ".join(f"{key}={value}" for key, value in entry["changed"].items())
         shipped = ", shipped" if said.get("shipped_attempt") == entry["attempt"] else ""
         whence = "its last healthy weights" if entry["from"] else "the beginning"
+        changed = typed(entry["changed"])
         what = f"{entry['why']}, so from {whence} with {changed}: {entry['state']}, {entry['reason']}{shipped}"
         facts.append((f"Attempt {entry['attempt']}", what))
     if said.get("state") in FATAL and not facts:

@@ -61,6 +61,7 @@ class RunDir:
     def begin(self, recipe: Recipe, environment: dict[str, Any]) -> None:
         """Write what defines the run."""
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             self.recipe_file.write_text(recipe.yaml(), encoding="utf-8")
             self.environment_file.write_text(json.dumps(environment, indent=1))
         except OSError as error:

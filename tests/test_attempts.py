@@ -1,0 +1,145 @@
+"""What a run does about a bad verdict: stop, warn, or begin anew from what was healthy, with advice applied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+import ectype
+from ectype import assembly
+from ectype.diagnose.collapse import advised
+from ectype.measure.watching import Sign
+from ectype.recipe import load_recipe
+from ectype.training.loop import Callback, Check
+from ectype.training.monitor import Monitor, Verdict
+from ectype.training.rundir import RunDir
+from ectype.training.trainer import Trainer
+from tests.conformance.small import small
+
+FAST = {"train.images": 1920, "monitor.every": 320, "run.pictures": 0, "run.log_every": 1000, "monitor.images": 60}
+Judge = Callable[[Mapping[str, float], Monitor], Verdict]
+
+
+def says(*names: str) -> Callable[[Mapping[str, Sign]], Judge]:
+    """A judge that says these one after the other, in every run, then the last again and again."""
+
+    def judged_by(reference: Mapping[str, Sign]) -> Judge:
+        return lambda values, monitor: Verdict(names[min(len(monitor.history), len(names) - 1)], "as planned")
+
+    return judged_by
+
+
+def train(place: Path, how: str, *callbacks: Callback) -> RunDir:
+    recipe = small("gan-mlp", **FAST, **{"monitor.on_collapse": how})
+    return ectype.train(recipe, out=place, callbacks=callbacks)
+
+
+@pytest.mark.parametrize("how, seen", [("stop", 1280), ("warn", 1920)])
+def test_a_collapse_stops_the_run_or_is_only_said(
+    how: str, seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "judged_by", says("healthy", "healthy", "collapsed", "collapsed"))
+    said = train(tmp_path / "run", how).summary()
+    assert said["seen"] == seen
+    assert said["state"] == ("collapsed" if how == "stop" else "finished")
+    if how == "stop":
+        assert "collapsed at 2 checks in a row" in said["reason"]
+
+
+def test_a_new_attempt_begins_at_the_last_healthy_weights_with_the_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Trainer] = []
+
+    def judged_by(reference: Mapping[str, Sign]) -> Judge:
+        def judge(values: Mapping[str, float], monitor: Monitor) -> Verdict:
+            cured = begun[-1].recipe.objective.adversary.loss == "relativistic"
+            return Verdict("healthy" if cured or len(monitor.history) < 2 else "collapsed", "as planned")
+
+        return judge
+
+    class Note(Callback):
+        def started(self, trainer: Trainer, monitor: Monitor) -> None:
+            begun.append(trainer)
+
+    monkeypatch.setattr(assembly, "judged_by", judged_by)
+    run = train(tmp_path / "run", "rollback", Note())
+    said = run.summary()
+    assert said["state"] == "collapsed"
+    (attempt,) = said["attempts"]
+    assert attempt["attempt"] == said["shipped_attempt"] == 1
+    assert attempt["why"] == "collapsed"
+    assert attempt["state"] == "finished"
+    advice = advised(run.recipe, "collapsed")[0]
+    assert attempt["changed"] == json.loads(json.dumps(advice.overrides))
+    assert attempt["from"] == str(run.checkpoint(20))  # 640 images, the second of two healthy checks
+    second = run.attempt(1)
+    assert second.recipe.objective.adversary.loss == "relativistic"
+    assert second.recipe.train.seed == run.recipe.train.seed + 1
+    assert len(begun) == 2
+    one, two = (ectype.load(place.path, device="cpu").state_dict() for place in (run, second))
+    assert all(one[key].equal(two[key]) for key in one)
+
+
+def test_at_most_three_attempts_each_with_other_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "judged_by", says("collapsed"))
+    run = train(tmp_path / "run", "rollback")
+    said = run.summary()
+    assert [entry["attempt"] for entry in said["attempts"]] == [1, 2, 3]
+    assert all(entry["state"] == "collapsed" and entry["from"] is None for entry in said["attempts"])
+    assert len({json.dumps(entry["changed"]) for entry in said["attempts"]}) == 3
+    losses = [run.attempt(i).recipe.objective.adversary.loss for i in (1, 2, 3)]
+    assert losses == ["relativistic"] * 3
+    assert run.attempt(2).recipe.objective.adversary.augment.policy
+    assert run.attempt(3).recipe.objective.adversary.pack == 2
+
+
+class Kill(Callback):
+    """Dies at a check of an attempt."""
+
+    def __init__(self, seen: int) -> None:
+        self.seen, self.runs = seen, 0
+
+    def started(self, trainer: Trainer, monitor: Monitor) -> None:
+        self.runs += 1
+
+    def checked(self, trainer: Trainer, check: Check) -> None:
+        if self.runs == 2 and check.seen >= self.seen:
+            raise KeyboardInterrupt
+
+
+def test_killed_in_an_attempt_the_same_command_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "judged_by", says("healthy", "collapsed", "collapsed"))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", "rollback", Kill(640))
+    resumed = train(tmp_path / "killed", "rollback")
+    whole = train(tmp_path / "whole", "rollback")
+    assert [entry["state"] for entry in resumed.summary()["attempts"]] == ["collapsed"] * 3
+    for number in (1, 2, 3):
+        one, two = (run.attempt(number) for run in (resumed, whole))
+        weights = [ectype.load(place.path, device="cpu").state_dict() for place in (one, two)]
+        assert all(weights[0][key].equal(weights[1][key]) for key in weights[0])
+
+
+def test_advice_comes_in_the_order_that_works_and_leaves_out_what_is_done() -> None:
+    plain = load_recipe("gan-mlp", {"data.source": "digits"})
+    titles = [advice.title for advice in advised(plain, "collapsed")]
+    assert titles[0] == "judge in pairs, with R1 and R2"
+    assert titles[-1] == "earth mover's distance with gradient penalty"
+    done = plain.override(advised(plain, "collapsed")[0].overrides)
+    assert [advice.title for advice in advised(done, "collapsed")] == titles[1:]
+    assert [advice.title for advice in advised(plain, "memorising")] == ["show the critic changed images"]
+    assert advised(load_recipe("vae"), "collapsed") == []
+
+
+@pytest.mark.parametrize("preset", ["gan-mlp", "cgan-mlp", "gan", "cgan", "wgan-gp"])
+def test_advice_is_a_command_that_can_be_typed(preset: str) -> None:
+    import shlex
+
+    recipe = load_recipe(preset, {"data.source": "digits"})
+    for advice in advised(recipe, "collapsed"):
+        typed = shlex.split(advice.typed())
+        assert load_recipe(preset, ["data.source=digits", *typed]) == recipe.override(advice.overrides)
