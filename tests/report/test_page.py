@@ -296,3 +296,62 @@ def test_a_model_gone_wrong_still_has_a_page(views, tmp_path):
     broken.figures[0] = type(broken.figures[0])("MSE", math.nan, "reconstruction")
     fresh = RunView(view.run, view.model, view.train, view.test, broken)
     assert "not a number" in Page(write_report(tmp_path / "nan.html", [fresh])).text
+
+
+# ── Models that are only sampled ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunView, Page]:
+    """A conditional GAN after a few steps, whose samples are judged at three checks."""
+    from ectype.measure.features import PixelFeatures
+
+    settings = {"train.images": 1920, "monitor.every": 640, "log_every": 0, "run.device": "cpu"}
+    settings |= {"monitor.features": "pixels", "monitor.images": 100, "monitor.on_collapse": "warn"}
+    run = train("cgan-mlp", "digits", settings, out=tmp_path_factory.mktemp("sampled") / "cgan")
+    recipe, model = run.recipe, load(run.path)
+    store = open_store(prepare(recipe.data), recipe.data)
+    feeds = [Feed(store.split(side), recipe.data, CPU, training=False) for side in ("train", "test")]
+    extractors = [PixelFeatures(feeds[0], store.info)]
+    found = evaluate(model, *feeds, recipe=recipe, device=CPU, extractors=extractors)
+    view = RunView(run, model, *feeds, found)
+    return view, Page(write_report(run.report, [view]))
+
+
+def test_sections_of_a_conditional_gan(sampled: tuple[RunView, Page]) -> None:
+    _, page = sampled
+    expected = ["figures", "samples", "classes", "copies", "followed", "evidence", "curves", "film", "recipe"]
+    assert [name for name in page.sections() if name != "evidence"] == [n for n in expected if n != "evidence"]
+
+
+def test_a_gan_is_followed_with_floor_verdicts_and_reason(sampled: tuple[RunView, Page]) -> None:
+    view, page = sampled
+    real = json.loads(view.run.watch_file.read_text())
+    assert "Is it done? Has it collapsed?" in page.text
+    assert "finished: the budget of 1,920 images was used" in page.text
+    assert f"± {real['spread']:.3g}"[:5] in page.text
+    distance = next(spec for spec in page.specs if {"samples", "real images"} <= {t["name"] for t in spec["data"]})
+    lines = {trace["name"]: trace for trace in distance["data"]}
+    checks = [line for line in view.run.metrics() if line["kind"] == "check"]
+    assert lines["samples"]["x"] == [line["seen"] for line in checks]
+    assert lines["samples"]["y"] == pytest.approx([line["FD-pixels"] for line in checks], rel=1e-4)
+    assert lines["real images"]["y"] == pytest.approx([real["floor"]] * 2, rel=1e-4)
+    assert "shipped" in lines
+    first = checks[0]
+    assert f"{first['verdict']}: {first['evidence']}" in page.text.replace("  ", " ")
+
+
+def test_every_class_has_its_samples_and_every_sample_its_neighbour(sampled: tuple[RunView, Page]) -> None:
+    view, page = sampled
+    alts = [str(picture["alt"]) for picture in page.all("img")]
+    for name in view.info.classes:
+        assert f"10 samples of {name}" in alts
+    assert sum("above the training image nearest to it" in alt for alt in alts) == 12
+
+
+def test_the_players_losses_are_not_called_what_is_minimised(sampled: tuple[RunView, Page]) -> None:
+    _, page = sampled
+    assert "what training minimises" not in page.text
+    assert "critic/adversarial" in " ".join(page.text.split())
+    assert "Density: implicit." in page.text
+    assert "Its samples have a FD-pixels of" in page.text
