@@ -15,16 +15,15 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.fid import _compute_fid
 
 from ectype.errors import DataError
-from ectype.measure import distances
+from ectype.measure import distances, fld
 from ectype.measure.distances import (
-    feature_likelihood_divergence,
     fit_projection,
     frechet,
     kernel_distance,
-    likelihood_baseline,
     moments,
     sliced_wasserstein,
 )
+from ectype.measure.fld import feature_likelihood_divergence, likelihood_baseline
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -238,11 +237,11 @@ def divergence(train: torch.Tensor, test: torch.Tensor, fake: torch.Tensor) -> f
 
 def test_likelihood_of_the_mixture_is_its_formula():
     centres, train, test = (torch.randn(n, 3, generator=seeded(n)).double() for n in (4, 30, 11))
-    log_variances = distances._fit_variances(centres, train).numpy()
+    log_variances = fld._fit_variances(centres, train).numpy()
     squared = ((test[:, None] - centres[None]) ** 2).sum(2).numpy()
     terms = -squared / (2 * np.exp(log_variances)) - 1.5 * (np.log(2 * np.pi) + log_variances)
     expected = -(logsumexp(terms, axis=1) - np.log(4)).mean() / 3
-    assert distances._mixture_loss(centres, train, test) == pytest.approx(expected)
+    assert fld._mixture_loss(centres, train, test) == pytest.approx(expected)
 
 
 def test_fitted_variance_is_where_the_likelihood_is_highest():
@@ -252,7 +251,7 @@ def test_fitted_variance_is_where_the_likelihood_is_highest():
     train = torch.cat([near, near + 100])
     centres = torch.zeros(2, d).double()
     centres[1] = 100
-    found = distances._fit_variances(centres, train).exp()
+    found = fld._fit_variances(centres, train).exp()
     torch.testing.assert_close(found, near.square().mean().expand(2), rtol=0.1, atol=0)
 
 
@@ -287,7 +286,7 @@ def test_a_baseline_computed_once_gives_the_same_value():
 def test_training_features_in_several_steps_fit_about_the_same(monkeypatch):
     train, test, fake = (features(300, 8, seed) for seed in (1, 2, 3))
     whole = divergence(train, test, fake[:90])
-    monkeypatch.setattr(distances, "CENTRES", 100)
+    monkeypatch.setattr(fld, "CENTRES", 100)
     assert divergence(train, test, fake[:90]) == pytest.approx(whole, abs=3)
 
 

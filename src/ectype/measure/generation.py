@@ -13,7 +13,6 @@ from ectype.data.feed import Feed
 from ectype.errors import DataError
 from ectype.measure.codes import wilson
 from ectype.measure.distances import (
-    feature_likelihood_divergence,
     frechet,
     kernel_distance,
     moments,
@@ -22,6 +21,7 @@ from ectype.measure.distances import (
 from ectype.measure.diversity import ndb, vendi_ratio
 from ectype.measure.evaluation import Figure
 from ectype.measure.features import Extractor
+from ectype.measure.fld import feature_likelihood_divergence
 from ectype.measure.intervals import jackknife
 from ectype.measure.neighbours import prdc
 from ectype.measure.watching import LEAST_BINNED, SampleWatch

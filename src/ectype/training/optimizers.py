@@ -87,6 +87,11 @@ class Mover:
             states[int(place)].setdefault(int(index), {})[name] = value
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            # A file knows no memory format, and a fused kernel walks weights and state by their place in memory.
+            for parameter, held in optimizer.state.items():
+                for name, value in held.items():
+                    if value.shape == parameter.shape:
+                        held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _build(config: OptimizerConfig, groups: Sequence[Group]) -> list[Optimizer]:
