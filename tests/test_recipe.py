@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from ectype.errors import RecipeError
-from ectype.recipe import Recipe, differences, load_recipe, preset_names, preset_path
-from ectype.sections import count
+from ectype.recipe import Recipe, _changed, differences, load_recipe, preset_names, preset_path
+from ectype.sections import Section, count
 
 PRESETS = preset_names()
 
@@ -105,6 +105,27 @@ def test_an_override_within_a_kind_keeps_the_rest_and_a_new_kind_starts_afresh()
     recipe = load_recipe("vae", {"net": {"width": 8}})
     assert (recipe.model.net.kind, recipe.model.net.width) == ("conv", 8)
     assert load_recipe("vae", {"net": "mlp"}).model.net.hidden == (512,)
+
+
+def test_a_key_of_a_section_comes_before_the_same_key_deeper_in_it() -> None:
+    class Inner(Section):
+        loss: str = "hinge"
+        every: int = 1
+
+    class Outer(Section):
+        loss: dict[str, float] = {"mse": 1.0, "l1": 0.5}
+        adversary: Inner = Inner()
+
+    class Whole(Section):
+        objective: Outer = Outer()
+        monitor: Inner = Inner()
+
+    assert _changed(Whole(), {"objective.loss": "{ssim: 1}"})["objective"]["loss"] == {"ssim": 1}
+    found = _changed(Whole(monitor=Inner()), {"adversary.loss": "relativistic", "adversary": "{every: 3}"})
+    assert found["objective"]["adversary"] == {"loss": "relativistic", "every": 3}
+    assert _changed(Outer(), {"loss": "{ssim: 1}"}) == {"loss": {"ssim": 1}, "adversary": {"loss": "hinge", "every": 1}}
+    with pytest.raises(RecipeError, match="fits several keys"):
+        _changed(Whole(), {"every": "3"})
 
 
 def test_differences_name_keys_and_leave_mechanics_out() -> None:

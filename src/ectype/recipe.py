@@ -65,22 +65,29 @@ class Recipe(Section):
     def override(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with some keys changed.
 
-        A key is a dotted path or its end (`latent_dim`, `optimizer.lr`); an end that fits several paths is refused
-        with all of them named. Values are Python values or the text a user typed.
+        A key is a dotted path or its end (`latent_dim`, `optimizer.lr`). An end that fits several paths means the one
+        whose section holds all the others (`loss` is `objective.loss`, not `objective.adversary.loss`); where there is
+        none it is refused with all of them named. Values are Python values or the text a user typed.
+
+        A mapping given to a section changes only the keys it has; given to a free mapping, such as losses by weight, it
+        replaces all of it.
 
         Raises:
             RecipeError: An unknown or ambiguous key, or a value its key does not admit.
         """
-        return _validate(Recipe, _changed(self.plain(), changes))
+        return _validate(Recipe, _changed(self, changes))
 
 
-def _changed(plain: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
+    plain = section.model_dump(mode="json", serialize_as_any=True)
     for key, value in changes.items():
         path = _find(plain, key)
-        node = plain
+        node, held = plain, section
         for part in path[:-1]:
-            node = node[part]
-        node[path[-1]] = _merge(node.get(path[-1]), _value(value) if isinstance(value, str) else value)
+            node, held = node[part], getattr(held, part, None)
+        new = _value(value) if isinstance(value, str) else value
+        free = isinstance(getattr(held, path[-1], None), Mapping)
+        node[path[-1]] = new if free else _merge(node.get(path[-1]), new)
     return plain
 
 
@@ -120,6 +127,9 @@ def _find(plain: Mapping[str, Any], key: str) -> tuple[str, ...]:
     fits = [path for path in paths if path[-len(parts) :] == parts]
     if (whole := [path for path in fits if path == parts]) or len(fits) == 1:
         return (whole or fits)[0]
+    for path in fits:
+        if all(other[: len(path) - 1] == path[:-1] for other in fits) and len(path) > 1:
+            return path
     if fits:
         names = ", ".join(".".join(path) for path in fits)
         raise RecipeError(f"'{key}' fits several keys: {names}; write one in full.")
@@ -222,8 +232,14 @@ def data_recipe(source: str, overrides: Sequence[str] | Mapping[str, Any] = ()) 
     Raises:
         RecipeError: See `Recipe.override`.
     """
-    plain = {"data": DataConfig(source=source).model_dump(mode="json")}
-    return _validate(DataConfig, _changed(plain, _pairs(overrides))["data"])
+    held = _DataOnly(data=DataConfig(source=source))
+    return _validate(_DataOnly, _changed(held, _pairs(overrides))).data
+
+
+class _DataOnly(Section):
+    """What a recipe is where there is no model, so that keys are typed alike."""
+
+    data: DataConfig
 
 
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -141,7 +141,9 @@ class Trainer:
         self.world.sum([*gradients, *values.values(), *notes.values()])
         norm = mover.norm(gradients)
         # One reading for all numbers. Kept as tensors, they would scatter small pieces over the heap at each step.
-        measured = {**values, **notes, "gradient norm": norm}
+        # Notes of many numbers (a codebook's counts) are for `after` alone.
+        told = {name: note for name, note in notes.items() if note.ndim == 0}
+        measured = {**values, **told, "gradient norm": norm}
         said = dict(zip(measured, torch.stack([value.float() for value in measured.values()]).tolist(), strict=True))
         # A loss may be finite and its gradient not, and the other way round: both are asked.
         if not math.isfinite(said["total"]) or not math.isfinite(said["gradient norm"]):
