@@ -1,12 +1,16 @@
 """SSIM against scikit-image on the same arrays, and against the sum written out where scikit-image refuses."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from scipy.ndimage import gaussian_filter
+from skimage.measure import block_reduce
 from skimage.metrics import structural_similarity
 
-from ectype.losses.ssim import ssim, ssim_radius
+from ectype.losses.ssim import ms_ssim, ms_ssim_scales, ssim, ssim_radius
 
 
 def pair(
@@ -94,3 +98,69 @@ def test_autocast_changes_nothing():
 def test_shapes_that_differ_are_refused():
     with pytest.raises((ValueError, TypeCheckError)):  # the tests' own shape checks may come first
         ssim(torch.zeros(1, 1, 16, 16), torch.zeros(1, 3, 16, 16))
+
+
+def composed(x, y, exponents):
+    """MS-SSIM of two arrays [h, w] out of scikit-image's SSIM map and scipy's means at each scale."""
+    value = 1.0
+    for scale, exponent in enumerate(exponents):
+        if scale:
+            even = tuple(slice(side - side % 2) for side in x.shape)
+            x, y = (block_reduce(image[even], (2, 2), np.mean) for image in (x, y))
+        _, similarity = structural_similarity(
+            x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, full=True
+        )
+        mean_x, mean_y = (gaussian_filter(image, 1.5, truncate=3.5) for image in (x, y))
+        luminance = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
+        last = scale == len(exponents) - 1
+        factor = (similarity if last else similarity / luminance)[5:-5, 5:-5].mean()
+        value *= factor**exponent
+    return value
+
+
+WANG = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+@pytest.mark.parametrize("shape, count", [((1, 3, 176, 200), 5), ((2, 1, 181, 179), 5), ((2, 1, 64, 70), 3)])
+def test_several_scales_equal_a_composition_of_scikit_images(shape, count):
+    x, y = pair(shape)
+    x, y = (torch.nn.functional.avg_pool2d(image, 9, 1, 4) for image in (x, y))  # what noise hides, coarse scales show
+    y = y**1.5
+    exponents = np.array(WANG[:count]) / sum(WANG[:count])
+    expected = [
+        np.mean([composed(p.double().numpy(), q.double().numpy(), exponents) for p, q in zip(a, b, strict=True)])
+        for a, b in zip(x, y, strict=True)
+    ]
+    assert max(expected) < 0.99
+    np.testing.assert_allclose(ms_ssim(x, y).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "size, count", [((176, 300), 5), ((175, 300), 4), ((88, 88), 4), ((44, 87), 3), ((28, 28), 2), ((8, 8), 1)]
+)
+def test_small_images_have_fewer_scales(size, count):
+    assert ms_ssim_scales(size) == count
+
+
+def test_one_scale_is_ssim():
+    x, y = pair((2, 3, 16, 20))
+    torch.testing.assert_close(ms_ssim(x, y), torch.stack([ssim(x[:, [c]], y[:, [c]]) for c in range(3)]).mean(0))
+
+
+def test_opposite_images_have_a_gradient_towards_likeness():
+    x, _ = pair((2, 1, 176, 176))
+    opposite = (1 - x).requires_grad_()
+    value = ms_ssim(opposite, x)
+    assert ((value > 0) & (value < 0.2)).all()
+    (slope,) = torch.autograd.grad(value.sum(), opposite)
+    assert slope.isfinite().all()
+    # Each step of the way there is an improvement, from where the paper's formula is undefined on.
+    values = [ms_ssim(x + share * (1 - 2 * x), x) for share in (1, 0.8, 0.6, 0.4, 0.2, 0)]
+    assert all((nearer > farther).all() for farther, nearer in pairwise(values))
+    torch.testing.assert_close(values[-1], torch.ones(2))
+
+
+def test_gradient_of_several_scales_is_that_of_finite_differences():
+    x, y = pair((1, 1, 24, 25), dtype=torch.float64)
+    assert torch.autograd.gradcheck(ms_ssim, (x.requires_grad_(), y.requires_grad_()), fast_mode=True)
+    assert torch.autograd.gradcheck(ms_ssim, (x, 1 - y), fast_mode=True)

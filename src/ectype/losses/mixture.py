@@ -1,0 +1,93 @@
+"""Losses by name, and several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ectype.errors import RecipeError, did_you_mean
+from ectype.losses.lpips import LPIPS
+from ectype.losses.perceptual import Perceptual, Style
+from ectype.losses.pixels import bce, charbonnier, gradient, l1, mse
+from ectype.losses.ssim import ms_ssim, ssim
+
+__all__ = ["LOSSES", "Mixture"]
+
+Images = Float[Tensor, "b c h w"]
+Values = Float[Tensor, " b"]
+
+
+class Plain(nn.Module):
+    """A loss without a network."""
+
+    def __init__(self, loss: Callable[[Images, Images], Values]) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, output: Images, target: Images) -> Values:
+        return self.loss(output, target)
+
+
+LOSSES: dict[str, Callable[[int, str], nn.Module]] = {
+    "mse": lambda channels, network: Plain(mse),
+    "l1": lambda channels, network: Plain(l1),
+    "charbonnier": lambda channels, network: Plain(charbonnier),
+    "bce": lambda channels, network: Plain(bce),
+    "gradient": lambda channels, network: Plain(gradient),
+    "ssim": lambda channels, network: Plain(lambda output, target: 1 - ssim(output, target)),
+    "ms_ssim": lambda channels, network: Plain(lambda output, target: 1 - ms_ssim(output, target)),
+    "perceptual": lambda channels, network: Perceptual(channels, network=network),
+    "style": lambda channels, network: Style(channels, network=network),
+    "lpips": lambda channels, network: LPIPS(channels),
+}
+"""Name → made of the images' channels and of the network that features are compared by.
+
+Each compares an output with a target [b, c, h, w], means over everything but the images, and is lower where they are
+more alike.
+"""
+
+
+class Mixture(nn.Module):
+    """Several losses on the same images, in float32 at least whatever autocast says.
+
+    Args:
+        weights: Names of `LOSSES` and what their values are to be multiplied by, which is left to the caller.
+        channels: Of the images.
+        network: What perceptual and style compare features by, see `choose_network`.
+
+    Attributes:
+        networks: Loss → name of the network it compares features by.
+
+    Raises:
+        RecipeError: A name that is not in `LOSSES`, or none.
+        ModelError: Weights of a network that cannot be had.
+    """
+
+    def __init__(self, weights: Mapping[str, float], *, channels: int, network: str = "auto") -> None:
+        super().__init__()
+        if not weights:
+            raise RecipeError("a loss needs a name and a weight, such as {mse: 1}; " + did_you_mean("", LOSSES))
+        for name in weights:
+            if name not in LOSSES:
+                raise RecipeError(f"no loss '{name}'; {did_you_mean(name, LOSSES)}")
+        self.weights = dict(weights)
+        self.losses = nn.ModuleDict({name: LOSSES[name](channels, network) for name in weights})
+        self.networks = {name: loss.network for name, loss in self.losses.items() if hasattr(loss, "network")}
+
+    def forward(self, output: Images, target: Images) -> dict[str, Values]:
+        """One value per image of each loss, unweighted.
+
+        Args:
+            output: In [0, 1]; all but bce bear numbers a little outside.
+            target: Of the same shape, in [0, 1].
+
+        Raises:
+            ModelError: Outputs outside of [0, 1] for bce.
+        """
+        with torch.autocast(output.device.type, enabled=False):
+            wide = torch.promote_types(torch.promote_types(output.dtype, target.dtype), torch.float32)
+            output, target = output.to(wide), target.to(wide)
+            return {name: loss(output, target) for name, loss in self.losses.items()}
