@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
@@ -68,7 +71,9 @@ class Game(Objective):
         return LossTerms({"adversarial": (1.0, loss)})
 
 
-RECIPE = load_recipe("ae", {"train.batch": 16, "train.ema_images": 64, "lr": 1e-3, "clip": 1.0, "train.images": 640})
+RECIPE = load_recipe(
+    "ae", {"train.batch": 16, "train.ema_images": 64, "lr": 1e-3, "optimizer.clip": 1.0, "train.images": 640}
+)
 
 
 def play(
@@ -91,3 +96,72 @@ def play(
 def game(**keys) -> Game:
     torch.manual_seed(7)
     return Game(**keys)
+
+
+class _Fails(torch.autograd.Function):
+    """Lets a value through and fails on the way back."""
+
+    @staticmethod
+    def forward(ctx, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class Short(NamedTuple):
+    """A turn's score that fails with more than `most` images, once it has done its work; see `scarce`."""
+
+    score: Callable[[Batch, Moment], LossTerms]
+    most: int
+    since: int
+    where: str
+    piece: int
+
+    def __call__(self, batch: Batch, moment: Position) -> LossTerms:
+        found = self.score(batch, moment)
+        n = len(batch.image)
+        if n <= self.most or moment.step < self.since or moment.start < self.piece * n:
+            return found
+        if self.where == "forward":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return LossTerms({name: (weight, _Fails.apply(value)) for name, (weight, value) in found.terms.items()})
+
+
+def scarce(
+    objective: Game, *, most: int, since: int = 0, where: str = "forward", player: str | None = None, piece: int = 0
+) -> Game:
+    """An objective whose forward or backward pass runs out of memory.
+
+    Args:
+        objective: To be changed.
+        most: Images that memory suffices for.
+        since: Step from which it does.
+        where: forward or backward.
+        player: In whose turn; in all turns if not given.
+        piece: Which piece of a batch fails first.
+    """
+    objective.turns = [
+        turn._replace(score=Short(turn.score, most, since, where, piece)) if player in (None, turn.player) else turn
+        for turn in objective.turns
+    ]
+    return objective
+
+
+def same(one: Trainer, two: Trainer) -> None:
+    """Every tensor of two trainers equal to the last bit."""
+    a, b = one.tensors(), two.tensors()
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].keys() == b[name].keys()
+        for key in a[name]:
+            assert torch.equal(a[name][key], b[name][key]), f"{name}: {key}"
+
+
+def close(one: Trainer, two: Trainer, atol: float) -> None:
+    """Weights and buffers of two trainers within so much of each other."""
+    for name, group in one.tensors().items():
+        if not name.startswith("optimizer"):
+            for key, value in group.items():
+                torch.testing.assert_close(two.tensors()[name][key], value, atol=atol, rtol=0, msg=f"{name}: {key}")

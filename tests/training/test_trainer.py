@@ -16,27 +16,11 @@ from ectype.objectives.base import Group, LossTerms, Objective, Turn
 from ectype.recipe import load_recipe
 from ectype.training.average import Average
 from ectype.training.optimizers import Mover
-from ectype.training.trainer import Diverged, Trainer
+from ectype.training.trainer import Diverged
 
-from .stand_ins import RECIPE, Pixels, game, play
+from .stand_ins import RECIPE, Pixels, close, game, play, same
 
 OPTIMIZERS = ["adamw", "adam", "sgd", "muon"]
-
-
-def same(one: Trainer, two: Trainer) -> None:
-    a, b = one.tensors(), two.tensors()
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].keys() == b[name].keys()
-        for key in a[name]:
-            assert torch.equal(a[name][key], b[name][key]), f"{name}: {key}"
-
-
-def close(one: Trainer, two: Trainer, atol: float) -> None:
-    for name, group in one.tensors().items():
-        if not name.startswith("optimizer"):
-            for key, value in group.items():
-                torch.testing.assert_close(two.tensors()[name][key], value, atol=atol, rtol=0, msg=f"{name}: {key}")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -85,9 +85,9 @@ class World:
         """Whether any process says so."""
         if self.size == 1:
             return flag
-        said: list[bool] = [False] * self.size
-        dist.all_gather_object(said, flag)
-        return any(said)
+        said = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(said, dist.ReduceOp.MAX)
+        return bool(said)
 
 
 @contextmanager

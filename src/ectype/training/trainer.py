@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+import warnings
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from ectype.data.batch import Batch
-from ectype.errors import TrainingError
+from ectype.errors import EctypeWarning, TrainingError
 from ectype.objectives.base import Objective, Turn
 from ectype.recipe import Recipe
 from ectype.training.average import Average
 from ectype.training.distributed import World
+from ectype.training.memory import halved, out_of_memory, release
 from ectype.training.optimizers import Mover
 from ectype.training.position import Order, Position
+from ectype.training.still import RunningStatistics, Still
 
 __all__ = ["Diverged", "Feed", "Trainer"]
 
@@ -46,6 +47,14 @@ class Diverged(TrainingError):
         self.turn, self.values, self.batch, self.step, self.seen = turn, values, batch, step, seen
 
 
+class _Scored(NamedTuple):
+    """What one move is made from, beside the gradients; averaged over this process's share of the batch."""
+
+    values: dict[str, Tensor]
+    notes: dict[str, Tensor]
+    batch: Batch
+
+
 class Trainer:
     """Players, their optimizers, the averaged model, and two counters: images seen and updates made.
 
@@ -61,6 +70,9 @@ class Trainer:
         self.step_count = 0
         train = recipe.train
         self.batch = train.batch
+        asked = recipe.run.micro_batch
+        self.micro_batch = None if asked == "auto" else asked
+        """Images per forward pass; None for this process's whole share of a batch."""
         self.order = Order(len(feed), train.seed)
         self.movers = {
             name: Mover(player, recipe.optimizer.of(name), budget) for name, player in objective.players.items()
@@ -68,7 +80,8 @@ class Trainer:
         self.average = Average(objective.model, train.ema_images) if train.ema_images else None
         bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=True)
-        self._still = {name: _Still(objective, name) for name in objective.players}
+        self._still = {name: Still(objective, name) for name in objective.players}
+        self._statistics = {name: RunningStatistics(player) for name, player in objective.players.items()}
         self._sums: dict[str, tuple[float, int]] = {}
         objective.train()
 
@@ -84,24 +97,22 @@ class Trainer:
 
     def rehearsal(self) -> Trainer:
         """A copy to try things on, such as how long a step takes."""
-        return Trainer(
-            copy.deepcopy(self.objective),
-            self.feed,
-            self.recipe,
-            budget=self.budget,
-            device=self.device,
-            world=self.world,
-        )
+        objective = copy.deepcopy(self.objective)
+        trainer = Trainer(objective, self.feed, self.recipe, budget=self.budget, device=self.device, world=self.world)
+        trainer.micro_batch = self.micro_batch
+        return trainer
 
     def step(self) -> None:
         """Show one global batch: every turn that is due, then the averaged model's step.
 
         Raises:
             Diverged: A loss or gradient is not finite.
+            TrainingError: Memory does not suffice for one image at a time.
         """
         index = self.order.take(self.seen, self.batch)
         for turn in self.objective.turns:
-            if self.step_count % turn.every == 0 and self.seen >= turn.starts:
+            due = self.step_count % turn.every == 0 and self.seen >= turn.starts
+            if due and (turn.ready is None or turn.ready()):
                 self._play(turn, index)
         self.world.average_buffers(self.objective)
         if self.average is not None:
@@ -109,15 +120,19 @@ class Trainer:
         self.seen += self.batch
         self.step_count += 1
 
+    @property
+    def share(self) -> int:
+        """Images of a batch that the process with the most of them has."""
+        return -(-self.batch // self.world.size)
+
     def _parts(self) -> list[range]:
         """This process's share of the batch, in pieces of the micro-batch's size."""
         share = self.world.share(self.batch)
-        size = self.recipe.run.micro_batch or max(1, len(share))
+        size = self.micro_batch or self.share
         return [share[start : start + size] for start in range(0, len(share), size)]
 
-    def _play(self, turn: Turn, index: Int[Tensor, " b"]) -> None:
-        mover = self.movers[turn.player]
-        mover.clear()
+    def _score(self, turn: Turn, index: Int[Tensor, " b"]) -> _Scored:
+        """Gradients, and all that is said of them, piece by piece."""
         values: dict[str, Tensor] = {}
         notes: dict[str, Tensor] = {}
         batch = None
@@ -137,6 +152,49 @@ class Trainer:
                 _add(values, "total", total, share)
                 for name, value in scored.notes.items():
                     _add(notes, name, value, share)
+        assert batch is not None
+        return _Scored(values, notes, batch)
+
+    def _try(self, turn: Turn, index: Int[Tensor, " b"]) -> _Scored | None:
+        """The same, or None where memory did not suffice, in any process: then all is as it was before."""
+        statistics, scored = self._statistics[turn.player], None
+        self.movers[turn.player].clear()
+        statistics.keep()
+        try:
+            scored = self._score(turn, index)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Asked at each move: who has failed cannot take part in the sum of gradients, and the others would wait there.
+        if self.world.any(scored is None):
+            statistics.put_back()
+            self.movers[turn.player].clear()
+            release(self.device)
+            return None
+        return scored
+
+    def _halve(self) -> None:
+        before = min(self.micro_batch or self.share, self.share)
+        if before == 1:
+            raise TrainingError(
+                "memory does not suffice for one image at a time: choose a smaller data.size or width of the model"
+                + ("." if self.recipe.run.checkpoint_activations else ", or run.checkpoint_activations=true.")
+            )
+        self.micro_batch = halved(before)
+        if self.world.first:
+            why = f"; {self.objective.whole}, so this changes what is computed" if self.objective.whole else ""
+            warnings.warn(
+                f"out of memory with {before} images at a time: going on with {self.micro_batch}; batches still have "
+                f"{self.batch}{why}.",
+                EctypeWarning,
+                stacklevel=2,
+            )
+
+    def _play(self, turn: Turn, index: Int[Tensor, " b"]) -> None:
+        mover = self.movers[turn.player]
+        while (scored := self._try(turn, index)) is None:
+            self._halve()
+        values, notes, batch = scored
         gradients = mover.gradients()
         self.world.sum([*gradients, *values.values(), *notes.values()])
         norm = mover.norm(gradients)
@@ -147,7 +205,6 @@ class Trainer:
         said = dict(zip(measured, torch.stack([value.float() for value in measured.values()]).tolist(), strict=True))
         # A loss may be finite and its gradient not, and the other way round: both are asked.
         if not math.isfinite(said["total"]) or not math.isfinite(said["gradient norm"]):
-            assert batch is not None
             culprit = next(f"'{name}'" for name, value in said.items() if not math.isfinite(value))
             raise Diverged(turn.player, culprit, said, batch, self.step_count, self.seen)
         said["rate"] = mover.move(self.seen, norm)
@@ -187,30 +244,3 @@ class Trainer:
 def _add(into: dict[str, Tensor], name: str, value: Tensor, share: float) -> None:
     value = value.detach() if share == 1 else value.detach() * share
     into[name] = into[name] + value if name in into else value
-
-
-class _Still:
-    """While one player moves: no gradient for the others, and their BatchNorm statistics stay as they are."""
-
-    def __init__(self, objective: Objective, player: str) -> None:
-        moving = set(objective.players[player].parameters())
-        self.parameters = [p for p in objective.parameters() if p.requires_grad and p not in moving]
-        ours = set(objective.players[player].modules())
-        self.norms = [
-            m for m in objective.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in ours
-        ]
-
-    @contextmanager
-    def others(self) -> Iterator[None]:
-        tracked = [norm.track_running_stats for norm in self.norms]
-        try:
-            for parameter in self.parameters:
-                parameter.requires_grad_(False)
-            for norm in self.norms:
-                norm.track_running_stats = False
-            yield
-        finally:
-            for parameter in self.parameters:
-                parameter.requires_grad_(True)
-            for norm, before in zip(self.norms, tracked, strict=True):
-                norm.track_running_stats = before
