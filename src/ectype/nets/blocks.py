@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Activation", "Down", "Plain", "Residual", "Up", "activation", "halved", "he", "norm"]
+from ectype.nets.resampling import Shuffle
+
+__all__ = ["Activation", "Attention", "Plain", "Residual", "activation", "he", "norm"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -33,21 +35,24 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels, 8), channels)
 
 
-def halved(size: tuple[int, int]) -> tuple[int, int]:
-    """The size behind a `Down`: odd sides round up."""
-    return (size[0] + 1) // 2, (size[1] + 1) // 2
-
-
 def he(module: M) -> M:
     """Weights drawn so that leaky_relu keeps a signal's size through any number of layers (He et al. 2015).
 
     For networks without normalisation, where PyTorch's own start would let it fade.
     """
     for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.Linear):
+        if isinstance(part, nn.ConvTranspose2d):
+            # PyTorch counts what a number goes to, not what it comes from.
+            come = part.weight[:, 0].numel() / math.prod(part.stride)
+            nn.init.normal_(part.weight, std=nn.init.calculate_gain("leaky_relu", 0.2) / math.sqrt(come))
+        elif isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(part.weight, a=0.2, nonlinearity="leaky_relu")
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+        else:
+            continue
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+        if isinstance(part, Shuffle):
+            part.tie()
     return module
 
 
@@ -87,25 +92,23 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-class Down(nn.Conv2d):
-    """Half the height and width (odd sides round up) by a 3×3 convolution of stride 2."""
+class Attention(nn.Module):
+    """Self-attention between all places of a map beside the identity, which is all there is at the start.
 
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__(before, after, 3, stride=2, padding=1)
-
-
-class Up(nn.Module):
-    """To a given size: 1×1 to the outgoing channels, nearest neighbour, 3×3.
-
-    A constant comes out as a constant away from the border: no checkerboard, which transposed convolution and pixel
-    shuffling draw at the start and must unlearn (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
+    Heads of 64 channels; time grows with the square of the number of places, so it is for small maps.
     """
 
-    def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.size = size
-        self.reduce = nn.Conv2d(before, after, 1)
-        self.smooth = nn.Conv2d(after, after, 3, padding=1)
+        self.heads = math.gcd(channels, max(1, channels // 64))
+        self.norm = norm(channels)
+        self.ask = nn.Conv2d(channels, 3 * channels, 1)
+        self.answer = nn.Conv2d(channels, channels, 1)
+        for parameter in self.answer.parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        return self.smooth(F.interpolate(self.reduce(x), size=self.size, mode="nearest"))
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        asked = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        query, key, value = asked.unbind(1)
+        found = F.scaled_dot_product_attention(query, key, value)
+        return x + self.answer(found.transpose(-1, -2).flatten(1, 2).view_as(x))

@@ -8,8 +8,9 @@ from pydantic import Field
 from torch import nn
 
 from ectype.errors import ModelError
-from ectype.nets.blocks import Activation, Down, Residual, Up, activation, halved, norm
+from ectype.nets.blocks import Activation, Attention, Residual, activation, norm
 from ectype.nets.coder import CoderConfig
+from ectype.nets.resampling import Down, Patch, Squeeze, Upsampling, beside, halved, upsampling
 from ectype.sections import DataInfo
 
 __all__ = ["ConvConfig"]
@@ -19,7 +20,7 @@ class ConvConfig(CoderConfig):
     """Levels of residual blocks, each at half the size and twice the width of the last; GroupNorm throughout.
 
     The first level already stands at half the image's size: full resolution costs most and, at the widths that a
-    processor affords, adds least.
+    processor affords, adds least. A decoder of maps takes maps of other sizes too, and returns an image as much larger.
     """
 
     kind: Literal["conv"] = "conv"
@@ -31,21 +32,36 @@ class ConvConfig(CoderConfig):
     """Channels of the first level."""
     max_width: int = Field(default=256, ge=4, multiple_of=4)
     depth: int = Field(default=1, ge=0)
-    """Residual blocks per level."""
+    """Residual blocks per level. With none, normalisation and activation stand between the levels' convolutions."""
+    encoder_depth: int | None = Field(default=None, ge=0)
+    """The encoder's; None takes the decoder's."""
     bottom: int = Field(default=8, ge=1)
     """Levels are added until no side is longer than this."""
+    kernel: Literal[3, 5] = 3
+    """Side of the convolutions between levels; a transposed one is 1 wider."""
+    patch: Literal[1, 2, 4] = 1
+    """Pixels on a side that become channels before the first convolution, and channels that become pixels after the
+    last. The first level then stands at the image's size divided by this. 1: it is reached by a stride instead."""
+    up: Upsampling = "nearest"
+    """How the decoder doubles a size. residual_shuffle beside `shortcut` starts near plain down- and upsampling where
+    the code is a map and nothing else moves the start (likelihood.output=linear start_at_mean=false)."""
+    shortcut: bool = False
+    """Averages of pixels beside each of the encoder's convolutions between levels, and beside the last if the code is a
+    map (DC-AE, Chen et al. 2024)."""
+    attention: int = Field(default=0, ge=0)
+    """Levels with no side longer than this end in self-attention; 0 for none. Its time grows with the fourth power."""
     activation: Activation = "silu"
 
     def sizes(self, info: DataInfo) -> list[tuple[int, int]]:
         """Image size, then that of each level."""
-        sizes = [info.size]
+        sizes = [info.size, halved(halved(info.size)) if self.patch == 4 else halved(info.size)]
         if self.latent is None:
-            while max(sizes[-1]) > self.bottom or len(sizes) == 1:
+            while max(sizes[-1]) > self.bottom:
                 sizes.append(halved(sizes[-1]))
             return sizes
         while max(sizes[-1]) > 1 and sizes[-1] != self.latent[1:]:
             sizes.append(halved(sizes[-1]))
-        if sizes[-1] != self.latent[1:] or len(sizes) == 1:
+        if sizes[-1] != self.latent[1:]:
             found = ", ".join(f"{h}×{w}" for h, w in sizes[1:])
             raise ModelError(
                 f"latent={list(self.latent)}: a map of {self.latent[1]}×{self.latent[2]} is not among the halvings of "
@@ -61,16 +77,27 @@ class ConvConfig(CoderConfig):
         return self.latent or (self.latent_dim,)
 
     def encoder(self, info: DataInfo, heads: int) -> nn.Module:
-        widths, bottom = self.widths(info), self.sizes(info)[-1]
+        widths, sizes = self.widths(info), self.sizes(info)
+        depth = self.depth if self.encoder_depth is None else self.encoder_depth
         layers: list[nn.Module] = []
-        for before, after in zip([info.channels, *widths], widths, strict=False):
-            layers += [Down(before, after), *(Residual(after, self.activation) for _ in range(self.depth))]
-        layers += [norm(widths[-1]), activation(self.activation)]
+        for level, after in enumerate(widths):
+            before = widths[level - 1] if level > 0 else info.channels
+            first = self._first(before) if level > 0 and depth == 0 else []
+            patched = level == 0 and self.patch > 1
+            first += [Patch(before, after, self.patch, self.kernel) if patched else Down(before, after, self.kernel)]
+            factor = self.patch if patched else 2
+            layers += [beside(first, Squeeze(after, factor))] if self.shortcut else first
+            layers += self._level(after, sizes[level + 1], depth)
+        last = self._first(widths[-1])
         if self.latent is None:
-            layers += [nn.Flatten(), nn.Linear(widths[-1] * bottom[0] * bottom[1], heads * self.latent_dim)]
-        else:
-            layers += [nn.Conv2d(widths[-1], heads * self.latent[0], 1)]
-        return nn.Sequential(*layers)
+            numbers = widths[-1] * sizes[-1][0] * sizes[-1][1]
+            return nn.Sequential(*layers, *last, nn.Flatten(), nn.Linear(numbers, heads * self.latent_dim))
+        channels = self.latent[0]
+        last += [nn.Conv2d(widths[-1], heads * channels, 1)]
+        # The first head is the code itself or its mean; what else there is starts near 0.
+        return nn.Sequential(
+            *layers, *([beside(last, Squeeze(heads * channels, 1, carried=channels))] if self.shortcut else last)
+        )
 
     def decoder(self, info: DataInfo, heads: int) -> nn.Module:
         widths, sizes = self.widths(info), self.sizes(info)
@@ -79,10 +106,30 @@ class ConvConfig(CoderConfig):
             shape = (widths[-1], *sizes[-1])
             layers += [nn.Linear(self.latent_dim, shape[0] * shape[1] * shape[2]), nn.Unflatten(1, shape)]
         else:
-            layers += [nn.Conv2d(self.latent[0], widths[-1], 3, padding=1)]
+            first = nn.Conv2d(self.latent[0], widths[-1], 3, padding=1)
+            layers += [beside([first], Squeeze(widths[-1], 1)) if self.up == "residual_shuffle" else first]
         for level in reversed(range(len(widths))):
-            layers += [Residual(widths[level], self.activation) for _ in range(self.depth)]
+            width = widths[level]
+            layers += self._level(width, sizes[level + 1], self.depth)
             if level > 0:
-                layers += [Up(widths[level], widths[level - 1], sizes[level])]
-        layers += [norm(widths[0]), activation(self.activation), Up(widths[0], heads * info.channels, sizes[0])]
+                between = self._first(width) if self.depth == 0 else []
+                layers += upsampling(self.up, width, widths[level - 1], sizes[level], first=between, kernel=self.kernel)
+        unpatched = self.patch > 1 and self.up in ("nearest", "transposed")
+        layers += upsampling(
+            "shuffle" if unpatched else self.up,
+            widths[0],
+            heads * info.channels,
+            sizes[0],
+            first=self._first(widths[0]),
+            kernel=self.kernel,
+            factor=max(2, self.patch),
+            carried=info.channels,
+        )
         return nn.Sequential(*layers)
+
+    def _first(self, channels: int) -> list[nn.Module]:
+        return [norm(channels), activation(self.activation)]
+
+    def _level(self, width: int, size: tuple[int, int], depth: int) -> list[nn.Module]:
+        blocks: list[nn.Module] = [Residual(width, self.activation) for _ in range(depth)]
+        return [*blocks, Attention(width)] if max(size) <= self.attention else blocks

@@ -17,15 +17,15 @@ __all__ = ["ConvCriticConfig", "CriticConfig", "CriticFeatures", "MLPCriticConfi
 
 
 class CriticFeatures(nn.Module):
-    """What a critic sees in an image; a linear layer above it gives the score.
+    """What a critic sees in an image, or in each patch of it; a linear layer above it gives the score.
 
     Attributes:
-        numbers: Features per image.
+        numbers: Features per image or patch.
     """
 
     numbers: int
 
-    def forward(self, image: Float[Tensor, "b c h w"], extra: Float[Tensor, "b e"] | None) -> Float[Tensor, "b f"]:
+    def forward(self, image: Float[Tensor, "b c h w"], extra: Float[Tensor, "b e"] | None) -> Float[Tensor, "b *p f"]:
         """Images in [−1, 1], joined at the input by what else is known of them."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(image, extra)")
 

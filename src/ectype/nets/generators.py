@@ -8,8 +8,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.nets.blocks import Activation, Plain, Up, activation, halved, he
+from ectype.nets.blocks import Activation, Plain, activation, he
 from ectype.nets.mlp import mlp
+from ectype.nets.resampling import Upsampling, halved, upsampling
 from ectype.sections import Choice, DataInfo
 
 __all__ = ["ConvGeneratorConfig", "GeneratorConfig", "MLPGeneratorConfig"]
@@ -40,7 +41,7 @@ class MLPGeneratorConfig(GeneratorConfig):
 class ConvGeneratorConfig(GeneratorConfig):
     """A dense layer to a small map, then levels that double its size up to the image's; no normalisation.
 
-    Nearest neighbour before each convolution, so that nothing starts with a checkerboard. Any size from 8 to 512 px.
+    Any size from 8 to 512 px.
     """
 
     kind: Literal["conv"] = "conv"
@@ -51,6 +52,8 @@ class ConvGeneratorConfig(GeneratorConfig):
     """Residual blocks per level below full size."""
     bottom: int = Field(default=8, ge=1)
     """The map that the dense layer makes has no side longer than this."""
+    up: Upsampling = "nearest"
+    """How a size is doubled. Only transposed convolution starts with a checkerboard."""
 
     def build(self, numbers: int, info: DataInfo) -> nn.Module:
         sizes = [info.size]
@@ -62,7 +65,9 @@ class ConvGeneratorConfig(GeneratorConfig):
         for level in reversed(range(len(sizes))):
             if level > 0:
                 layers += [Plain(widths[level]) for _ in range(self.depth)]
-                layers += [activation("leaky_relu"), he(Up(widths[level], widths[level - 1], sizes[level - 1]))]
+                first = [activation("leaky_relu")]
+                doubled = upsampling(self.up, widths[level], widths[level - 1], sizes[level - 1], first=first)
+                layers += he(nn.Sequential(*doubled))
         layers += [activation("leaky_relu"), nn.Conv2d(widths[0], info.channels, 3, padding=1)]
         return nn.Sequential(*layers)
 

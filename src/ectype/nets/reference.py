@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import nn
 
 from ectype.errors import ModelError
-from ectype.nets.blocks import halved
 from ectype.nets.coder import CoderConfig
+from ectype.nets.resampling import halved
 from ectype.sections import DataInfo
 
 __all__ = ["DeepConvConfig", "SmallConvConfig"]
