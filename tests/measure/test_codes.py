@@ -10,7 +10,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ectype.measure.codes import active_units, effective_rank, linear_probe, singular_values, wilson
+from ectype.measure.codes import (
+    active_units,
+    codebook_figures,
+    effective_rank,
+    linear_probe,
+    singular_values,
+    wilson,
+)
+
+from .test_evaluate import judged
 
 
 def with_singular_values(values: list[float], n: int = 200, d: int | None = None, seed: int = 0) -> torch.Tensor:
@@ -93,3 +102,40 @@ def test_wilson_interval_of_known_cases():
     assert wilson(0.5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-4)
     assert wilson(1.0, 20) == pytest.approx((0.83887, 1.0), abs=1e-4)
     assert wilson(0.0, 20)[0] == 0
+
+
+def test_use_of_a_codebook_is_counted_over_all_images_and_indices():
+    indices = torch.tensor([[[0, 0], [7, 7]], [[0, 0], [7, 9]]])  # shares 4/8, 3/8, 1/8
+    usage, perplexity, bits = codebook_figures(indices, 16, 48)
+    assert usage.value == 3 / 16
+    assert usage.beside == {"largest possible": 0.5}
+    entropy = -sum(share * math.log2(share) for share in (4 / 8, 3 / 8, 1 / 8))
+    assert perplexity.value == pytest.approx(2**entropy)
+    assert bits.value == 4 * 4
+    assert bits.beside == {"at the entropy of these indices": pytest.approx(4 * entropy), "pixels of 8 bits": 8 * 48}
+    assert "2 images of 4 indices each, of 16 values" in usage.note
+    assert {figure.group for figure in (usage, perplexity, bits)} == {"codes"}
+
+
+def test_a_codebook_too_large_to_be_counted_out_is_no_trouble():
+    indices = torch.tensor([[0, 2**62 - 1], [5, 5]])
+    usage, perplexity, bits = codebook_figures(indices, 2**62, 12)
+    assert usage.value == 3 / 2**62
+    assert perplexity.value == pytest.approx(math.exp(1.5 * math.log(2)))
+    assert bits.value == 2 * 62
+
+
+@pytest.mark.parametrize(
+    "bottleneck, size",
+    [
+        ("{kind: vq, codes: 32}", 32),
+        ("{kind: fsq, levels: [4, 3, 3]}", 36),
+        ("{kind: fsq, levels: [256, 256, 256]}", 2**24),
+    ],
+)
+def test_a_model_that_quantises_is_evaluated_for_it(bottleneck: str, size: int):
+    found = judged("vqvae", 40, **{"data.size": 8, "width": 8, "latent": "[3, 4, 4]", "model.bottleneck": bottleneck})
+    assert found["bits per code"].value == pytest.approx(16 * math.log2(size))
+    assert 0 < found["codebook usage"].value <= found["codebook usage"].beside["largest possible"]
+    assert 1 <= found["code perplexity"].value <= size
+    assert found["code perplexity"].n == 40

@@ -11,13 +11,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ectype.measure.evaluation import Figure
 from ectype.models.bottlenecks import Posterior
+from ectype.models.quantizers import perplexity
 
 __all__ = [
     "ACTIVE",
     "HasPosterior",
     "Probe",
+    "Quantizes",
     "active_units",
+    "codebook_figures",
     "effective_rank",
     "linear_probe",
     "singular_values",
@@ -44,6 +48,58 @@ class HasPosterior(Protocol):
     ) -> Float[Tensor, "k b c h w"]:
         """`k` images from draws of q(z|x) for each image."""
         ...
+
+
+@runtime_checkable
+class Quantizes(Protocol):
+    """A model that has finitely many codes."""
+
+    @property
+    def codebook_size(self) -> int:
+        """How many values an index has."""
+        ...
+
+    def indices(self, image: Float[Tensor, "b c h w"]) -> Int[Tensor, " b *code"]:
+        """The indices, each in [0, codebook_size), that stand for each image."""
+        ...
+
+
+def codebook_figures(indices: Int[Tensor, " n *code"], codebook_size: int, image_numbers: int) -> list[Figure]:
+    """How much of a codebook images use, how evenly, and how many bits the code of one image takes.
+
+    Args:
+        indices: Of n ≥ 1 images.
+        codebook_size: How many values an index has.
+        image_numbers: How many numbers an image has.
+    """
+    n, each = len(indices), indices[0].numel()
+    counts = indices.unique(return_counts=True)[1].double()
+    even = float(perplexity(counts))
+    of = f"{n:,} images of {each:,} indices each, of {codebook_size:,} values"
+    possible = {"largest possible": min(1.0, indices.numel() / codebook_size)}
+    bits = each * math.log2(codebook_size)
+    sizes = {"at the entropy of these indices": each * math.log2(even), "pixels of 8 bits": 8.0 * image_numbers}
+    return [
+        Figure(
+            "codebook usage", len(counts) / codebook_size, "codes", n=n, beside=possible, note=f"share used by {of}"
+        ),
+        Figure(
+            "code perplexity",
+            even,
+            "codes",
+            n=n,
+            beside={"codes": float(codebook_size)},
+            note=f"exp of the entropy of the indices' shares; {of}",
+        ),
+        Figure(
+            "bits per code",
+            bits,
+            "codes",
+            "bits",
+            beside=sizes,
+            note=f"log2 of {codebook_size:,} × {each:,} indices; {bits / image_numbers:.3g} per number of the image",
+        ),
+    ]
 
 
 def active_units(means: Float[Tensor, "n d"]) -> int:

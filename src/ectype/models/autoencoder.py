@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ectype.data.batch import Moment
@@ -16,11 +17,20 @@ from ectype.models.bottlenecks import BottleneckConfig, Coded, Gaussian, Identit
 from ectype.models.corruptions import CorruptionConfig, NoneConfig
 from ectype.models.densities import Density, StandardNormal
 from ectype.models.likelihoods import LikelihoodConfig, MSEConfig
+from ectype.models.quantizers import Quantizer
 from ectype.nets.coder import CoderConfig
 from ectype.nets.conv import ConvConfig
+from ectype.nets.groups import Group, grouped
 from ectype.sections import DataInfo, ModelConfig
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "GaussianAutoencoder", "Pass", "VariationalAutoencoder"]
+__all__ = [
+    "Autoencoder",
+    "AutoencoderConfig",
+    "GaussianAutoencoder",
+    "Pass",
+    "QuantizedAutoencoder",
+    "VariationalAutoencoder",
+]
 
 Image = Float[Tensor, "b c h w"]
 Code = Float[Tensor, " b *code"]
@@ -39,6 +49,8 @@ class AutoencoderConfig(ModelConfig):
     pixel or each channel. Otherwise the first part of training is spent on finding it."""
 
     def build(self, info: DataInfo) -> Autoencoder:
+        if self.bottleneck.discrete:
+            return QuantizedAutoencoder(self, info)
         if self.bottleneck.kind != "gaussian":
             return Autoencoder(self, info)
         stated = self.likelihood.build(info).density is not None
@@ -66,13 +78,18 @@ class Autoencoder(Model):
         super().__init__(info)
         self.code_shape = config.net.code_shape(info)
         self.corruption = config.corruption
-        self.bottleneck = config.bottleneck.build()
+        self.bottleneck = config.bottleneck.build(self.code_shape)
         self.likelihood = config.likelihood.build(info)
         self.encoder = config.net.encoder(info, self.bottleneck.heads)
         self.decoder = config.net.decoder(info, self.likelihood.heads)
         self.densities: dict[str, Density] = {"normal": StandardNormal(self.code_shape)}
         self.density = "normal"
         self._start_at_mean = config.start_at_mean
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weights of the decoder's last layer, where the gradients of losses are compared."""
+        return [parameter for parameter in self.decoder.parameters() if parameter.ndim > 1][-1]
 
     def start_from(self, mean: Float[Tensor, "c h w"]) -> None:
         """Set the decoder's last bias so that a network that knows nothing yet gives the mean image."""
@@ -86,6 +103,10 @@ class Autoencoder(Model):
         if bias.numel() == start.numel():
             with torch.no_grad():
                 bias.copy_(start)
+
+    def parameter_groups(self) -> Sequence[Group]:
+        """What parts ask for, such as a pretrained encoder; all the rest moves at the full rate."""
+        return grouped(self)
 
     def run(self, image: Image, moment: Moment) -> Pass:
         """A training pass: the image corrupted, coded with noise where the bottleneck wants it, and decoded."""
@@ -145,6 +166,26 @@ class Autoencoder(Model):
             raise ModelError("this model knows no classes: leave the label out, or train a conditional one.")
         here = next(self.parameters())
         return self.decode(latent.to(here.device, here.dtype))
+
+
+class QuantizedAutoencoder(Autoencoder):
+    """An autoencoder with finitely many codes."""
+
+    bottleneck: Quantizer
+
+    @property
+    def codebook_size(self) -> int:
+        """How many values an index has."""
+        return self.bottleneck.codebook_size
+
+    def indices(self, image: Image) -> Int[Tensor, " b *code"]:
+        """Which codes stand for each image: one index for each group and position."""
+        return self.bottleneck.indices(self.encoder(image))
+
+    def render(self, latent: Code, *, label: Tensor | None = None) -> Image:
+        """The expected image of the codes nearest to those given: a density knows nothing of a codebook."""
+        here = next(self.parameters())
+        return super().render(self.bottleneck.nearest(latent.to(here.device, here.dtype)), label=label)
 
 
 class GaussianAutoencoder(Autoencoder):

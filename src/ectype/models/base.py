@@ -23,6 +23,7 @@ __all__ = [
     "Samples",
     "Scores",
     "StartsFromData",
+    "StartsFromWeights",
     "conditional",
     "evaluating",
     "truncated_normal",
@@ -116,6 +117,18 @@ class StartsFromData(Protocol):
 
     def start_from(self, mean: Float[Tensor, "c h w"]) -> None:
         """Called once, before the first step, with the mean training image in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class StartsFromWeights(Protocol):
+    """A model, or a part of one, that begins with weights that others trained.
+
+    Building it does not ask for them: a run's own checkpoints hold them afterwards.
+    """
+
+    def start_from_weights(self) -> None:
+        """Called once, before the first step. Raises `ModelError` where they cannot be had."""
         ...
 
 

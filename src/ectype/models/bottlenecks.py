@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -39,7 +39,9 @@ class Coded(NamedTuple):
 
     code: Float[Tensor, " b *code"]
     penalties: dict[str, Float[Tensor, " b *code"]]
-    """Named costs per number of the code: summed over it, they are nats per image."""
+    """Named costs per number of the code, to be summed over it: nats per image where they are a KL."""
+    notes: Mapping[str, Tensor] = {}
+    """Means over the images: single numbers to be logged, and what `Bottleneck.observe` wants to know of a batch."""
 
 
 class Bottleneck(nn.Module):
@@ -47,6 +49,8 @@ class Bottleneck(nn.Module):
 
     heads: ClassVar[int] = 1
     """Numbers that the encoder gives for each number of the code."""
+    weights: ClassVar[Mapping[str, float]] = {}
+    """What a penalty weighs where an objective does not say."""
 
     def forward(self, features: Float[Tensor, " b *features"], noise: Noise) -> Coded:
         raise TypeError(f"{type(self).__name__} must define forward(features, noise)")
@@ -54,6 +58,9 @@ class Bottleneck(nn.Module):
     def code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
         """The code that stands for an image when nothing is drawn."""
         raise TypeError(f"{type(self).__name__} must define code(features)")
+
+    def observe(self, notes: Mapping[str, Tensor]) -> None:
+        """Change buffers after a move, from notes averaged over the global batch."""
 
 
 class Identity(Bottleneck):
@@ -89,10 +96,12 @@ class BottleneckConfig(Choice):
     """What the code is."""
 
     family: ClassVar[str] = "bottleneck"
+    discrete: ClassVar[bool] = False
+    """Whether there are finitely many codes: what is built is then a `Quantizer`."""
 
-    def build(self) -> Bottleneck:
-        """The bottleneck."""
-        raise TypeError(f"{type(self).__name__} must define build()")
+    def build(self, shape: tuple[int, ...]) -> Bottleneck:
+        """The bottleneck for codes of that shape: (d,) or (d, h, w)."""
+        raise TypeError(f"{type(self).__name__} must define build(shape)")
 
 
 class IdentityConfig(BottleneckConfig):
@@ -100,7 +109,7 @@ class IdentityConfig(BottleneckConfig):
 
     kind: Literal["identity"] = "identity"
 
-    def build(self) -> Bottleneck:
+    def build(self, shape: tuple[int, ...]) -> Bottleneck:
         return Identity()
 
 
@@ -109,5 +118,5 @@ class GaussianBottleneckConfig(BottleneckConfig):
 
     kind: Literal["gaussian"] = "gaussian"
 
-    def build(self) -> Bottleneck:
+    def build(self, shape: tuple[int, ...]) -> Bottleneck:
         return Gaussian()
