@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import ectype as package
 from ectype import cli
-from ectype.recipe import preset_names
+from ectype.recipe import load_recipe, preset_names, preset_path
+from ectype.tiling import tiled
 from ectype.training.rundir import RunDir
 from tests.conformance.small import small
 
@@ -94,6 +96,30 @@ def test_a_preset_prints_yaml_that_trains(ectype, tmp_path: Path) -> None:
     assert "latent_dim: 3" in resolved
     assert "images: 2000000" in resolved
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_preset_says_what_it_costs_at_the_size_asked_for(ectype) -> None:
+    code, said, _ = ectype("presets", "ae-linear", "size=28", "channels=1", "lr=0.5")
+    assert code == 0
+    assert "lr: 0.5" in said
+    comments = [line for line in said.splitlines() if line.startswith("#")]
+    assert comments[0] == "# At 28×28 px, 1 channel:"
+    assert "# parameters: 32,164" in comments
+    assert "# compression: 784 numbers in ÷ 20 kept = 39.20" in comments
+    code, said, _ = ectype("presets", "ae-linear", "--plain")
+    assert said == preset_path("ae-linear").read_text()
+    code, said, _ = ectype("presets", "ae-linear", "--layers")
+    assert re.search(r"^# .*Linear: .* 15,700$", said, re.MULTILINE)
+    assert load_recipe(yaml.safe_load(said)) == load_recipe("ae-linear")
+
+
+def test_a_plain_preset_does_not_import_torch() -> None:
+    code = "import sys, ectype.cli; sys.argv[1:] = ['presets', 'ae', '--plain']; ectype.cli.main()"
+    traced = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert traced.stdout == preset_path("ae").read_text()
+    assert not re.search(r"\| +torch$", traced.stderr, re.MULTILINE)
 
 
 def test_runs_are_listed_with_state_and_figure(ectype, runs: dict[str, Path]) -> None:
@@ -238,10 +264,8 @@ def test_reconstruct_keeps_names_and_folders(ectype, runs: dict[str, Path], phot
         "nested/turned.png",
         "nested/large.png",
     }
-    with Image.open(out / "nested" / "large.png") as picture:
-        assert picture.size == (16, 16)
     code, _, _ = ectype(
-        "reconstruct", runs["vae-fast"], photos / "nested" / "large.webp", "--draws", 8, "--out", out / "d"
+        "reconstruct", runs["vae-fast"], photos / "nested" / "large.webp", "--draws", 8, "--resize", "--out", out / "d"
     )
     draws = sorted((out / "d").glob("large-*.png"))
     assert code == 0
@@ -250,6 +274,76 @@ def test_reconstruct_keeps_names_and_folders(ectype, runs: dict[str, Path], phot
     code, _, said = ectype("reconstruct", runs["ae"], tmp_path / "none.png", "--out", out)
     assert code == 3
     assert "no image at" in one_line(said)
+
+
+def test_reconstruct_keeps_the_size_of_large_images(
+    ectype, runs: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    """Turned, deep, transparent and in other modes, above the model's 16×16 in one direction or both."""
+    noise = np.random.default_rng(1).integers(0, 255, (33, 50, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise).save(photos / "turned.tiff", exif=exif)
+    Image.fromarray(noise).convert("CMYK").save(photos / "cmyk.jpg")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(photos / "deep.png")
+    Image.fromarray(noise[:10]).save(photos / "flat.png")
+    Image.fromarray(noise[:16, :16]).save(photos / "fits.png")
+    Image.fromarray(noise[:9, :11]).save(photos / "small.png")
+    kept = {
+        "nested/palette": (30, 40),
+        "nested/turned": (40, 30),
+        "nested/large": (600, 800),
+        "turned": (33, 50),
+        "cmyk": (50, 33),
+        "deep": (50, 33),
+        "flat": (50, 10),
+    }
+    sizes = {**kept, "fits": (16, 16), "small": (16, 16)}
+    out = tmp_path / "out"
+    code, said, wrong = ectype("reconstruct", runs["ae"], photos, "--out", out)
+    assert code == 0, wrong
+    assert "9 images" in said
+    assert "7 larger than 16×16, in tiles" in said
+    for name, size in sizes.items():
+        with Image.open(out / f"{name}.png") as picture:
+            assert (name, picture.size) == (name, size)
+    code, said, _ = ectype("reconstruct", runs["ae"], photos, "--resize", "--out", tmp_path / "resized")
+    assert "tiles" not in said
+    for name in sizes:
+        with Image.open(tmp_path / "resized" / f"{name}.png") as picture:
+            assert picture.size == (16, 16)
+    assert (tmp_path / "resized" / "fits.png").read_bytes() == (out / "fits.png").read_bytes()
+
+
+def test_reconstruct_blends_tiles_with_the_overlap_asked_for(ectype, runs: dict[str, Path], tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 255, (40, 23), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    model = package.load(runs["ae"])
+    for overlap in (0.25, 0.5):
+        out = tmp_path / str(overlap)
+        assert ectype("reconstruct", runs["ae"], tmp_path / "a.png", "--overlap", overlap, "--out", out)[0] == 0
+        with torch.no_grad():
+            image = torch.tensor(pixels)[None] / 255
+            expected = tiled(model.reconstruct, image, (16, 16), overlap=overlap)[0].numpy()
+        with Image.open(out / "a.png") as picture:
+            assert np.abs(np.asarray(picture) / 255 - expected).max() < 0.6 / 255
+
+
+def test_reconstruct_refuses_draws_in_tiles_and_bombs(
+    ectype, runs: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch
+) -> None:
+    large, out = photos / "nested" / "large.webp", tmp_path / "out"
+    code, _, said = ectype("reconstruct", runs["vae-fast"], photos, "--draws", 2, "--out", out)
+    assert code == 4
+    assert "add --resize" in one_line(said)
+    assert not out.exists()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    code, _, said = ectype("reconstruct", runs["ae"], large, "--out", out)
+    assert code == 3
+    assert "too many pixels" in one_line(said)
+    code, said, _ = ectype("reconstruct", runs["ae"], photos, "--out", out)
+    assert code == 0
+    assert "1 skipped: nested/large.webp (too many pixels" in said
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "npz"])

@@ -72,15 +72,39 @@ def train(
 
 
 @app.command()
-def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YAML.")] = None) -> None:
-    """List the presets, or print one."""
-    from ectype.recipe import preset_path, preset_table
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this one's YAML, and what it costs.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to it, such as size=512.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="The YAML alone.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also the model layer by layer (needs torchinfo).")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Also measure the memory of a training step.")] = False,
+) -> None:
+    """List the presets, or print one with its parameters, arithmetic and compression as comments."""
+    from ectype.recipe import load_recipe, preset_path, preset_table
 
-    if name is not None:
-        print(preset_path(name).read_text(encoding="utf-8"), end="")
+    if name is None:
+        rows = [(a.name, a.family, a.density, a.task, a.summary) for a in preset_table()]
+        _columns(("preset", "family", "density", "task", "what it is"), rows)
         return
-    rows = [(a.name, a.family, a.density, a.task, a.summary) for a in preset_table()]
-    _columns(("preset", "family", "density", "task", "what it is"), rows)
+    file = preset_path(name)
+    recipe = load_recipe(file, overrides) if overrides else None
+    print(recipe.yaml() if recipe is not None else file.read_text(encoding="utf-8"), end="", flush=True)
+    if plain:
+        return
+    from ectype.measure import cost
+
+    recipe = recipe or load_recipe(file)
+    _comment(cost.cost(recipe).lines())
+    if memory:
+        _comment([cost.step_memory(recipe).line()])
+    if layers:
+        _comment(cost.layers(recipe).splitlines())
+
+
+def _comment(lines: list[str]) -> None:
+    """Lines that leave the YAML above them a recipe."""
+    for line in lines:
+        print(f"# {line}".rstrip(), flush=True)
 
 
 @app.command()
@@ -157,13 +181,15 @@ def reconstruct(
     images: Annotated[list[str], typer.Argument(help="Images or folders of them.")],
     to: Annotated[Path, typer.Option("--out", help="A directory.")] = Path("reconstructions"),
     draws: Annotated[int, typer.Option(min=0, help="Draws of q(z|x) per image, of a variational model.")] = 0,
+    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Of the tiles of a large image, as a share.")] = 0.25,
+    resize: Annotated[bool, typer.Option("--resize", help="Bring large images to the model's size too.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Pass images through a model's code and back."""
+    """Pass images through a model's code and back; those larger than its size in tiles, so that they keep theirs."""
     from ectype import use
 
-    say(use.reconstruct(run, images, to, draws=draws, seed=seed, device=device))
+    say(use.reconstruct(run, images, to, draws=draws, overlap=overlap, resize=resize, seed=seed, device=device))
 
 
 @app.command()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ectype.data.decode import Rejected, Spec, colour
+from ectype.data.decode import Rejected, Spec, colour, measure
 from ectype.data.decode import decode as decode_image
 from ectype.data.feed import Feed
 from ectype.data.preview import save_grid
@@ -22,6 +22,7 @@ from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, evaluating
 from ectype.recipe import Recipe
 from ectype.results import load, open_data, other_source
 from ectype.sections import DataInfo
+from ectype.tiling import tiled
 from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
@@ -29,7 +30,7 @@ from ectype.training.watch import to_uint8
 __all__ = ["decode", "encode", "reconstruct"]
 
 AT_ONCE = 256
-"""Images that go through a model together."""
+"""Codes that go through a decoder together."""
 
 
 C = TypeVar("C")
@@ -62,31 +63,53 @@ def _files(given: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
             raise DataError(f"no image at '{text}': there is no such file or folder; check the path.")
 
 
-def _read(path: Path, info: DataInfo, recipe: Recipe) -> Tensor:
-    """One file as the model was trained to see it. Raises `Rejected`."""
+def _spec(info: DataInfo, recipe: Recipe) -> Spec:
+    """What an image becomes so that it is as the model was trained to see it."""
     data = recipe.data
-    spec = Spec(info.size, info.channels, data.resize, colour(data.background), 1)
-    return torch.tensor(decode_image(str(path), spec).pixels)
+    return Spec(info.size, info.channels, data.resize, colour(data.background), 1)
+
+
+def _own_size(path: Path, spec: Spec) -> tuple[int, int] | None:
+    """Height and width of a file if either is larger than the model's; None if not, or if it is no image."""
+    found = measure([str(path)])[0]
+    return found if found is not None and (found[0] > spec.size[0] or found[1] > spec.size[1]) else None
 
 
 def _readable(
-    files: Sequence[tuple[str, Path, bool]], info: DataInfo, recipe: Recipe, skipped: list[str]
+    files: Sequence[tuple[str, Path, bool]], spec: Spec, skipped: list[str], *, at_once: int, resize: bool
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Names and images [b, c, h, w] uint8, some at a time; what cannot be used is skipped, unless it was asked for."""
+    """Names and images [b, c, h, w] uint8, some at a time; what cannot be used is skipped, unless it was asked for.
+
+    What is larger than the model's size comes by itself and at its own size, unless it is to be resized.
+    """
     names, images = [], []
     for name, path, asked in files:
         try:
-            images.append(_read(path, info, recipe))
-            names.append(name)
+            own = None if resize else _own_size(path, spec)
+            pixels = torch.tensor(decode_image(str(path), spec if own is None else spec._replace(size=own)).pixels)
         except Rejected as reason:
             if asked:
                 raise DataError(f"'{path}' cannot be used ({reason}): leave it out.") from None
             skipped.append(f"{name} ({reason})")
-        if len(images) == AT_ONCE:
+            continue
+        if own is not None:
+            yield [name], pixels[None]
+            continue
+        names.append(name)
+        images.append(pixels)
+        if len(images) == at_once:
             yield names, torch.stack(images)
             names, images = [], []
     if images:
         yield names, torch.stack(images)
+
+
+def _at_size(image: Tensor, spec: Spec) -> Tensor:
+    """One image [c, h, w] in [0, 1] or uint8, brought to the model's size, in [0, 1]."""
+    if image.shape[1:] != spec.size:
+        pixels = image if image.dtype == torch.uint8 else to_uint8(image[None])[0]
+        image = torch.tensor(decode_image(pixels.permute(1, 2, 0).numpy(), spec).pixels)
+    return image.cpu() if image.is_floating_point() else image / 255
 
 
 def _outputs(names: Sequence[str]) -> dict[str, Path]:
@@ -101,48 +124,76 @@ def _png(place: Path, more: str = "") -> Path:
 
 
 def reconstruct(
-    run: Path, images: Sequence[str], out: Path, *, draws: int = 0, seed: int = 0, device: str = "auto"
+    run: Path,
+    images: Sequence[str],
+    out: Path,
+    *,
+    draws: int = 0,
+    overlap: float = 0.25,
+    resize: bool = False,
+    seed: int = 0,
+    device: str = "auto",
 ) -> str:
     """Pass images through the model and save what comes back, and a picture of pairs.
+
+    An image that is larger than the model's size keeps its own: it goes through in tiles that are blended where they
+    overlap. Others are brought to the model's size, as in training.
 
     Args:
         run: Of a model that reconstructs.
         images: Files, or folders of them.
         out: A directory; files keep their names, as PNG.
         draws: So many draws of q(z|x) for each image instead of the reconstruction from its mean.
+        overlap: Least share of a tile's side that it shares with the next, from 0 to below 1.
+        resize: Bring larger images to the model's size too.
         seed: Of the draws.
         device: See `choose_device`.
 
     Raises:
-        ModelError: The model cannot reconstruct, or has no posterior to draw from.
+        ModelError: The model cannot reconstruct, or has no posterior to draw from, or that of an image in tiles is
+            asked for.
         DataError: An image is missing or broken.
     """
     model = load(run, device=device)
     capable = able(model, Reconstructs, run, "reconstruct")
     if draws and not isinstance(model, DrawsPosterior):
         raise ModelError(f"the model of '{run}' has no q(z|x) to draw from: leave --draws out, or train a vae.")
-    recipe, info = RunDir.existing(run).recipe, model.info
+    info, spec = model.info, _spec(model.info, RunDir.existing(run).recipe)
     files = list(_files(images))
     if not files:
         raise DataError(f"no images in {', '.join(images)}: name files, or folders that hold some.")
+    size = f"{info.size[1]}×{info.size[0]}"
+    if draws and not resize and (large := next((path for _, path, _ in files if _own_size(path, spec)), None)):
+        raise ModelError(
+            f"'{large}' is larger than the model's {size}, and draws for its tiles would not fit together: "
+            "add --resize, or leave --draws out."
+        )
     here = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     places = _outputs([name for name, _, _ in files])
     shown: list[Tensor] = []
     skipped: list[str] = []
+    at_once, in_tiles = looking(info, 0, here)[0], 0
+
+    def through(pixels: Tensor) -> Tensor:
+        return capable.reconstruct(pixels.to(here).float() / 255)
+
     with evaluating(model):
-        for names, pixels in _readable(files, info, recipe, skipped):
-            given = pixels.to(here).float() / 255
-            if draws and isinstance(model, DrawsPosterior):
-                back = model.draws(given, draws, generator=generator)
+        for names, pixels in _readable(files, spec, skipped, at_once=at_once, resize=resize):
+            if pixels.shape[2:] != info.size:
+                back = tiled(through, pixels[0], info.size, overlap=overlap, at_once=at_once)[None, None]
+                in_tiles += 1
+            elif draws and isinstance(model, DrawsPosterior):
+                back = model.draws(pixels.to(here).float() / 255, draws, generator=generator)
             else:
-                back = capable.reconstruct(given)[None]
+                back = through(pixels)[None]
             for place, name in enumerate(names):
                 for k in range(len(back)):
                     _save(back[k, place], out / _png(places[name], f"-{k + 1}" if draws else ""))
                 if len(shown) < 32:
-                    shown.append(torch.cat([given[place][None], back[:, place]]).cpu())
-    said = f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
+                    shown.append(torch.stack([_at_size(each, spec) for each in (pixels[place], *back[:, place])]))
+    said = f"; {in_tiles} larger than {size}, in tiles" if in_tiles else ""
+    said += f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
     if not shown:
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
     save_grid(to_uint8(torch.cat(shown)), out / "overview.png", columns=len(shown[0]) * (1 if draws else 4))

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from ectype.data.feed import Feed
 from ectype.data.prepare import prepare
 from ectype.data.store import open_store
 from ectype.errors import RunError
+from ectype.measure.cost import flop
 from ectype.measure.evaluate import evaluate
+from ectype.measure.evaluation import number
 from ectype.report.page import write_report
 from ectype.report.view import RunView
 from ectype.results import load
 from ectype.run import train
+from ectype.training.rundir import RunDir
 
 CPU = torch.device("cpu")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -148,6 +152,19 @@ def test_the_page_says_what_density_size_and_compression_a_model_has(pages):
     assert "Density: none." in pages["ae"].text
     assert "Density: explicit bound." in pages["vae"].text
     assert "64 ÷ 3 = 21.33" in pages["ae"].text
+
+
+def test_the_page_says_what_a_model_costs(views, tmp_path):
+    view = views["vae"]
+    shutil.copytree(view.run.path, tmp_path / "run")
+    copied = replace(view, run=RunDir(tmp_path / "run"))
+    counted = flop(view.model)
+    assert counted is not None
+    for size, expected in ((1_234_567_890, ["Peak memory 1.23 GB while training"]), (None, [])):
+        copied.run.amend_summary({"peak_memory": size})
+        said = Page(write_report(tmp_path / "page.html", [copied])).text
+        assert f"GFLOP per image {number(counted[1] / 1e9)} (reconstruct; 2 per multiply-add)" in said
+        assert re.findall(r"Peak memory [\d.]+ GB while training", said) == expected
 
 
 def test_a_plain_autoencoder_shows_that_normal_codes_fail(pages):

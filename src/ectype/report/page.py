@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from ectype.errors import CheckpointError, RunError
+from ectype.measure.cost import flop, gigabytes, gigaflop
 from ectype.measure.evaluation import Evaluation, number
 from ectype.models.base import Encodes
 from ectype.report.parts import Section
@@ -101,9 +102,13 @@ def _part(view: RunView, key: str) -> _Part:
     ]
     if evaluation.code_numbers is None:
         facts.pop()
+    if (found := flop(view.model)) is not None:
+        facts.append(("GFLOP per image", gigaflop(found[1], found[0])))
     if said:
         minutes = f", {said['seconds'] / 60:.1f} minutes" if "seconds" in said else ""
         facts.append(("Training", f"{said.get('state', '')}: {said.get('reason', '')}{minutes}"))
+    if said.get("peak_memory"):
+        facts.append(("Peak memory", f"{gigabytes(said['peak_memory'])} while training"))
     if "shipped_step" in said:
         facts.append(("Weights", f"of step {said['shipped_step']:,}"))
     return _Part(

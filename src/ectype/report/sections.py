@@ -294,7 +294,7 @@ def spectra(view: RunView) -> Section | None:
 
 # ── Training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-MECHANICS = {*NOT_MEASURED, "total", "images/s"}
+MECHANICS = {*NOT_MEASURED, "total", "model/total", "images/s"}
 
 
 def curves(view: RunView) -> Section | None:
@@ -303,7 +303,7 @@ def curves(view: RunView) -> Section | None:
     train = [line for line in metrics if line["kind"] == "train"]
     checks = [line for line in metrics if line["kind"] == "check"]
     charts: list[Chart] = []
-    if any("verdict" in line for line in checks):
+    if view.run.watch_file.is_file():
         # The players' losses say nothing of the samples; what does is shown by itself.
         checks = []
     watched = next((key for line in checks for key in line if key not in MECHANICS), None)
@@ -312,8 +312,9 @@ def curves(view: RunView) -> Section | None:
         best = min((line for line in held if line.get("best")), key=lambda line: line[watched], default=None)
         marks = [(best["seen"], best[watched], "best")] if best is not None else []
         both = [Line("held out", [x["seen"] for x in held], [x[watched] for x in held], 1, dots=True)]
-        total = [line for line in train if "total" in line]
-        both.insert(0, Line("training", [x["seen"] for x in total], [x["total"] for x in total]))
+        # Beside a critic the loss is the model's, with the critic's part in it.
+        total = [(line["seen"], line[key]) for line in train for key in ("total", "model/total") if key in line]
+        both.insert(0, Line("training", [seen for seen, _ in total], [value for _, value in total]))
         said = f"{watched}: what training minimises, and the same on held-out images, which decides the best."
         charts.append(lines("Loss", said, both, x="images seen", marks=marks))
     keys = [key for key in dict.fromkeys(k for line in [*train, *checks] for k in line) if key not in MECHANICS]
