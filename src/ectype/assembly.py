@@ -18,10 +18,10 @@ from ectype.data.preview import save_grid
 from ectype.data.store import Store
 from ectype.errors import CheckpointError, EctypeWarning, RunError
 from ectype.measure.features import Source, choose_extractors
-from ectype.measure.validation import validation
+from ectype.measure.validation import spoiled, validation
 from ectype.measure.verdict import judged_by
 from ectype.measure.watching import LEAST_WATCHED, SampleEvidence, SampleWatch
-from ectype.models.base import Samples, StartsFromData
+from ectype.models.base import Samples, StartsFromData, StartsFromWeights
 from ectype.objectives.base import Objective, Validates
 from ectype.recipe import Recipe
 from ectype.results import keep, load, open_data
@@ -29,8 +29,10 @@ from ectype.training import checkpoint
 from ectype.training.distributed import World
 from ectype.training.environment import EXACT, environment
 from ectype.training.loop import Callback, Choices, Outcome, choose, fit
+from ectype.training.memory import fitting, peak_memory
 from ectype.training.monitor import Monitor, Verdict
 from ectype.training.position import derive, looking
+from ectype.training.recompute import recompute
 from ectype.training.rundir import RunDir
 from ectype.training.trainer import Diverged, Trainer
 from ectype.training.watch import JsonLines, Pictures, ProgressDisplay, TensorBoard, to_uint8
@@ -82,8 +84,9 @@ class Session:
         wanted = recipe.train.channels_last
         if wanted is True or (wanted == "auto" and self.device.type == "cuda"):
             objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # documented, not typed
-        if self.world.size > 1 or recipe.run.micro_batch is not None:
-            self._warn_if_whole(objective)
+        if recipe.run.checkpoint_activations:
+            for player in objective.players.values():
+                recompute(player)
         if recipe.train.compile:
             for part in objective.compilable():
                 part.compile()
@@ -98,7 +101,7 @@ class Session:
             seed = recipe.train.seed
             images = recipe.monitor.images
             look = validation(objective, self.held_out, self.info, images=images, seed=seed, device=self.device)
-            return _Watch(look)
+            return _Watch(look, judge=None if objective.phase == "whole" else spoiled)
         if not isinstance(objective.model, Samples):
             return None
         if min(len(self.feed), len(self.held_out)) < LEAST_WATCHED:
@@ -116,8 +119,9 @@ class Session:
         evidence = SampleEvidence(look, self.run)
         return _Watch(look, look.name, judged_by(look.reference), look.floor, look.spread, evidence)
 
-    def _warn_if_whole(self, objective: nn.Module) -> None:
-        if (why := getattr(objective, "whole", None)) and self.world.first:
+    def _warn_if_whole(self, trainer: Trainer) -> None:
+        split = self.world.size > 1 or (trainer.micro_batch or trainer.batch) < trainer.batch
+        if split and (why := trainer.objective.whole) and self.world.first:
             warnings.warn(
                 f"{why}: splitting batches of {self.recipe.train.batch} changes what is computed.",
                 EctypeWarning,
@@ -145,6 +149,10 @@ class Session:
             return
         if place is None:
             trainer = self.assemble(self.recipe.train.images)
+            for part in trainer.objective.modules():
+                if isinstance(part, StartsFromWeights):
+                    part.start_from_weights()
+            trainer.restart_average()
             if isinstance(trainer.objective.model, StartsFromData):
                 trainer.objective.model.start_from(_mean_image(self.store).to(self.device))
                 trainer.restart_average()
@@ -157,6 +165,7 @@ class Session:
                 trainer = self.assemble(choices.budget)
                 trainer.objective.load_state_dict(weights)
                 trainer.restart_average()
+            trainer.micro_batch = choices.micro_batch
             monitor, spent = self._monitor(choices, watch), 0.0
             if self.world.first:
                 self.run.begin(self.recipe, environment(self.device))
@@ -167,11 +176,15 @@ class Session:
             trainer = self.assemble(choices.budget)
             files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
             trainer.load(files, seen=state["seen"], steps=state["step"])
+            # What the run found out about memory holds, unless the user asks for something else now.
+            same = self.run.recipe.run.micro_batch == self.recipe.run.micro_batch
+            trainer.micro_batch = choices.micro_batch if same else fitting(trainer)
             watch, spent = self.watch(trainer), state["seconds"]
             if self.world.first:
                 self._warn_of_changes()
                 self.run.cut_metrics(state["seen"])
             self.say(f"going on from {state['seen']:,} images")
+        self._warn_if_whole(trainer)
         self._announce(trainer, monitor)
 
         def save() -> None:
@@ -230,6 +243,8 @@ class Session:
         limit = "no early stop" if monitor.patience is None else f"stops after {monitor.patience} without a better one"
         moves = {t.player: trainer.budget // (trainer.batch * t.every) for t in trainer.objective.turns}
         said = ", ".join(f"{n:,} updates of {player}" for player, n in moves.items())
+        if trainer.micro_batch is not None and trainer.micro_batch < trainer.share:
+            said += f", {trainer.micro_batch:,} of {trainer.batch:,} images at a time"
         self.say(
             f"{recipe.about.name}: {numbers:,} parameters, {trainer.budget:,} images ({said}), "
             f"a check each {monitor.every:,}, {limit} → {self.run.path}"
@@ -252,7 +267,7 @@ class Session:
         state = {
             "seen": trainer.seen,
             "step": trainer.step_count,
-            "choices": choices._asdict(),
+            "choices": choices._replace(micro_batch=trainer.micro_batch)._asdict(),
             "monitor": monitor.state(),
             "fingerprint": self.prepared.fingerprint,
             "seconds": seconds,
@@ -300,6 +315,7 @@ class Session:
                 "step": outcome.step,
                 "shipped_step": best,
                 "seconds": round(seconds, 1),
+                "peak_memory": peak_memory(self.device),
                 "best": monitor.best if monitor.best_seen is not None else None,
                 "measure": monitor.name,
                 "floor": monitor.floor,

@@ -65,9 +65,9 @@ class Recipe(Section):
     def override(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with some keys changed.
 
-        A key is a dotted path or its end (`latent_dim`, `optimizer.lr`). An end that fits several paths means the one
-        whose section holds all the others (`loss` is `objective.loss`, not `objective.adversary.loss`); where there is
-        none it is refused with all of them named. Values are Python values or the text a user typed.
+        A key is a dotted path or its end (`latent_dim`, `optimizer.lr`). An end that fits several paths means the
+        shortest (`loss` is `objective.loss`, not `objective.adversary.loss`); where several are as short it is refused
+        with all of them named. Values are Python values or the text a user typed.
 
         A mapping given to a section changes only the keys it has; given to a free mapping, such as losses by weight, it
         replaces all of it.
@@ -127,9 +127,9 @@ def _find(plain: Mapping[str, Any], key: str) -> tuple[str, ...]:
     fits = [path for path in paths if path[-len(parts) :] == parts]
     if (whole := [path for path in fits if path == parts]) or len(fits) == 1:
         return (whole or fits)[0]
-    for path in fits:
-        if all(other[: len(path) - 1] == path[:-1] for other in fits) and len(path) > 1:
-            return path
+    shortest = [path for path in fits if len(path) == min(map(len, fits))]
+    if len(shortest) == 1:
+        return shortest[0]
     if fits:
         names = ", ".join(".".join(path) for path in fits)
         raise RecipeError(f"'{key}' fits several keys: {names}; write one in full.")

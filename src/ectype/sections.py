@@ -301,8 +301,12 @@ class RunConfig(Section):
 
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
-    micro_batch: int | None = Field(default=None, ge=1)
-    """Images per forward pass on one device; None for all at once."""
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] | None = "auto"
+    """Images per forward pass on one device; None for all of a batch at once. auto: as many as fit into memory, found
+    once at the start. Where memory does not suffice after all it is halved and the run goes on."""
+    checkpoint_activations: bool = False
+    """Keep only what enters the blocks of a network, and compute their insides again for the gradient: less memory for
+    about a third more time."""
     log_every: float = Field(default=2.0, ge=0)
     """Least seconds between two lines of metrics."""
     pictures: int = Field(default=16, ge=0)

@@ -42,6 +42,8 @@ def advised(recipe: Recipe, verdict: str) -> list[Advice]:
     if rules is None:
         return []
     key = "objective.adversary"
+    if verdict == "spoiled":
+        return _gentler(recipe, key)
     relativistic = Advice(
         "judge in pairs, with R1 and R2",
         "the one objective of these that is known to settle at the data (R3GAN, Huang et al. 2024)",
@@ -84,3 +86,15 @@ def advised(recipe: Recipe, verdict: str) -> list[Advice]:
     if verdict.startswith("memorising"):
         return [advice for possible, advice in open_to[1:2] if possible]
     return [advice for possible, advice in open_to if possible]
+
+
+def _gentler(recipe: Recipe, key: str) -> list[Advice]:
+    """After a critic has wrecked a reconstruction: ask it less, and later."""
+    rules = recipe.objective.adversary  # pyright: ignore[reportAttributeAccessIssue]
+    return [
+        Advice(
+            "a critic that counts for less and has learnt more",
+            "one whose gradient counts before it can judge, or for too much, wrecks what was there",
+            {f"{key}.weight": rules.weight / 4, f"{key}.warmup": 2 * rules.warmup},
+        )
+    ]

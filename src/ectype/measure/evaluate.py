@@ -332,6 +332,10 @@ class _Evaluator:
                 f"the mean over numbers; the largest {number(float(each[0]))}, the smallest {number(float(each[-1]))}"
             )
             self._mean("KL per number of the code", found["kl"] / numbers, "codes", unit="nats", note=note)
+        if isinstance(model, coding.Quantizes):
+            batches = self.test.sequence(self.size, self.moment, most=min(n, self.most))
+            indices = torch.cat([model.indices(batch.image).flatten(1).cpu() for batch, _ in batches])
+            self.figures += coding.codebook_figures(indices, model.codebook_size, self.info.numbers)
         if self.labelled:
             train = self._coded(model, self.train, min(n, PROBE_IMAGES), pixel_features)
             self._probe(train, test, on_pixels)

@@ -169,7 +169,7 @@ class Adversary(nn.Module):
     def judge(
         self, image: Image, label: Int[Tensor, " b"] | None, moment: Moment, uses: tuple[str, ...]
     ) -> Float[Tensor, " n"]:
-        """Scores of images in [−1, 1], `pack` at a time.
+        """Scores of images in [−1, 1], `pack` at a time; of each patch where the critic judges patches.
 
         Args:
             image: As many equally large sets as there are `uses`, one after the other.
@@ -194,10 +194,11 @@ class Adversary(nn.Module):
             told = F.one_hot(label, self.given.classes).to(image.dtype).view(len(packed), -1)
         joined = told if self.embed is None or told is None else self.embed(told)
         features = self.critic(packed, None if self.project is not None else joined)
-        scores = self.head(features).squeeze(1)
+        scores = self.head(features).squeeze(-1)
         if self.project is not None and told is not None:
-            scores = scores + (self.project(told) * features).sum(1)
-        return scores.float()
+            wanted = self.project(told).view(len(packed), *[1] * (features.ndim - 2), -1)
+            scores = scores + (wanted * features).sum(-1)
+        return scores.flatten().float()
 
     def against(self, real: Image, fake: Image, label: Int[Tensor, " b"] | None, moment: Moment) -> LossTerms:
         """The critic's turn.

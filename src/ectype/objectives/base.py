@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from ectype.data.batch import Batch, Moment
+from ectype.nets.groups import Group, Grouped
 
-__all__ = ["Group", "Grouped", "LossTerms", "Objective", "Turn", "Validates"]
+__all__ = ["Group", "Grouped", "LossTerms", "Objective", "Phase", "Turn", "Validates"]
+
+
+Phase = Literal["whole", "waiting", "judged"]
+"""whole: it is, from the first step to the last. waiting: it is, but a critic is still to join. judged: a critic's
+gradient counts beside it."""
 
 
 class LossTerms(NamedTuple):
@@ -44,25 +50,8 @@ class Turn(NamedTuple):
     """Images seen before its first move."""
     after: Callable[[dict[str, Tensor]], None] | None = None
     """Called once per move with the notes averaged over the global batch: here buffers change."""
-
-
-class Group(NamedTuple):
-    """Parameters of a player that move at a rate of their own."""
-
-    parameters: Sequence[nn.Parameter]
-    scale: float = 1.0
-    """Of the learning rate."""
-    starts: int = 0
-    """Images seen before they move."""
-
-
-@runtime_checkable
-class Grouped(Protocol):
-    """A player that sets apart some of its parameters."""
-
-    def parameter_groups(self) -> Sequence[Group]:
-        """Every trainable parameter once."""
-        ...
+    ready: Callable[[], bool] | None = None
+    """Whether it plays yet, where that is decided in training, by buffers; None for always."""
 
 
 class Objective(nn.Module):
@@ -83,6 +72,11 @@ class Objective(nn.Module):
     def compilable(self) -> list[nn.Module]:
         """What `torch.compile` may be used on: all but what is differentiated twice."""
         return [child for player in self.players.values() for child in player.children()]
+
+    @property
+    def phase(self) -> Phase:
+        """Whether the loss on held-out images is what training is after."""
+        return "whole"
 
     @property
     def whole(self) -> str | None:

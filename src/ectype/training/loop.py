@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ectype.errors import Interrupted
+from ectype.training.memory import fitting
 from ectype.training.monitor import Monitor, Verdict
 from ectype.training.trainer import Trainer
 
@@ -82,10 +83,12 @@ class Choices(NamedTuple):
 
     budget: int
     every: int
+    micro_batch: int | None = None
+    """Images at a time; None for all. Halved in the run where memory does not suffice after all."""
 
 
 def choose(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> Choices:
-    """Turn minutes into images and `auto` into an interval, by timing a copy that is thrown away.
+    """Turn minutes into images and `auto` into an interval and a micro-batch, by steps of a copy that is thrown away.
 
     Args:
         trainer: At its start.
@@ -93,6 +96,7 @@ def choose(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> C
         most: Seconds to spend on timing steps.
     """
     recipe = trainer.recipe
+    trainer.micro_batch = fitting(trainer)
     minutes, every = recipe.train.minutes, recipe.monitor.every
     budget = recipe.train.images
     if every == "epoch":
@@ -108,6 +112,7 @@ def choose(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> C
             _wait(trainer.device)
             steps += 1
         per_image = elapsed / (steps * trainer.batch)
+        trainer.micro_batch = copy.micro_batch
         started = time.perf_counter()
         if measure is not None and trainer.world.first:
             measure(copy.model)
@@ -118,7 +123,7 @@ def choose(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> C
         if every == "auto":
             every = max(budget // CHECKS, int(check / per_image / CHECK_SHARE))
     rounded = max(trainer.batch, -(-min(int(every), budget) // trainer.batch) * trainer.batch)
-    return trainer.world.agree(Choices(budget, rounded))
+    return trainer.world.agree(Choices(budget, rounded, trainer.micro_batch))
 
 
 def _wait(device: torch.device) -> None:
@@ -180,7 +185,7 @@ def fit(
                     looked = time.perf_counter()
                     values = world.agree(measure(trainer.model) if measure is not None and world.first else {})
                     verdict = judge(values, monitor) if judge is not None and values else None
-                    better = bool(values) and monitor.record(trainer.seen, values, verdict)
+                    better = bool(values) and monitor.record(trainer.seen, values, verdict, trainer.objective.phase)
                     best_step = trainer.step_count if better else best_step
                     took = time.perf_counter() - looked
                     checking += took

@@ -11,9 +11,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ectype.objectives.base import Phase
+
 __all__ = ["FATAL", "Monitor", "Verdict"]
 
-FATAL = ("collapsed", "memorising")
+FATAL = ("collapsed", "memorising", "spoiled")
 """Verdicts that end a run, or an attempt, where the recipe wants that."""
 CERTAIN = 2
 """Checks in a row that must agree on it."""
@@ -23,7 +25,8 @@ class Verdict(NamedTuple):
     """What a check says of a generator."""
 
     name: str
-    """healthy, learning, losing modes, collapsed, memorising, or memorising or shrunken."""
+    """healthy, learning, losing modes, collapsed, memorising, or memorising or shrunken; of a reconstruction that a
+    critic has joined, healthy or spoiled."""
     words: str
     """The evidence."""
 
@@ -57,14 +60,20 @@ class Monitor:
     minimum: float = math.inf
     """The last minimum that was lower than the one before by more than `min_delta`."""
     minimum_seen: int | None = None
+    phase: Phase = "whole"
+    """At the last check. While a critic is still to join, patience ends nothing; when its gradient counts, the measure
+    no longer says what is best, and the newest weights are, unless the critic spoils them."""
 
     def due(self, before: int, seen: int) -> bool:
         """Whether a check falls into the step from `before` to `seen` images."""
         return before // self.every != seen // self.every
 
-    def record(self, seen: int, values: Mapping[str, float], verdict: Verdict | None = None) -> bool:
+    def record(
+        self, seen: int, values: Mapping[str, float], verdict: Verdict | None = None, phase: Phase = "whole"
+    ) -> bool:
         """Take a check's result in, the measure first; returns whether it is the best so far."""
         value = next(iter(values.values()))
+        self.phase = phase
         self.history.append((seen, value))
         self.looks.append(dict(values))
         if verdict is not None:
@@ -73,6 +82,11 @@ class Monitor:
         if not math.isfinite(value):
             return False
         smooth = sum(recent) / len(recent)
+        if phase == "judged":
+            kept = verdict is None or verdict.name not in FATAL
+            if kept:
+                self.best, self.best_seen = smooth, seen
+            return kept
         if smooth < self.minimum - self.min_delta:
             self.minimum, self.minimum_seen = smooth, seen
         better = smooth < self.best
@@ -100,7 +114,9 @@ class Monitor:
     @property
     def done(self) -> bool:
         """Whether patience is at its end, or the verdict is."""
-        return self.fatal is not None or (self.patience is not None and self.waited >= self.patience)
+        if self.fatal is not None:
+            return True
+        return self.phase == "whole" and self.patience is not None and self.waited >= self.patience
 
     def reason(self) -> str:
         """Why it stopped, in words."""
