@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import yaml
+from pydantic import Field
 
 from ectype.errors import RecipeError
 from ectype.recipe import Recipe, _changed, differences, load_recipe, preset_names, preset_path
@@ -113,7 +114,7 @@ def test_a_key_of_a_section_comes_before_the_same_key_deeper_in_it() -> None:
         every: int = 1
 
     class Outer(Section):
-        loss: dict[str, float] = {"mse": 1.0, "l1": 0.5}
+        loss: dict[str, float] = Field(default={"mse": 1.0, "l1": 0.5})
         adversary: Inner = Inner()
 
     class Whole(Section):

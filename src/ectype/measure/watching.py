@@ -267,7 +267,7 @@ class SampleWatch:
         train = space.train if others is None else space.train[others]
         found["authenticity"] = (self._authentic if others is None else Authenticity(train))(fake)
         test = closer_to_train(train, space.held_out, fake, seed=self.seed)
-        found |= {"closer to training images": test.share, "copied, z": test.z}
+        found |= {"closer to training images": test.share, "told from held-out": test.told, "copied, z": test.z}
         return found
 
     def _compared(self, drawn: Sequence[Tensor]) -> list[Tensor]:
