@@ -23,9 +23,10 @@ COPIED, TOLD = 3.0, 0.55
 with many images a difference may be certain and too small to matter."""
 SHRUNKEN = 0.8
 """Share of real images' authenticity below which samples lie too close to training images, whatever the reason."""
-RISEN, FALLEN, LEAST_FALLEN, MORE = 1.2, 0.9, 0.8, 0.05
+RISEN, FALLEN, LEAST_FALLEN, MORE = 1.2, 0.95, 0.8, 0.05
 """A distance so many times its own minimum, a sign of variety at such a share of what it was then (one kind's coverage
-is noisier), and so much more of the real images left out: what was there has been lost."""
+is noisier), and so much more of the real images left out: what was there has been lost. The distance says that
+something has been lost, the others that it is variety."""
 FALLING, PACE = 0.9, 3
 """A distance that falls below this share of itself within so many checks belongs to a generator that still learns."""
 
