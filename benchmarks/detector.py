@@ -233,8 +233,8 @@ def main() -> None:
     notes = [
         f"MNIST at {SIDE} px, gan-mlp judged in pairs with R1 and R2: {HEALTHY:,} images, then {AFTER:,} as they were "
         f"or changed; a check each {EVERY:,} with 1,000 samples.",
-        "Thresholds were set on runs with other seeds: 0, 1, 100, 101 and from 1000 on; how far a sign of variety must fall "
-        "beside a risen distance on seeds 200 to 219, whose rows of runs that are healthy or lose within one digit are not shown.",
+        "Thresholds were set on runs with other seeds: 0, 1, 100, 101 and from 1000 on; how far a sign of variety must "
+        "fall beside a risen distance on healthy runs and losses within one digit of seeds 200 to 219.",
     ]
     tell("detector", "What goes wrong in training, found", rows, notes)
 
