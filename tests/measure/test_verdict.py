@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ectype.measure.verdict import judge, judged_by
-from ectype.measure.watching import Sign
+from ectype.measure.watching import LEAST, Sign
 from ectype.training.monitor import Monitor, Verdict
 
 REAL = {
@@ -16,6 +16,7 @@ REAL = {
     "lost": 0.0,
     "repeated": 0.005,
     "coverage (pixels)": 0.95,
+    LEAST: 0.9,
     "authenticity": 0.6,
 }
 REFERENCE = {name: Sign(value, 0.02) for name, value in REAL.items()}
@@ -43,12 +44,13 @@ def test_a_good_generator_is_healthy() -> None:
         ({"repeated": 0.9}, "collapsed", "90% of samples all but repeat another"),
         ({"lost": 0.2}, "losing modes", "clusters of 20%"),
         ({"coverage (pixels)": 0.4}, "losing modes", "coverage (pixels) 0.40"),
+        ({LEAST: 0.1}, "losing modes", "least coverage of a kind 0.10"),
         ({"Vendi ratio": 0.5}, "losing modes", "Vendi ratio 0.50"),
         ({"authenticity": 0.1}, "memorising or shrunken", "authenticity 0.10, real images 0.60"),
         (
-            {"authenticity": 0.1, "copied, z": 6.0, "closer to training images": 0.9},
+            {"authenticity": 0.3, "copied, z": 6.0, "told from held-out": 0.8},
             "memorising",
-            "90% of samples are closer to a training than to a held-out image; authenticity 0.10",
+            "nearer to a sample than held-out ones in 80% of pairs, not in half; authenticity 0.30, real images 0.60",
         ),
         ({"FD": math.nan}, "collapsed", "no finite distance"),
     ],
@@ -59,9 +61,9 @@ def test_each_sign_has_its_verdict_and_evidence(changes: dict[str, float], name:
     assert said in found.words
 
 
-def test_closeness_alone_is_no_copying() -> None:
-    """Samples of a collapsed generator lie near few images, which may be training ones by chance."""
-    assert judge({**GOOD, "copied, z": 6.0}, REFERENCE).name == "healthy"
+def test_a_difference_too_small_to_matter_is_no_copying_however_certain() -> None:
+    assert judge({**GOOD, "copied, z": 6.0, "told from held-out": 0.52}, REFERENCE).name == "healthy"
+    assert judge({**GOOD, "copied, z": 2.0, "told from held-out": 0.6}, REFERENCE).name == "healthy"
 
 
 def test_a_generator_that_still_learns_is_not_blamed() -> None:
@@ -83,6 +85,15 @@ def test_what_was_there_and_is_gone_is_seen_however_good_the_rest_is() -> None:
     assert found.name == "losing modes"
     assert "FD 1.00 → 2.00, coverage 0.80 → 0.62" in found.words
     assert judge(look(FD=1.0, coverage=0.62), REFERENCE, [look(FD=1.0, coverage=0.62)] * 5).name == "healthy"
+
+
+def test_any_distance_may_tell_what_is_lost() -> None:
+    """Features of a classifier forget what varies within a class."""
+    had = [look(**{"FD-pixels": 0.6, LEAST: 0.5}), look(**{"FD-pixels": 0.5, LEAST: 0.7})]
+    found = judge(look(**{"FD-pixels": 0.8, LEAST: 0.45}), REFERENCE, had)
+    assert found.name == "losing modes"
+    assert f"FD-pixels 0.50 → 0.80, {LEAST} 0.70 → 0.45" in found.words
+    assert judge(look(**{"FD-pixels": 0.55, LEAST: 0.5}), REFERENCE, had).name == "healthy"
 
 
 def test_a_worse_distance_without_less_variety_is_no_loss_of_modes() -> None:

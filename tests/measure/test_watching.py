@@ -16,7 +16,7 @@ from ectype.errors import DataError
 from ectype.measure.features import Extractor, PixelFeatures, Source, choose_extractors, extract
 from ectype.measure.generation import generation
 from ectype.measure.verdict import judge
-from ectype.measure.watching import SampleWatch, dimensions
+from ectype.measure.watching import LEAST, SampleWatch, dimensions
 from ectype.recipe import load_recipe
 from ectype.sections import DataInfo
 
@@ -97,6 +97,45 @@ def test_digits_that_are_gone_are_missed(data: Data, watch: SampleWatch, kept: l
     verdict = judge(found, watch.reference)
     assert verdict.name in ("losing modes", "collapsed"), verdict
     assert "clusters of" in verdict.words
+
+
+def test_what_is_lost_within_one_digit_is_missed(data: Data, watch: SampleWatch) -> None:
+    """Every digit is there, but all sevens are three: a tenth of the images, which no mean over all shows."""
+    images, labels = data.images(data.test), data.test.images.labels
+    assert labels is not None
+    sevens = (labels == 7).nonzero()[:, 0]
+    shrunk = images.clone()
+    shrunk[sevens] = images[sevens[torch.arange(len(sevens)) % 3]]
+    before, after = watch(Sampler(images, faint)), watch(Sampler(shrunk, faint))
+    assert after[LEAST] < 0.6 * before[LEAST]
+    assert after["coverage"] > 0.85 * before["coverage"]
+    assert watch.reference[LEAST].mean > 0.8
+    evidence = watch.evidence(Sampler(shrunk, faint))
+    assert evidence.lost is not None
+    held_out = data.images(data.val)
+    of = torch.cdist(evidence.lost.flatten(1), held_out.flatten(1)).argmin(1)
+    assert data.val.images.labels is not None
+    assert (data.val.images.labels[of] == 7).double().mean() > 0.7
+
+
+def test_kinds_are_found_where_there_are_no_labels(data: Data, pixels: Extractor) -> None:
+    pixels_only = data.val.images.gather(torch.arange(len(data.val)))
+    images = Images([pixels_only], torch.arange(len(pixels_only)), None, data.val.images.names)
+    unlabelled = Feed(images, data.val.config, CPU, training=False)
+    own = SampleWatch(data.info, data.train, unlabelled, [pixels], images=400)
+    assert int(own.kinds.max()) >= 5
+    assert own(Sampler(data.images(data.test)))[LEAST] > 0.6
+
+
+def test_copies_are_looked_for_among_more_samples_in_the_last_space_alone(data: Data, pixels: Extractor) -> None:
+    class Slow(PixelFeatures):
+        slow = True
+
+    own = SampleWatch(data.info, data.train, data.val, [Slow(data.train, data.info), pixels], images=300)
+    own.drawn = 500
+    first, last = own.features(own.draw(Sampler(data.images(data.test))))
+    assert (len(first), len(last)) == (own.samples, 500)
+    assert torch.equal(first, last[: own.samples])
 
 
 def test_few_images_over_and_over_are_a_collapse(data: Data, watch: SampleWatch) -> None:

@@ -24,6 +24,8 @@ LABELLED = 20
 """Training images that each class needs for a classifier's features."""
 PIXEL_SIDE = 32
 """Pixels of a side that images are shrunk to before principal components are taken of them."""
+FEW_PIXELS = 32
+"""Of a side, below which networks trained on photographs have little to say of what is shown."""
 PIXEL_IMAGES = 5000
 COMPONENTS = 128
 
@@ -223,14 +225,15 @@ def choose_extractors(wanted: str, source: Source, *, quick: bool) -> Chosen:
 
     auto takes a classifier's features where there are at least two classes of at least twenty training images each, and
     where the classifier closes at least half of the gap between always naming the commonest class and naming all
-    rightly (on training images that it was not trained on). Otherwise it takes EfficientNet-Lite0's, if the package
-    with its weights is installed, else principal components of the pixels. Where labels were used, a label-free
-    extractor stands second: what tells classes apart forgets what varies within one.
+    rightly (on training images that it was not trained on). Otherwise it takes EfficientNet-Lite0's, if images are not
+    too small for it and the package with its weights is installed, else principal components of the pixels. Where
+    labels were used, a label-free extractor stands second: what tells classes apart forgets what varies within one.
 
     Args:
         wanted: A key of `EXTRACTORS`, or auto.
         source: The images.
-        quick: Whether the label-free one that stands second should cost next to nothing.
+        quick: Whether pixels, which cost next to nothing, should stand behind whatever comes first: by them copies
+            are looked for among many samples.
 
     Raises:
         RecipeError: An unknown name, or a package that is missing.
@@ -239,15 +242,18 @@ def choose_extractors(wanted: str, source: Source, *, quick: bool) -> Chosen:
     if wanted != "auto" and wanted not in EXTRACTORS:
         raise RecipeError(f"no features '{wanted}'; {did_you_mean(wanted, ['auto', *EXTRACTORS])}")
     names, why = ([wanted], f"features: {wanted}, as asked") if wanted != "auto" else _auto(source)
-    if names[0] == "classifier":
-        # Networks trained on photographs have little to say of what is shown in a few pixels.
-        names.append("pixels" if quick or max(source.info.size) <= PIXEL_SIDE else _label_free()[0])
+    if quick and names[0] != "pixels":
+        names.append("pixels")
+    elif names[0] == "classifier":
+        names.append(_label_free(source.info)[0])
     made = [EXTRACTORS[name](source).to(source.train.device).eval().requires_grad_(False) for name in names]
     beside = f", beside them {made[1].name}" if len(made) > 1 else ""
     return Chosen(made, why + beside)
 
 
-def _label_free() -> tuple[str, str]:
+def _label_free(info: DataInfo) -> tuple[str, str]:
+    if max(info.size) < FEW_PIXELS:
+        return "pixels", "of pixels, as images are small"
     try:
         import timm  # noqa: F401  # only asked whether it is there
 
@@ -260,7 +266,7 @@ def _label_free() -> tuple[str, str]:
 
 def _auto(source: Source) -> tuple[list[str], str]:
     labels = source.train.images.labels
-    name, words = _label_free()
+    name, words = _label_free(source.info)
     if labels is None or len(source.info.classes) < 2:
         return [name], f"features {words}, as there are no classes"
     fewest = int(torch.bincount(labels, minlength=len(source.info.classes)).min())

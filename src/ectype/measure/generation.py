@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -173,6 +174,10 @@ def _in_space(watch: SampleWatch, place: int, fake: Float[Tensor, "n d"], signs:
             note=f"share of {len(bins.means)} clusters that samples fill too much or too little; {on}",
         )
     )
+    note = f"share of samples as close to another one as one in 200 real images is; {on}"
+    n = min(len(real), len(fake))
+    key = f"repeated{end}"
+    figures.append(_share(watch, signs, key, wilson(signs[key], n), n, "lower", note))
     low, high = jackknife(vendi_ratio, [real, fake])
     figures.append(
         Figure(
@@ -214,30 +219,38 @@ def _likelihood(watch: SampleWatch, place: int, fake: Tensor, on: str) -> Figure
 
 def _copies(watch: SampleWatch, signs: dict[str, float]) -> list[Figure]:
     name = watch.spaces[-1].extractor.name
-    rows = {
-        "repeated": ("share of samples as close to another one as one in 200 real images is", "lower"),
+    rows: dict[str, tuple[str, Literal["lower", "higher"] | None]] = {
         "authenticity": ("share of samples farther from a training image than that one is from the next", "higher"),
         "closer to training images": ("share of samples nearer to a training than to a test image; ½ is fair", None),
     }
     figures = []
     for key, (note, better) in rows.items():
         n = watch.drawn if key == "authenticity" else min(watch.samples, watch.real)
-        low, high = wilson(signs[key], n)
-        beside = {"real images": watch.reference[key].mean}
-        figures.append(
-            Figure(
-                key,
-                signs[key],
-                GROUP,
-                low=low,
-                high=high,
-                n=n,
-                better=better,
-                beside=beside,
-                note=f"{note}; features: {name if key != 'repeated' else watch.spaces[0].extractor.name}",
-            )
-        )
+        figures.append(_share(watch, signs, key, wilson(signs[key], n), n, better, f"{note}; features: {name}"))
+    # The error of ranks is known where nothing is copied, and no larger elsewhere.
+    n, m = len(watch.spaces[-1].train), watch.real
+    half = 1.96 * math.sqrt((n + m + 1) / (12 * n * m))
+    told = signs["told from held-out"]
+    note = (
+        f"share of pairs of one of {n:,} training and one of {m:,} test images in which the training image is nearer "
+        f"to a sample; ½ is fair; features: {name}"
+    )
+    figures.append(_share(watch, signs, "told from held-out", (told - half, told + half), m, "lower", note))
     return figures
+
+
+def _share(
+    watch: SampleWatch,
+    signs: dict[str, float],
+    key: str,
+    interval: tuple[float, float],
+    n: int,
+    better: Literal["lower", "higher"] | None,
+    note: str,
+) -> Figure:
+    low, high = interval
+    beside = {"real images": watch.reference[key].mean}
+    return Figure(key, signs[key], GROUP, low=low, high=high, n=n, better=better, beside=beside, note=note)
 
 
 def _patches(watch: SampleWatch, samples: Float[Tensor, "n c h w"], seed: int) -> Figure:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ectype.data.feed import Feed
@@ -41,10 +41,16 @@ LEAST_BINNED = 20
 """Images of each kind without which there are no bins."""
 LEAST_WATCHED = 8
 """Held-out images, and training images, without which samples cannot be compared at all."""
+KINDS, OF_A_KIND = 20, 20
+"""Kinds of images whose coverage is found by itself, at most, and held-out images that one needs for it."""
 BINNED = 5000
 """Training images that bins are made of."""
 SIGN_SETS = 2
 """Of these, the ones that the other signs are found on."""
+
+
+LEAST, DISTANCES = "least coverage of a kind", ("FD-", "FID")
+"""Names: of a sign, and how those of Fréchet distances begin."""
 
 
 class Sign(NamedTuple):
@@ -153,13 +159,17 @@ class SampleWatch:
         self.real = min(images, len(held_out))
         self.k = max(1, min(5, self.real // 4))
         self.spaces = [self._space(extractor) for extractor in extractors]
+        self.kinds = self._kinds()
         self.name = self.spaces[0].distance_name
         self._authentic = Authenticity(self.spaces[-1].train)
         floors, signs = self._real_against_real()
         self.floors: list[float] = floors.mean(0).tolist()
-        self.floor = self.floors[0]
-        self.spread = float(floors[:, 0].std())
-        self.reference = {self.name: Sign(self.floor, self.spread)} | {
+        self.floor, self.spread = self.floors[0], float(floors[:, 0].std())
+        spreads: list[float] = floors.std(0).tolist()
+        self.reference = {
+            space.distance_name: Sign(floor, spread)
+            for space, floor, spread in zip(self.spaces, self.floors, spreads, strict=True)
+        } | {
             name: Sign(sum(s[name] for s in signs) / len(signs), float(torch.tensor([s[name] for s in signs]).std()))
             for name in signs[0]
         }
@@ -184,6 +194,36 @@ class SampleWatch:
         enough = min(len(train), len(held_out)) >= LEAST_BINNED
         bins = fit_bins(train[:BINNED], len(held_out), seed=self.seed) if enough else None
         return _Space(extractor, projection, train, held_out, moments(held_out), bins)
+
+    def _kinds(self) -> Int[Tensor, " m"]:
+        """The kind of each held-out image: its class, or its cell in the first space where classes are few or small."""
+        labels = self.held_out.images.labels
+        if labels is not None:
+            found = labels[self._spread(self.held_out, self.real)].long()
+            if (
+                len(self.info.classes) > 1
+                and int(torch.bincount(found, minlength=len(self.info.classes)).min()) >= OF_A_KIND
+            ):
+                return found
+        kinds = min(KINDS, self.real // (2 * OF_A_KIND))
+        if kinds < 2:
+            return torch.zeros(self.real, dtype=torch.int64)
+        space = self.spaces[0]
+        return fit_bins(space.train[:BINNED], self.real, kinds, seed=self.seed).assign(space.held_out)
+
+    def _least(self, covered: Bool[Tensor, " m"]) -> tuple[float, int]:
+        """Coverage of the kind that has least of it, and which that is; kinds of too few images are left out."""
+        counts = torch.bincount(self.kinds).double()
+        shares = torch.bincount(self.kinds, covered.double()) / counts.clamp(min=1)
+        shares[counts < OF_A_KIND] = torch.inf
+        place = int(shares.argmin())
+        return min(1.0, float(shares[place])), place
+
+    @staticmethod
+    def _spread(feed: Feed, most: int) -> Int[Tensor, " n"]:
+        """The images that `feed.sequence` goes through."""
+        n = min(most, len(feed))
+        return torch.arange(n) * len(feed) // n
 
     def _real_against_real(self) -> tuple[Tensor, list[dict[str, float]]]:
         generator = torch.Generator().manual_seed(derive(self.seed, "floor"))
@@ -219,12 +259,15 @@ class SampleWatch:
                 binned = ndb(space.bins, space.held_out, fake)
                 found |= {f"NDB/K{end}": binned.different, f"lost{end}": binned.lost_mass}
             found[f"repeated{end}"] = duplicates(space.held_out, fake).rate
+            if space is self.spaces[-1]:
+                # What is lost within one kind of image hardly shows in a mean over all.
+                found[LEAST] = self._least(shares.covered)[0]
         # Copies are copies in every feature; those that know no labels keep most of an image.
         space, fake = self.spaces[-1], drawn[-1]
         train = space.train if others is None else space.train[others]
         found["authenticity"] = (self._authentic if others is None else Authenticity(train))(fake)
         test = closer_to_train(train, space.held_out, fake, seed=self.seed)
-        found |= {"closer to training images": test.share, "copied, z": test.z}
+        found |= {"closer to training images": test.share, "told from held-out": test.told, "copied, z": test.z}
         return found
 
     def _compared(self, drawn: Sequence[Tensor]) -> list[Tensor]:
@@ -239,7 +282,13 @@ class SampleWatch:
 
     def features(self, samples: Float[Tensor, "n c h w"]) -> list[Tensor]:
         """Projected features of images in each space."""
-        return [space.projection.apply(extract(space.extractor, samples.split(self.size))) for space in self.spaces]
+        # Copies are looked for in the last space, and there alone among more samples.
+        return [
+            space.projection.apply(extract(space.extractor, some.split(self.size)))
+            for space, some in zip(
+                self.spaces, [*[samples[: self.samples]] * (len(self.spaces) - 1), samples], strict=True
+            )
+        ]
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """The distance, then every sign."""
@@ -269,6 +318,11 @@ class SampleWatch:
         ]
         most = max(binned, key=lambda each: each.lost_mass, default=None)
         places = [(most.real_bins == k).nonzero()[:, 0] for k in most.lost[:n]] if most is not None else []
+        if not places:
+            covered = prdc(self.spaces[-1].held_out, compared[-1], self.k).covered
+            share, kind = self._least(covered)
+            missed = (~covered & (self.kinds == kind)).nonzero()[:, 0]
+            places = [missed] if share < self.reference[LEAST].mean and len(missed) else []
         chosen = torch.cat([place[: max(1, n // len(places))] for place in places]) if places else torch.zeros(0)
         space, fake = self.spaces[-1], drawn[-1]
         pairs = duplicates(space.held_out, compared[-1]).pairs[:n].flatten()
@@ -283,8 +337,7 @@ class SampleWatch:
 
     def _images(self, feed: Feed, places: Tensor, most: int) -> Tensor:
         """Real images by their place among the `most` that features were taken of."""
-        n = min(most, len(feed))
-        index = places * len(feed) // n
+        index = self._spread(feed, most)[places]
         return feed(index, self.moment(0, len(index))).image.cpu()
 
     def real_images(self, most: int) -> Float[Tensor, "n c h w"]:

@@ -27,9 +27,9 @@ OF_A_CLASS, CLASSES = 10, 20
 JUDGED, TRAIN = 12, 20_000
 """Samples beside their nearest training image, and most of those that are searched."""
 SIGNS = {
-    "Likeness and variety": ("precision", "recall", "coverage", "Vendi ratio"),
+    "Likeness and variety": ("precision", "recall", "coverage", "least coverage of a kind", "Vendi ratio"),
     "What is missing or repeated": ("lost", "NDB/K", "repeated"),
-    "Copies": ("authenticity", "closer to training images"),
+    "Copies": ("authenticity", "closer to training images", "told from held-out"),
 }
 """Charts of what a verdict is made of; the rest gets a chart each."""
 
