@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -262,7 +261,7 @@ def _measure() -> None:
 
     recipe = load_recipe(yaml.safe_load(sys.stdin.read()))
     info, device, budget = _info(recipe), choose_device(recipe.run.device), recipe.train.images
-    before = _peak(device)
+    before = peak_memory(device) or 0
     with numerics(recipe):
         for images in (1, 2, 4, 8):
             one = recipe.override({"train.batch": images, "run.micro_batch": images})
@@ -284,17 +283,5 @@ def _measure() -> None:
                 if images == 8:
                     raise
                 continue
-            print(_peak(device), before, images)
+            print(peak_memory(device) or 0, before, images)
             return
-
-
-def _peak(device: torch.device) -> int:
-    """As `peak_memory`, but for a process that another started, whose own peak getrusage counts in."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        found = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        found = ""
-    if found and device.type != "cuda":
-        return int(found.split()[1]) * 1024
-    return peak_memory(device) or 0

@@ -45,8 +45,12 @@ class Mover:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def gradients(self) -> list[Tensor]:
-        """The gradients there are."""
+    def gradients(self, seen: int) -> list[Tensor]:
+        """The gradients of what moves after so many images; those of groups that do not yet are dropped."""
+        for group in self.groups:
+            if seen < group.starts:
+                for parameter in group.parameters:
+                    parameter.grad = None
         return [p.grad for p in self.parameters if p.grad is not None]
 
     @staticmethod
@@ -60,10 +64,6 @@ class Mover:
         if self.config.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, norm)
         rate = self.rate(seen)
-        for group in self.groups:
-            if seen < group.starts:
-                for parameter in group.parameters:
-                    parameter.grad = None
         for optimizer in self.optimizers:
             for settings in optimizer.param_groups:
                 settings["lr"] = rate * settings["scale"]

@@ -195,7 +195,7 @@ class Trainer:
         while (scored := self._try(turn, index)) is None:
             self._halve()
         values, notes, batch = scored
-        gradients = mover.gradients()
+        gradients = mover.gradients(self.seen)
         self.world.sum([*gradients, *values.values(), *notes.values()])
         norm = mover.norm(gradients)
         # One reading for all numbers. Kept as tensors, they would scatter small pieces over the heap at each step.
