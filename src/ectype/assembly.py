@@ -17,12 +17,13 @@ from ectype.data.feed import Feed
 from ectype.data.preview import save_grid
 from ectype.data.store import Store
 from ectype.errors import CheckpointError, EctypeWarning, RunError
+from ectype.losses.mixture import Mixture
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.validation import spoiled, validation
 from ectype.measure.verdict import judged_by
 from ectype.measure.watching import LEAST_WATCHED, SampleEvidence, SampleWatch
 from ectype.models.base import Samples, StartsFromData, StartsFromWeights
-from ectype.objectives.base import Objective, Validates
+from ectype.objectives.base import Objective, Restarts, Validates
 from ectype.recipe import Recipe
 from ectype.results import keep, load, open_data
 from ectype.training import checkpoint
@@ -88,6 +89,9 @@ class Session:
             for player in objective.players.values():
                 recompute(player)
         if recipe.train.compile:
+            if objective.phase != "whole":
+                # A critic's weight asks for gradients twice, for which a compiled graph must keep its buffers.
+                torch._functorch.config.donated_buffer = False  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
             for part in objective.compilable():
                 part.compile()
         return Trainer(objective, self.feed, recipe, budget=budget, device=self.device, world=self.world)
@@ -168,7 +172,7 @@ class Session:
             trainer.micro_batch = choices.micro_batch
             monitor, spent = self._monitor(choices, watch), 0.0
             if self.world.first:
-                self.run.begin(self.recipe, environment(self.device))
+                self.run.begin(self.recipe, self._environment(trainer))
         else:
             state = checkpoint.load_state(place)
             self._check_images(state)
@@ -177,11 +181,11 @@ class Session:
             files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
             trainer.load(files, seen=state["seen"], steps=state["step"])
             # What the run found out about memory holds, unless the user asks for something else now.
-            same = self.run.recipe.run.micro_batch == self.recipe.run.micro_batch
+            same = state.get("micro_batch", self.run.recipe.run.micro_batch) == self.recipe.run.micro_batch
             trainer.micro_batch = choices.micro_batch if same else fitting(trainer)
             watch, spent = self.watch(trainer), state["seconds"]
             if self.world.first:
-                self._warn_of_changes()
+                self._warn_of_changes(trainer)
                 self.run.cut_metrics(state["seen"])
             self.say(f"going on from {state['seen']:,} images")
         self._warn_if_whole(trainer)
@@ -213,6 +217,11 @@ class Session:
         if self.world.first:
             here = time.perf_counter() - began
             self._finish(outcome, monitor, spent + here, outcome.check_seconds / max(here, 1e-9))
+            if trainer.objective.phase == "waiting":
+                self.say(
+                    "the critic's gradient has not counted yet: train on more images, or let it join sooner "
+                    "(objective.adversary.starts) and after fewer moves (objective.adversary.warmup)."
+                )
 
     def _monitor(self, choices: Choices, watch: _Watch | None) -> Monitor:
         config = self.recipe.monitor
@@ -242,7 +251,10 @@ class Session:
         recipe = self.recipe
         limit = "no early stop" if monitor.patience is None else f"stops after {monitor.patience} without a better one"
         moves = {t.player: trainer.budget // (trainer.batch * t.every) for t in trainer.objective.turns}
-        said = ", ".join(f"{n:,} updates of {player}" for player, n in moves.items())
+        late = {turn.player for turn in trainer.objective.turns if turn.ready is not None}
+        said = ", ".join(
+            f"{'at most ' if player in late else ''}{n:,} updates of {player}" for player, n in moves.items()
+        )
         if trainer.micro_batch is not None and trainer.micro_batch < trainer.share:
             said += f", {trainer.micro_batch:,} of {trainer.batch:,} images at a time"
         self.say(
@@ -270,6 +282,7 @@ class Session:
             "choices": choices._replace(micro_batch=trainer.micro_batch)._asdict(),
             "monitor": monitor.state(),
             "fingerprint": self.prepared.fingerprint,
+            "micro_batch": self.recipe.run.micro_batch,
             "seconds": seconds,
         }
         checkpoint.save(self.run.checkpoint(trainer.step_count), trainer.tensors(), state)
@@ -278,13 +291,20 @@ class Session:
         steps = {-(-seen // trainer.batch) for seen in kept if seen is not None}
         checkpoint.prune(self.run.checkpoints, last=policy.keep_last, kept=steps, every=policy.keep_every)
 
-    def _warn_of_changes(self) -> None:
+    def _environment(self, trainer: Trainer) -> dict[str, Any]:
+        # Which network a loss finds at hand may change between two parts of a run.
+        networks = [part.networks for part in trainer.objective.modules() if isinstance(part, Mixture)]
+        return environment(self.device) | {"networks": networks}
+
+    def _warn_of_changes(self, trainer: Trainer) -> None:
         try:
             before = json.loads(self.run.environment_file.read_text())
         except (OSError, ValueError):
             return
-        now = environment(self.device)
-        changed = [f"{key} {before.get(key)} → {now[key]}" for key in EXACT if before.get(key) != now[key]]
+        now = self._environment(trainer)
+        before.setdefault("networks", now["networks"])
+        keys = (*EXACT, "networks")
+        changed = [f"{key} {before.get(key)} → {now[key]}" for key in keys if before.get(key) != now[key]]
         if changed:
             warnings.warn(
                 f"going on under other conditions ({', '.join(changed)}): results will be close, not bit-equal.",
@@ -348,5 +368,8 @@ def _warm_start(trainer: Trainer, start: Path) -> str:
     if not taken:
         raise RunError(f"no weight of '{start}' fits this model: start from a run of the same kind and size.")
     into.load_state_dict({**ours, **taken})
+    for part in trainer.objective.modules():
+        if isinstance(part, Restarts):
+            part.restart()
     trainer.restart_average()
     return f"took {len(taken)} of {len(ours)} tensors from {start}"

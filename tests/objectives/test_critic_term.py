@@ -16,7 +16,7 @@ from ectype.diagnose.collapse import advised
 from ectype.errors import ModelError
 from ectype.measure.validation import spoiled
 from ectype.nets.patch import PatchCriticConfig
-from ectype.objectives.base import LossTerms
+from ectype.objectives.base import LossTerms, Restarts
 from ectype.objectives.critic_term import CriticTerm, CriticTermConfig
 from ectype.objectives.reconstruction import Reconstruction
 from ectype.recipe import Recipe, load_recipe
@@ -145,8 +145,38 @@ def test_it_joins_when_the_reconstruction_has_settled_or_at_half_of_the_budget()
     falling = [math.exp(-i / 500) for i in range(2000)]
     assert not moves(falling).ready()
     assert moves([*falling, *[falling[-1]] * 3000]).ready()
+    below = [loss - 500 for loss in falling]  # a density's logarithm
+    assert moves([*below, *[below[-1]] * 3000]).ready()
+    assert not moves([-500 * math.exp(i / 500) for i in range(2000)]).ready()
     assert not moves([1.0] * 100).ready()  # too early to say
     assert moves(falling[:100], images=1500).ready()  # half of the budget
+
+
+def test_taking_weights_over_has_the_critic_join_anew() -> None:
+    running = trainer(recipe())
+    played(running, 9)
+    term = critic_of(running)
+    weights = copy.deepcopy(term.adversary.state_dict())
+    assert isinstance(term, Restarts)
+    term.restart()
+    assert running.objective.phase == "waiting"
+    assert float(term.played) == float(term.ratio) == 0
+    assert all(torch.equal(value, weights[key]) for key, value in term.adversary.state_dict().items())
+
+
+def test_a_rehearsal_has_the_critic_in_the_game() -> None:
+    rehearsed = trainer(recipe(**{"adversary.warmup": 1000, "adversary.starts": "settled"})).rehearsal()
+    said = played(rehearsed, 1)[0]
+    assert "model/adversarial" in said
+    assert "critic/adversarial" in said
+
+
+def test_a_cost_that_the_bottleneck_does_not_have_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"weights=\{KL: 1e-06\}: this bottleneck has no such cost \(it has none\)"):
+        trainer(recipe(**{"objective.weights": {"KL": 1e-6}}))
+    found = trainer(recipe(**{"objective.weights": {"KL": 0.5}, "bottleneck": "gaussian", "adversary.weight": 0.0}))
+    assert isinstance(found.objective, Reconstruction)
+    assert found.objective.weights == {"KL": 0.5 / 256}  # beside means
 
 
 def test_a_spoiled_reconstruction_is_noticed_and_the_critic_asked_for_less() -> None:

@@ -268,6 +268,7 @@ def _measure() -> None:
             objective = one.objective.build(one.model.build(info), info, images=budget)
             assert isinstance(objective, Objective)
             objective.to(device)
+            objective.rehearse()
             if one.train.channels_last is True or (one.train.channels_last == "auto" and device.type == "cuda"):
                 objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not typed
             if one.run.checkpoint_activations:

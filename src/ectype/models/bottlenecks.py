@@ -49,6 +49,8 @@ class Bottleneck(nn.Module):
 
     heads: ClassVar[int] = 1
     """Numbers that the encoder gives for each number of the code."""
+    costs: ClassVar[tuple[str, ...]] = ()
+    """Names of its penalties."""
     weights: ClassVar[Mapping[str, float]] = {}
     """What a penalty weighs where an objective does not say."""
 
@@ -77,6 +79,7 @@ class Gaussian(Bottleneck):
     """A diagonal Gaussian posterior; its mean stands for the image."""
 
     heads = 2
+    costs = ("KL",)
 
     def posterior(self, features: Float[Tensor, " b *features"]) -> Posterior:
         mean, log_variance = features.chunk(2, dim=1)

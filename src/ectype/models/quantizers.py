@@ -125,6 +125,7 @@ class VectorQuantizer(Quantizer):
     All of it follows from averaged counts, sums and squares, so neither micro-batches nor processes change it.
     """
 
+    costs = ("commitment",)
     weights: ClassVar[Mapping[str, float]] = {"commitment": 0.25}
 
     codebook: Tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -123,7 +124,7 @@ def _checked(file: Path, weights: Weights, name: str) -> Path:
 
 
 def _download(url: str, file: Path, name: str) -> None:
-    scratch = file.with_suffix(".part")
+    scratch = file.with_suffix(f".part-{os.getpid()}")  # several processes may fetch at once
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=30) as given, scratch.open("wb") as kept:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ectype.data.batch import Batch, Moment
 from ectype.nets.groups import Group, Grouped
 
-__all__ = ["Group", "Grouped", "LossTerms", "Objective", "Phase", "Turn", "Validates"]
+__all__ = ["Group", "Grouped", "LossTerms", "Objective", "Phase", "Restarts", "Turn", "Validates"]
 
 
 Phase = Literal["whole", "waiting", "judged"]
@@ -78,10 +78,22 @@ class Objective(nn.Module):
         """Whether the loss on held-out images is what training is after."""
         return "whole"
 
+    def rehearse(self) -> None:
+        """On a copy that is thrown away: have every player in the game, so that a step costs what it will cost."""
+
     @property
     def whole(self) -> str | None:
         """Why a batch may not be split without changing the result; None if it may."""
         return None
+
+
+@runtime_checkable
+class Restarts(Protocol):
+    """A part of an objective that counts the course of a run, which begins anew where weights of another are taken."""
+
+    def restart(self) -> None:
+        """As at the start of a run; weights stay."""
+        ...
 
 
 @runtime_checkable

@@ -20,10 +20,13 @@ __all__ = ["CriticTerm", "CriticTermConfig"]
 
 FAST, SLOW = 100, 400
 """Moves over which the loss is averaged to ask whether it still falls."""
-SETTLED = 0.98
-"""The average over few moves, as a share of that over many, above which the reconstruction has settled."""
+SETTLED = 0.02
+"""How far the average over few moves lies below that over many, as a share of it, when the reconstruction has
+settled."""
 LATEST = 0.5
 """Share of the budget after which the critic joins, settled or not."""
+COUNTS = ("fast", "slow", "moves", "settled", "played", "ratio")
+"""Buffers that say where in its course a run stands."""
 LARGEST = 1e4
 """Of the adaptive weight, as in VQGAN (Esser et al. 2021)."""
 
@@ -66,8 +69,19 @@ class CriticTerm(nn.Module):
         super().__init__()
         self.config, self.images = config, images
         self.adversary = Adversary(config, info)
-        for name in ("fast", "slow", "moves", "settled", "played", "ratio"):
+        for name in COUNTS:
             self.register_buffer(name, torch.zeros(()))
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """As if the critic were still to join, with the weights that it has."""
+        for name in COUNTS:
+            self.get_buffer(name).zero_()
+
+    def rehearse(self) -> None:
+        """As if the critic had joined and counted in full."""
+        self.settled.fill_(1)
+        self.played.fill_(2 * self.config.warmup + 1)
 
     @property
     def starts(self) -> int:
@@ -130,7 +144,8 @@ class CriticTerm(nn.Module):
         for average, over in ((self.fast, FAST), (self.slow, SLOW)):
             # As if there had never been anything before the first move.
             average.lerp_(loss, 1 / min(over, float(self.moves)))
-        flat = self.moves > 2 * SLOW and self.fast > SETTLED * self.slow
+        # Logarithms of densities may be negative.
+        flat = self.moves > 2 * SLOW and self.slow - self.fast < SETTLED * self.slow.abs()
         if flat or seen >= LATEST * self.images:
             self.settled.fill_(1)
         if (made := notes.get("∇ of the critic's")) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ class Equivariance(Section):
 
     weight: float = Field(default=0.0, ge=0)
     """Of the loss on small versions, per number of the image as the loss on the whole one; 0 for none."""
-    scales: tuple[float, ...] = (0.25, 0.5, 0.75)
+    scales: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=(0.25, 0.5, 0.75), min_length=1)
     """Sides of the small maps, as shares; one after the other, a step each."""
     every: int = Field(default=2, ge=1)
     """Steps between two that ask for it, each then weighted so many times."""
@@ -53,9 +53,16 @@ class Reconstruction(Objective):
         super().__init__()
         if not isinstance(model, Autoencoder):
             raise ModelError(f"{type(self).__name__} trains autoencoders: choose model=autoencoder.")
-        # A mixture's losses are means over the image's numbers; what the bottleneck asks for is meant beside a sum.
+        for name in weights:
+            if name not in model.bottleneck.costs:
+                have = ", ".join(model.bottleneck.costs) or "none"
+                raise ModelError(
+                    f"weights={{{name}: {weights[name]:g}}}: this bottleneck has no such cost (it has {have}): correct "
+                    "the name, or leave it out."
+                )
+        # A mixture's losses are means over the image's numbers; the weights are meant beside sums.
         per = model.info.numbers if mixture is not None else 1
-        self.weights = {name: weight / per for name, weight in model.bottleneck.weights.items()} | weights
+        self.weights = {name: weight / per for name, weight in {**model.bottleneck.weights, **weights}.items()}
         self.autoencoder, self.mixture, self.equivariance, self.critic = model, mixture, equivariance, critic
         self.players = {"model": model}
         self.turns = [Turn("model", self.score, after=self.observe)]
@@ -79,6 +86,10 @@ class Reconstruction(Objective):
         if self.critic is None:
             return "whole"
         return "judged" if self.critic.counts else "waiting"
+
+    def rehearse(self) -> None:
+        if self.critic is not None:
+            self.critic.rehearse()
 
     def compilable(self) -> list[nn.Module]:
         return [
@@ -173,9 +184,10 @@ class ReconstructionConfig(ObjectiveConfig):
     loss: dict[str, float] = Field(default_factory=dict)
     """Losses by weight instead of the likelihood's, such as {l1: 1, perceptual: 0.5}: see `ectype.losses.mixture`."""
     network: str = "auto"
-    """What the perceptual and style losses compare features by."""
+    """What the perceptual and style losses compare features by; auto takes the best that is at hand."""
     weights: dict[str, float] = Field(default_factory=dict)
-    """Of the bottleneck's costs, which are summed over the code."""
+    """Of the bottleneck's costs, which are summed over the code, beside losses that are summed over the image. Beside
+    losses that are means over its numbers, they are divided by how many there are."""
     equivariance: Equivariance = Equivariance()
     adversary: CriticTermConfig = CriticTermConfig()
 
@@ -198,9 +210,9 @@ class Elbo(Reconstruction):
     """
 
     def __init__(self, model: nn.Module, config: ElboConfig, warmup: float) -> None:
-        super().__init__(model, {"KL": config.beta})
-        if not isinstance(self.model, GaussianAutoencoder):
+        if isinstance(model, Autoencoder) and not isinstance(model, GaussianAutoencoder):
             raise ModelError("objective=elbo needs a posterior: set bottleneck=gaussian, or objective=reconstruction.")
+        super().__init__(model, {"KL": config.beta})
         self.beta, self.warmup, self.free_bits = config.beta, warmup, config.free_bits
 
     @property

@@ -309,13 +309,16 @@ def curves(view: RunView) -> Section | None:
     watched = next((key for line in checks for key in line if key not in MECHANICS), None)
     if watched is not None:
         held = [line for line in checks if line.get(watched) is not None]
-        best = min((line for line in held if line.get("best")), key=lambda line: line[watched], default=None)
+        best = next((line for line in reversed(held) if line.get("best")), None)
         marks = [(best["seen"], best[watched], "best")] if best is not None else []
         both = [Line("held out", [x["seen"] for x in held], [x[watched] for x in held], 1, dots=True)]
         # Beside a critic the loss is the model's, with the critic's part in it.
         total = [(line["seen"], line[key]) for line in train for key in ("total", "model/total") if key in line]
         both.insert(0, Line("training", [seen for seen, _ in total], [value for _, value in total]))
-        said = f"{watched}: what training minimises, and the same on held-out images, which decides the best."
+        said = (
+            f"{watched}, in training with all that is added to it there, and on held-out images. The last that was the "
+            "best so far is marked; once a critic's gradient counts, that is the newest."
+        )
         charts.append(lines("Loss", said, both, x="images seen", marks=marks))
     keys = [key for key in dict.fromkeys(k for line in [*train, *checks] for k in line) if key not in MECHANICS]
     for key in keys:

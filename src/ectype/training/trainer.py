@@ -98,6 +98,7 @@ class Trainer:
     def rehearsal(self) -> Trainer:
         """A copy to try things on, such as how long a step takes."""
         objective = copy.deepcopy(self.objective)
+        objective.rehearse()
         trainer = Trainer(objective, self.feed, self.recipe, budget=self.budget, device=self.device, world=self.world)
         trainer.micro_batch = self.micro_batch
         return trainer
