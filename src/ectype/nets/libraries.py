@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import urllib.error
 import urllib.request
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from ectype.errors import ModelError, did_you_mean
 from ectype.nets.blocks import norm
-from ectype.nets.pretrained import find_weights, load_weights
+from ectype.nets.pretrained import find_weights, library, load_weights
 
 __all__ = ["TORCHVISION", "Bare", "Geometry", "bare", "geometry", "pretrained"]
 
@@ -69,7 +68,7 @@ class _Torchvision(Bare):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        whole = getattr(_library("torchvision.models", name), name)()
+        whole = getattr(library("torchvision.models", f"encoder={name}"), name)()
         parts = OrderedDict(whole.features.named_children() if name == "mobilenet_v2" else whole.named_children())
         for head in ("avgpool", "fc"):
             parts.pop(head, None)
@@ -82,7 +81,7 @@ class _Torchvision(Bare):
 class _Timm(Bare):
     def __init__(self, name: str) -> None:
         super().__init__()
-        timm = _library("timm", f"timm:{name}")
+        timm = library("timm", f"encoder=timm:{name}")
         if not timm.is_model(name):
             near = did_you_mean(name.split(".")[0], timm.list_models())
             raise ModelError(
@@ -115,14 +114,6 @@ def _created(timm: ModuleType, name: str, **more: Any) -> nn.Module:
         return timm.create_model(name, num_classes=0, dynamic_img_size=True, **more)
     except TypeError:  # it takes images of any size by itself, or of one size only
         return timm.create_model(name, num_classes=0, **more)
-
-
-def _library(module: str, encoder: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.split(".")[0]
-        raise ModelError(f"encoder={encoder} is built by {package}: pip install 'ectype[{package}]'.") from None
 
 
 def bare(encoder: str, *, still: bool) -> Bare:
@@ -300,7 +291,7 @@ def _fill(net: nn.Module, weights: dict[str, Tensor], encoder: str, file: Path |
 
 
 def _fill_timm(net: _Timm, encoder: str, file: Path | None) -> None:
-    timm, name = _library("timm", encoder), encoder.removeprefix("timm:")
+    timm, name = library("timm", f"encoder={encoder}"), encoder.removeprefix("timm:")
     if file is None and name in PACKAGED and find_weights(PACKAGED[name]) is not None:
         # The same layers in the same order, under other names; the classifier's two tensors come last.
         weights = list(_published(PACKAGED[name]).values())[: len(net.published.state_dict())]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ectype.errors import ModelError
 from ectype.paths import cache_root
 
-__all__ = ["WEIGHTS", "Frozen", "Weights", "find_weights", "load_network", "load_weights", "weights_file"]
+__all__ = ["WEIGHTS", "Frozen", "Weights", "find_weights", "library", "load_network", "load_weights", "weights_file"]
 
 
 class Weights(NamedTuple):
@@ -155,12 +155,12 @@ def load_network(name: str) -> nn.Module:
     Raises:
         ModelError: A library that builds it is missing, or `weights_file` raises it.
     """
-    library, build = NETWORKS[name]
-    module = _library(library, name)
+    source, build = NETWORKS[name]
+    module = library(source, name)
     weights = load_weights(name)
     with torch.device("meta"):
         net = build(module)
-    if library == "timm":
+    if source == "timm":
         # The same layers in the same order, under other names.
         weights = dict(zip(net.state_dict(), weights.values(), strict=True))
     net.load_state_dict(weights, assign=True)
@@ -176,12 +176,17 @@ NETWORKS: dict[str, tuple[str, Callable[[Any], nn.Module]]] = {
 }
 
 
-def _library(library: str, name: str) -> ModuleType:
+def library(module: str, what: str) -> ModuleType:
+    """The module of a library that builds what others trained.
+
+    Raises:
+        ModelError: It is not installed.
+    """
     try:
-        return importlib.import_module(library)
+        return importlib.import_module(module)
     except ImportError:
-        package = library.split(".")[0]
-        raise ModelError(f"{name} is built by {package}: pip install 'ectype[{package}]'.") from None
+        package = module.split(".")[0]
+        raise ModelError(f"{what} is built by {package}: pip install 'ectype[{package}]'.") from None
 
 
 class Frozen(nn.Module):
