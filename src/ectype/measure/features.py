@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ectype.data.feed import Feed
 from ectype.errors import ModelError, RecipeError, did_you_mean
 from ectype.measure.classifier import Classifier, Trained, cached_classifier
-from ectype.nets.pretrained import WEIGHTS, load_weights, weights_file
+from ectype.nets.pretrained import WEIGHTS, load_network, weights_file
 from ectype.sections import DataInfo
 from ectype.training.position import looking
 
@@ -115,14 +115,11 @@ class EfficientNetFeatures(Extractor):
 
     def __init__(self, info: DataInfo) -> None:
         super().__init__()
-        timm = _timm("efficientnet", "features")
+        _timm("efficientnet", "features")
         # Small images say no more at 224 pixels than at 96, and cost six times as much.
         self.side = 96 if max(info.size) <= 96 else 224
         self.name = f"EfficientNet-Lite0@{self.side}"
-        self.net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        # The same layers in the same order, under other names.
-        names, weights = self.net.state_dict(), load_weights("EfficientNet-Lite0")
-        self.net.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+        self.net: Any = load_network("EfficientNet-Lite0")
         self.net.reset_classifier(0)
 
     def forward(self, image: Image) -> Float[Tensor, "b d"]:
