@@ -231,6 +231,7 @@ class Session:
         return Monitor(
             choices.every,
             config.patience,
+            config.stretch,
             # Two readings of the same generator differ by less than twice their spread, nineteen times in twenty.
             2 * spread if config.min_delta == "auto" else config.min_delta,
             config.smoothing,
@@ -250,6 +251,8 @@ class Session:
         numbers = sum(p.numel() for p in trainer.objective.parameters())
         recipe = self.recipe
         limit = "no early stop" if monitor.patience is None else f"stops after {monitor.patience} without a better one"
+        if monitor.patience is not None and monitor.stretch:
+            limit += f" while the images seen grow {1 + monitor.stretch:.3g}-fold"
         moves = {t.player: trainer.budget // (trainer.batch * t.every) for t in trainer.objective.turns}
         late = {turn.player for turn in trainer.objective.turns if turn.ready is not None}
         said = ", ".join(

@@ -282,6 +282,10 @@ class MonitorConfig(Section):
     """Images between checks. auto: chosen once from a timed check so that looking costs under a tenth."""
     patience: int | None = Field(default=10, ge=1)
     """Stop after so many checks without a new best; None trains to the end."""
+    stretch: float = Field(default=0.0, ge=0)
+    """Patience also lasts for so many times the images that were seen at the last best. At 1, a run stops when nothing
+    better came while it doubled: the distance of samples falls as a power of the images, so that a fixed number of
+    checks is ever less of a run."""
     min_delta: Literal["auto"] | Annotated[float, Field(ge=0)] = 0.0
     """How much lower counts as better, in the measure's own unit. auto: twice the spread of the same measure between
     real images and real images, which is found once at the start; 0 where a measure has none."""

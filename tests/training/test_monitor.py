@@ -23,6 +23,34 @@ def test_it_stops_after_patience_and_remembers_the_best() -> None:
     )
 
 
+def test_patience_can_last_for_a_share_of_the_run() -> None:
+    early = [9, 8, 7, 6]
+    assert fed([*early, 7, 7]).done
+    assert not fed([*early, 7, 7], stretch=1).done
+    assert not fed([*early, 7, 7, 7], stretch=1).done
+    doubled = fed([*early, 7, 7, 7, 7], stretch=1)
+    assert doubled.done
+    assert doubled.best_seen == 400
+    assert "100 images apart, while the images seen grew 2-fold: the best was 6" in doubled.reason()
+    assert not fed([9, 8, 8, 8, 7.5, 8, 8, 8], stretch=1).done  # a late minimum asks for a longer wait
+    assert fed([9, 10, 10], stretch=1).done  # patience counts where it is longer
+    assert not fed([9, 10], stretch=1).done
+    assert not fed([9, 10, 10, 10], patience=None, stretch=1).done
+    assert fed([math.nan, math.nan], stretch=1).done
+
+
+def test_a_distance_that_falls_as_a_power_is_not_stopped_and_a_level_one_is() -> None:
+    falling = [count**-0.5 for count in range(1, 200)]
+    levelled = [min(count, 30) ** -0.5 for count in range(1, 200)]
+    never, once = [
+        next((n for n in range(1, 200) if fed(series[:n], patience=5, stretch=1, min_delta=0.005).done), None)
+        for series in (falling, levelled)
+    ]
+    assert never is None
+    assert once is not None
+    assert 50 < once <= 60
+
+
 def test_a_difference_too_small_is_none() -> None:
     assert fed([3, 2.99, 2.98], min_delta=0.1).done
     assert not fed([3, 2.99, 2.5], min_delta=0.1).done

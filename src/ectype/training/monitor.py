@@ -39,6 +39,8 @@ class Monitor:
     """Images between checks."""
     patience: int | None
     """Checks without a new minimum before stopping; None never stops."""
+    stretch: float = 0.0
+    """Stopping also needs so many times the images seen at the last minimum to pass without a new one."""
     min_delta: float = 0.0
     """How much lower counts as a new minimum."""
     smoothing: int = 1
@@ -116,7 +118,9 @@ class Monitor:
         """Whether patience is at its end, or the verdict is."""
         if self.fatal is not None:
             return True
-        return self.phase == "whole" and self.patience is not None and self.waited >= self.patience
+        if self.phase != "whole" or self.patience is None or self.waited < self.patience:
+            return False
+        return self.minimum_seen is None or self.history[-1][0] >= (1 + self.stretch) * self.minimum_seen
 
     def reason(self) -> str:
         """Why it stopped, in words."""
@@ -124,9 +128,10 @@ class Monitor:
         if self.fatal is not None:
             return f"{self.fatal} at {CERTAIN} checks in a row; {self.name} was best{at}"
         beyond = f" by more than its own spread of {self.min_delta:.3g}" if self.min_delta else ""
+        stretched = f", while the images seen grew {1 + self.stretch:.3g}-fold" if self.stretch else ""
         floor = f" (between real and real images it is {self.floor:.4g})" if self.floor is not None else ""
         return (
-            f"{self.name} has set no new minimum{beyond} for {self.waited} checks, {self.every:,} images apart: "
+            f"{self.name} has set no new minimum{beyond} for {self.waited} checks, {self.every:,} images apart{stretched}: "
             f"the best was {self.best:.4g}{floor}{at}"
         )
 
