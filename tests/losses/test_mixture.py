@@ -57,6 +57,19 @@ def test_every_loss_is_one_value_per_image_with_a_gradient_to_the_output(channel
         assert nearer[0] < value[0], name
 
 
+def test_losses_of_one_network_share_its_pass() -> None:
+    output, target = images()
+    losses = Mixture({"perceptual": 1, "style": 1}, channels=3, network="EfficientNet-Lite0")
+    passes: list[int] = []
+    shared = losses.losses["style"].features.net
+    assert shared is losses.losses["perceptual"].features.net
+    shared.register_forward_hook(lambda *_: passes.append(1))
+    together = losses(output, target)
+    assert len(passes) == 2  # of the output and of the target
+    for name, loss in losses.losses.items():
+        assert torch.equal(loss(output, target), together[name])
+
+
 def test_values_are_those_of_the_losses() -> None:
     output, target = images()
     values = Mixture({"ssim": 0.5, "mse": 2, "ms_ssim": 1}, channels=3)(output, target)

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from ectype.errors import ModelError, did_you_mean
 from ectype.nets.pretrained import WEIGHTS, Frozen, find_weights, load_network
 
-__all__ = ["NETWORKS", "FeatureLoss", "Features", "Layer", "Network", "choose_network", "load_features", "unit"]
+__all__ = ["NETWORKS", "FeatureLoss", "Features", "Layer", "Maps", "Network", "choose_network", "load_features", "unit"]
 
 Images = Float[Tensor, "b c h w"]
 Values = Float[Tensor, " b"]
+Maps = list[tuple[Float[Tensor, "b _ _ _"], Float[Tensor, "b _ _ _"]]]
+"""Of output and target, layer by layer."""
 
 
 class Layer(NamedTuple):
@@ -238,11 +240,15 @@ class FeatureLoss(nn.Module):
     def forward(self, output: Images, target: Images) -> Values:
         """One value per image, 0 for equal ones."""
         with torch.autocast(output.device.type, enabled=False):
-            with torch.no_grad():
-                wanted = self.features(target)
-            made = self.features(output)
-            return self.compare([(made[name], wanted[name]) for name in wanted])
+            return self.compare(self.maps(output, target))
+
+    def maps(self, output: Images, target: Images) -> Maps:
+        """The layers' maps of both, first layer first."""
+        with torch.no_grad():
+            wanted = self.features(target)
+        made = self.features(output)
+        return [(made[name], wanted[name]) for name in wanted]
 
     @abstractmethod
-    def compare(self, maps: list[tuple[Tensor, Tensor]]) -> Values:
-        """Of the layers' maps of output and target, first layer first."""
+    def compare(self, maps: Maps) -> Values:
+        """Of what `maps` found."""

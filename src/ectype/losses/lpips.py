@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ectype.errors import ModelError, did_you_mean
-from ectype.losses.features import FeatureLoss, Features, load_features, unit
+from ectype.losses.features import FeatureLoss, Features, Maps, load_features, unit
 from ectype.nets.pretrained import Frozen, load_weights
 
 __all__ = ["LPIPS"]
@@ -51,7 +51,7 @@ class LPIPS(FeatureLoss):
         self.least = max(layer.least for layer in features.layers.values())
         self.linear = Frozen(nn.ParameterList(linear))
 
-    def compare(self, maps: list[tuple[Tensor, Tensor]]) -> Float[Tensor, " b"]:
+    def compare(self, maps: Maps) -> Float[Tensor, " b"]:
         weights = list(self.linear.net.parameters())
         if len(maps) < len(weights):
             raise ModelError(f"LPIPS of {self.network} needs images of {self.least} pixels a side at least.")

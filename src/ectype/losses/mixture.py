@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ectype.errors import RecipeError, did_you_mean
+from ectype.losses.features import FeatureLoss, Features, Maps, choose_network, load_features
 from ectype.losses.lpips import LPIPS
 from ectype.losses.perceptual import Perceptual, Style
 from ectype.losses.pixels import bce, charbonnier, gradient, l1, mse
@@ -31,19 +33,19 @@ class Plain(nn.Module):
         return self.loss(output, target)
 
 
-LOSSES: dict[str, Callable[[int, str], nn.Module]] = {
-    "mse": lambda channels, network: Plain(mse),
-    "l1": lambda channels, network: Plain(l1),
-    "charbonnier": lambda channels, network: Plain(charbonnier),
-    "bce": lambda channels, network: Plain(bce),
-    "gradient": lambda channels, network: Plain(gradient),
-    "ssim": lambda channels, network: Plain(lambda output, target: 1 - ssim(output, target)),
-    "ms_ssim": lambda channels, network: Plain(lambda output, target: 1 - ms_ssim(output, target)),
-    "perceptual": lambda channels, network: Perceptual(channels, network=network),
-    "style": lambda channels, network: Style(channels, network=network),
-    "lpips": lambda channels, network: LPIPS(channels),
+LOSSES: dict[str, Callable[[int, Callable[[], Features]], nn.Module]] = {
+    "mse": lambda channels, features: Plain(mse),
+    "l1": lambda channels, features: Plain(l1),
+    "charbonnier": lambda channels, features: Plain(charbonnier),
+    "bce": lambda channels, features: Plain(bce),
+    "gradient": lambda channels, features: Plain(gradient),
+    "ssim": lambda channels, features: Plain(lambda output, target: 1 - ssim(output, target)),
+    "ms_ssim": lambda channels, features: Plain(lambda output, target: 1 - ms_ssim(output, target)),
+    "perceptual": lambda channels, features: Perceptual(channels, network=features()),
+    "style": lambda channels, features: Style(channels, network=features()),
+    "lpips": lambda channels, features: LPIPS(channels),
 }
-"""Name → made of the images' channels and of the network that features are compared by.
+"""Name → made of the images' channels and of what gives the features that are compared, always the same.
 
 Each compares an output with a target [b, c, h, w], means over everything but the images, and is lower where they are
 more alike.
@@ -74,7 +76,8 @@ class Mixture(nn.Module):
             if name not in LOSSES:
                 raise RecipeError(f"no loss '{name}'; {did_you_mean(name, LOSSES)}")
         self.weights = dict(weights)
-        self.losses = nn.ModuleDict({name: LOSSES[name](channels, network) for name in weights})
+        features = functools.cache(lambda: load_features(choose_network(network)))
+        self.losses = nn.ModuleDict({name: LOSSES[name](channels, features) for name in weights})
         self.networks = {name: loss.network for name, loss in self.losses.items() if hasattr(loss, "network")}
 
     def forward(self, output: Images, target: Images) -> dict[str, Values]:
@@ -90,4 +93,13 @@ class Mixture(nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             wide = torch.promote_types(torch.promote_types(output.dtype, target.dtype), torch.float32)
             output, target = output.to(wide), target.to(wide)
-            return {name: loss(output, target) for name, loss in self.losses.items()}
+            found: dict[str, Values] = {}
+            maps: dict[nn.Module, Maps] = {}  # losses that share a network share its one pass
+            for name, loss in self.losses.items():
+                if isinstance(loss, FeatureLoss):
+                    network = loss.features.net
+                    maps[network] = maps[network] if network in maps else loss.maps(output, target)
+                    found[name] = loss.compare(maps[network])
+                else:
+                    found[name] = loss(output, target)
+            return found

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ectype.losses.features import FeatureLoss, Features, choose_network, load_features, unit
+from ectype.losses.features import FeatureLoss, Features, Maps, choose_network, load_features, unit
 
 __all__ = ["Perceptual", "Style", "gram"]
 
@@ -36,7 +36,7 @@ class Perceptual(FeatureLoss):
     def __init__(self, channels: int, *, network: str | Features = "auto", layers: Sequence[str] | None = None) -> None:
         super().__init__(channels, _features(network, layers))
 
-    def compare(self, maps: list[tuple[Tensor, Tensor]]) -> Values:
+    def compare(self, maps: Maps) -> Values:
         distances = [(unit(made) - unit(wanted)).square().sum(1).mean((1, 2)) for made, wanted in maps]
         return torch.stack(distances).mean(0)
 
@@ -62,7 +62,7 @@ class Style(FeatureLoss):
     def __init__(self, channels: int, *, network: str | Features = "auto", layers: Sequence[str] | None = None) -> None:
         super().__init__(channels, _features(network, layers))
 
-    def compare(self, maps: list[tuple[Tensor, Tensor]]) -> Values:
+    def compare(self, maps: Maps) -> Values:
         distances = []
         for made, wanted in maps:
             goal = gram(wanted)

@@ -131,8 +131,8 @@ class Monitor:
         stretched = f", while the images seen grew {1 + self.stretch:.3g}-fold" if self.stretch else ""
         floor = f" (between real and real images it is {self.floor:.4g})" if self.floor is not None else ""
         return (
-            f"{self.name} has set no new minimum{beyond} for {self.waited} checks, {self.every:,} images apart{stretched}: "
-            f"the best was {self.best:.4g}{floor}{at}"
+            f"{self.name} has set no new minimum{beyond} for {self.waited} checks, {self.every:,} images apart"
+            f"{stretched}: the best was {self.best:.4g}{floor}{at}"
         )
 
     def state(self) -> dict[str, Any]:

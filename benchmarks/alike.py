@@ -1,0 +1,167 @@
+"""What makes the outputs of autoencoders, VAEs and GANs alike: a small latent, β, or how a loss is reduced?
+
+    python benchmarks/alike.py [--minutes 4] [--processes 2] [--seeds 1]
+
+`ae-conv-256`, `vae-conv-256` and `gan-conv-256` at 64 px on emoji, with latents of 128 and 512. Notes on such models
+saw every reconstruction of a VAE alike at 128 and blamed the size. A binary cross-entropy that is averaged over an
+image's numbers, beside a KL that is summed over the latent's, is the sum's loss at β = as many as the image has
+numbers: so the reduction is varied through β, and the loss stays one.
+
+Alike is measured: Σ Var over test images' outputs, divided by Σ Var of the test images themselves. 1 is as varied, 0
+all one image.
+"""
+
+from __future__ import annotations
+
+import os
+from multiprocessing import get_context
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common import DATA, KEPT, Clock, Row, arguments, console, tell
+
+os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor
+
+import ectype
+from ectype.data.feed import Feed
+from ectype.measure.codes import active_units
+from ectype.measure.features import Source, choose_extractors
+from ectype.measure.reconstruction import closeness
+from ectype.measure.watching import SampleWatch
+from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder
+from ectype.models.base import Samples, evaluating
+from ectype.results import open_data
+
+SIDE = 64
+NUMBERS = 3 * SIDE * SIDE
+LATENTS = (128, 512)
+BETAS = {"summed, β 0.1": 0.1, "summed, β 1": 1.0, "averaged, β 1": float(NUMBERS)}
+
+
+class Arm(NamedTuple):
+    """A model, a latent, and for a VAE how its loss is put together."""
+
+    preset: str
+    latent: int
+    reduction: str = ""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(filter(None, (self.preset, f"latent {self.latent}", self.reduction)))
+
+
+ARMS = [
+    *(Arm("ae-conv-256", latent) for latent in LATENTS),
+    *(Arm("vae-conv-256", latent, reduction) for reduction in BETAS for latent in LATENTS),
+    *(Arm("gan-conv-256", latent) for latent in LATENTS),
+]
+
+
+def varied(outputs: Tensor, real: Tensor, draws: int = 1000) -> tuple[float, float, float]:
+    """Σ Var of outputs ÷ Σ Var of real images, with a 95% interval over images of both."""
+    rng = np.random.default_rng(0)
+
+    def total(images: Tensor) -> float:
+        return float(images.flatten(1).double().var(0).sum())
+
+    def again(images: Tensor) -> Tensor:
+        return images[torch.from_numpy(rng.integers(0, len(images), len(images)))]
+
+    some = [total(again(outputs)) / total(again(real)) for _ in range(draws)]
+    return total(outputs) / total(real), *(float(edge) for edge in np.percentile(some, [2.5, 97.5]))
+
+
+def trial(given: tuple[Arm, int, int]) -> dict[str, Any]:
+    """One run, and how alike its outputs are."""
+    arm, seed, minutes = given
+    torch.set_num_threads(1)
+    words = [
+        f"size={SIDE}",
+        f"latent_dim={arm.latent}",
+        "train.batch=32",
+        f"train.minutes={minutes}",
+        f"train.seed={seed}",
+        "monitor.patience=null",
+        "monitor.on_collapse=warn",
+        "run.threads=1",
+        "run.pictures=0",
+        "run.micro_batch=null",
+    ]
+    if arm.reduction:
+        words.append(f"objective.beta={BETAS[arm.reduction]}")
+    clock = Clock()
+    with TemporaryDirectory() as place:
+        run = ectype.train(arm.preset, DATA / "emoji64", words, out=f"{place}/run")
+        said, model, config = run.summary(), ectype.load(run.path, device="cpu"), run.recipe.data
+    prepared, store = open_data(config)
+    cpu = torch.device("cpu")
+    train, test = (Feed(store.split(part), config, cpu, training=False) for part in ("train", "test"))
+    real = torch.cat([batch.image for batch in test.batches(64)])
+    found: dict[str, Any] = {"arm": arm.name, "seed": seed, "seen": said["seen"], "images": len(real)}
+    with evaluating(model):
+        if isinstance(model, Autoencoder):
+            back = torch.cat([model.reconstruct(part).clamp(0, 1) for part in real.split(64)])
+            found["reconstructions"] = varied(back, real)
+            quality = closeness(back, real).psnr.double()
+            error = 1.96 * float(quality.std()) / len(quality) ** 0.5
+            found["PSNR"] = (float(quality.mean()), float(quality.mean()) - error, float(quality.mean()) + error)
+        if isinstance(model, GaussianAutoencoder):
+            posteriors = [model.posterior(part) for part in real.split(64)]
+            found["active units"] = active_units(torch.cat([q.mean.flatten(1) for q in posteriors]))
+        if isinstance(model, Samples):
+            drawn = model.sample(len(real), generator=torch.Generator().manual_seed(1))
+            found["samples"] = varied(drawn.clamp(0, 1), real)
+    if isinstance(model, Samples):
+        chosen = choose_extractors("auto", Source(train, store.info, prepared.root), quick=True).extractors
+        label_free = [extractor for extractor in chosen if extractor.name != "classifier"]
+        watch = SampleWatch(store.info, train, test, label_free[:1], images=2000)
+        signs = watch(model)
+        found |= {"distance": {watch.name: signs[watch.name], "floor": watch.floor}, "coverage": signs["coverage"]}
+    return found | {"seconds": clock.read().wall}
+
+
+def main() -> None:
+    """Measure and tell."""
+    given = arguments(
+        __doc__, minutes=(4, "of training for each run"), processes=(2, "at a time"), seeds=(1, "of each")
+    )
+    minutes, seeds = (1, 1) if given.quick else (given.minutes, given.seeds)
+    work = [(arm, seed, minutes) for seed in range(seeds) for arm in ARMS]
+    with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
+        runs = []
+        for run in pool.imap(trial, work):
+            runs.append(run)
+            console.print(run)
+    rows = []
+    for run in runs:
+        where = run["arm"] if seeds == 1 else f"{run['arm']}, seed {run['seed']}"
+        extra = (
+            [f"PSNR {run['PSNR'][0]:.2f} dB ({run['PSNR'][1]:.2f} to {run['PSNR'][2]:.2f})"] if "PSNR" in run else []
+        )
+        extra += [f"{run['active units']} active units"] if "active units" in run else []
+        extra += [f"{run['seen']:,} images"]
+        for what in ("reconstructions", "samples"):
+            if what in run:
+                share, low, high = run[what]
+                detail = [f"95% {low:.3g} to {high:.3g}"]
+                if what == "samples" and "distance" in run:
+                    (name, value), (_, floor) = run["distance"].items()
+                    detail += [f"{name} {value:.4g} (real and real {floor:.3g})", f"coverage {run['coverage']:.2f}"]
+                else:
+                    detail += extra
+                rows.append(Row(f"{where}: variance of {what}", 1.0, share, share, detail="; ".join(detail)))
+    notes = [
+        f"emoji at {SIDE} px, {minutes} minutes each on one thread; test images; variance over the test images' is 1.",
+        f"'averaged': the cross-entropy's mean over {NUMBERS:,} numbers beside the KL's sum, that is β = {NUMBERS:,}.",
+    ]
+    tell("alike", "What makes outputs alike", rows, notes, runs=runs)
+
+
+if __name__ == "__main__":
+    main()
