@@ -158,6 +158,8 @@ def main() -> None:
         (part, side): compare(model, part, side, judge)
         for part, side in (("test", SIDE), ("test", 2 * SIDE), ("others", SIDE))
     }
+    pictures = [said.pop("images") for said in found.values()]
+    shown = pictures[0]
     rows = []
     for (part, side), said in found.items():
         where = f"{'held-out' if part == 'test' else 'other'} photographs, {side} px"
@@ -173,11 +175,8 @@ def main() -> None:
                 detail = f"difference {apart:+.4g}, 95% {low:+.4g} to {high:+.4g}"
                 what = f"{where}: {measure}, peer {other}"
                 rows.append(Row(what, values[other], values["ours"], None, goal, met, detail))
-    shown = found["test", SIDE].pop("images")
     chosen = list(range(4, len(shown["ours"]), max(1, len(shown["ours"]) // 6)))[:6]
     sheet({name: list(bytes_of(images[chosen])) for name, images in shown.items()}, RESULTS / "photographs.jpg")
-    for said in found.values():
-        said.pop("images", None)
     seen = run.summary()["seen"]
     notes = [
         f"{seen:,} crops of 24 photographs in {took.wall / 60:.1f} minutes, {took.cpu / 60:.1f} CPU minutes.",

@@ -46,6 +46,20 @@ __all__ = [
 ]
 
 
+class Target(NamedTuple):
+    """What the partners of images are."""
+
+    kind: Literal["masks", "images"]
+    channels: int = 1
+    """Of a picture."""
+    classes: tuple[str, ...] = ()
+    """Of a mask, in the order of its indices."""
+    shares: tuple[float, ...] = ()
+    """Of each class in the pixels of the training masks; sums to 1."""
+    colours: tuple[tuple[int, int, int], ...] = ()
+    """To paint the classes with."""
+
+
 class DataInfo(NamedTuple):
     """What a network must know of the images it is built for."""
 
@@ -57,6 +71,8 @@ class DataInfo(NamedTuple):
     """Share of each class in the training images; sums to 1."""
     binary: bool = False
     """Whether every pixel is 0 or 1."""
+    target: Target | None = None
+    """Of images that come in pairs."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -188,9 +204,20 @@ class DataConfig(Section):
     """A folder, a zip or tar, IDX, .npz, .npy or Parquet files, hf:user/name, torchvision:Name, or digits."""
     labels: str | None = None
     """A CSV file of path,label instead of labels from folder names."""
-    size: Literal["auto"] | Annotated[int, Field(ge=4)] | tuple[int, int] = "auto"
+    pairs: Literal["none", "masks", "images"] = "none"
+    """Whether each image has a partner of its name: a mask of classes, or another picture."""
+    input: str | None = None
+    """The folder of the images that have partners; left, right, top or bottom: the half of each file that is the image.
+    None finds the folder by its name."""
+    target: str | None = None
+    """The folder of the partners, or the half."""
+    class_names: tuple[str, ...] | None = None
+    """What the classes of masks are called, in the order of their values."""
+    ignore: Literal["auto"] | int | str | None = "auto"
+    """The value, or colour, of mask pixels that count for nothing. auto: 255 beside classes 0, 1, … (Pascal VOC)."""
+    size: Literal["auto", "own"] | Annotated[int, Field(ge=4)] | tuple[int, int] = "auto"
     """Pixels: one number, or height and width. auto: the images' own where all agree and are at most 128, else a square
-    of at most 64."""
+    of at most 64. own: the size that most images have, no side longer than 512."""
     channels: Literal["auto", 1, 3] = "auto"
     resize: Literal["crop", "pad", "squash"] = "crop"
     background: str = "white"
@@ -214,7 +241,7 @@ class DataConfig(Section):
     @property
     def sides(self) -> tuple[int, int] | None:
         """Height and width, None where they are found from the images."""
-        if self.size == "auto":
+        if isinstance(self.size, str):
             return None
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 

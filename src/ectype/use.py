@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ectype.data.decode import Rejected, Spec, colour, measure
+from ectype.data.chunks import measure
+from ectype.data.decode import Rejected, Spec, colour
 from ectype.data.decode import decode as decode_image
 from ectype.data.feed import Feed
 from ectype.data.preview import save_grid

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ectype.data.decode import Rejected, Spec, colour, decode, decode_chunk, measure, reduce16
+from ectype.data.chunks import decode_chunk, measure
+from ectype.data.decode import Rejected, Spec, colour, decode, reduce16
 from ectype.data.sources import Unreadable
 
 

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ectype.data.decode import Spec, decode_chunk
+from ectype.data.chunks import decode_chunk
+from ectype.data.decode import Spec
 from ectype.data.sources import NONE, TEST, TRAIN, VAL, Unreadable, layout, natural, open_source, spread
 from ectype.errors import DataError
 

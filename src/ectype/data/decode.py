@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import math
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-from ectype.data.sources import Raw, Unreadable
+from ectype.data.masks import Coding
+from ectype.data.sources import Single, Unreadable
 
-__all__ = ["FORMATS", "Decoded", "Rejected", "Spec", "colour", "decode", "decode_chunk", "measure", "reduce16"]
+__all__ = [
+    "FORMATS",
+    "Decoded",
+    "Rejected",
+    "Spec",
+    "TargetSpec",
+    "colour",
+    "decode",
+    "fit",
+    "reduce16",
+    "size_of",
+    "upright",
+]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 """The formats tried, and no others: Pillow knows some that start programs or guess."""
@@ -28,8 +39,15 @@ GREY_TOLERANCE = 2
 SPARE = 1.5
 """How many times the wanted pixels a side must keep when a JPEG is decoded at a fraction of its size."""
 
-DIGEST = 16
-"""Bytes of the hash of an image's pixels."""
+
+class TargetSpec(NamedTuple):
+    """What the partners of images become."""
+
+    coding: Coding | None
+    """Of masks; None for pictures."""
+    channels: int = 1
+    guess: bool = False
+    """As in `Spec`."""
 
 
 class Spec(NamedTuple):
@@ -43,6 +61,13 @@ class Spec(NamedTuple):
     min_size: int = 4
     guess: bool = False
     """Whether one channel is only assumed: then colour is looked for and reported."""
+    target: TargetSpec | None = None
+    """Of the partners of images that come in pairs; their channels stand behind the image's."""
+
+    @property
+    def depth(self) -> int:
+        """Channels of what is stored."""
+        return self.channels + (self.target.channels if self.target is not None else 0)
 
 
 class Rejected(Exception):
@@ -57,17 +82,6 @@ class Decoded(NamedTuple):
     coloured: bool = False
     brightest: int = 0
     """Largest value of a 16-bit image, before it was reduced."""
-
-
-class Outcome(NamedTuple):
-    """A chunk of images: pixels uint8 [k, c, h, w], zeros for rejects; a reason or None for each; hashes [k, 16]."""
-
-    pixels: np.ndarray
-    reasons: list[str | None]
-    digests: np.ndarray
-    notes: Counter[str]
-    coloured: bool = False
-    brightest: int = 0
 
 
 def colour(name: str) -> tuple[int, int, int]:
@@ -89,7 +103,7 @@ def _strict() -> Iterator[None]:
         yield
 
 
-def decode(raw: Raw, spec: Spec) -> Decoded:
+def decode(raw: Single, spec: Spec) -> Decoded:
     """One image as pixels.
 
     Args:
@@ -109,6 +123,27 @@ def decode(raw: Raw, spec: Spec) -> Decoded:
     except Rejected:
         raise
     except Exception as error:  # decoders of hostile bytes fail in every way there is
+        raise Rejected(_reason(error, raw)) from None
+
+
+def upright(raw: Single) -> Image.Image:
+    """A whole image in its own mode, turned as it would be seen.
+
+    Raises:
+        Rejected: It cannot be used.
+    """
+    if isinstance(raw, Unreadable):
+        raise Rejected(raw.reason)
+    if isinstance(raw, np.ndarray):
+        return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
+    try:
+        with _strict(), _open(raw) as image:
+            turn = _TURNS.get(_orientation(image))
+            image.load()
+            return image.copy() if turn is None else image.transpose(turn)
+    except Rejected:
+        raise
+    except Exception as error:
         raise Rejected(_reason(error, raw)) from None
 
 
@@ -237,7 +272,7 @@ def _finish(
     image = _flatten(image, spec.background, notes)
     if spec.channels == 1 and not spec.guess and image.mode != "L":
         image = image.convert("L")
-    image = _resize(image, spec, extent or image.size)
+    image = fit(image, spec, extent or image.size)
     if turn is not None:
         image = image.transpose(turn)
     coloured = False
@@ -281,20 +316,23 @@ def _flatten(image: Image.Image, background: tuple[int, int, int], notes: set[st
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _resize(image: Image.Image, spec: Spec, extent: tuple[float, float]) -> Image.Image:
-    """Fit an image, whose picture is the first `extent` (width, height) of its pixels, to the wanted size."""
+def fit(image: Image.Image, spec: Spec, extent: tuple[float, float], *, ground: int | None = None) -> Image.Image:
+    """Fit an image, whose picture is the first `extent` (width, height) of its pixels, to the wanted size.
+
+    With a `ground`, its pixels are indices, that being the one beyond its border: the nearest is taken, none averaged.
+    """
     height, width = spec.size
     if extent == (width, height) == image.size:
         return image
     x, y = _scale(extent, (width, height), spec.resize)
     # Pillow's bicubic widens with the scale and so averages over what each pixel covers; it rings less than Lanczos,
     # and is the resize that FID is best measured with (clean-fid, arXiv 2104.11222).
-    how = Image.Resampling.BICUBIC
+    how = Image.Resampling.BICUBIC if ground is None else Image.Resampling.NEAREST
     if spec.resize == "pad":
         inner = (min(width, max(1, round(extent[0] * x))), min(height, max(1, round(extent[1] * y))))
         picture = image.resize(inner, how, box=(0, 0, *extent), reducing_gap=3.0)
-        ground = spec.background if image.mode == "RGB" else _luma(spec.background)
-        whole = Image.new(image.mode, (width, height), ground)
+        beyond = ground if ground is not None else spec.background if image.mode == "RGB" else _luma(spec.background)
+        whole = Image.new(image.mode, (width, height), beyond)
         whole.paste(picture, ((width - inner[0]) // 2, (height - inner[1]) // 2))
         return whole
     wide, high = (width / x, height / y) if spec.resize == "crop" else extent
@@ -309,71 +347,15 @@ def _luma(rgb: tuple[int, int, int]) -> int:
     return pixel
 
 
-# ── Chunks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def decode_chunk(chunk: Sequence[Raw] | np.ndarray, spec: Spec) -> Outcome:
-    """Many images at once: a list of raw items, or a block [k, h, w, c] of pixels."""
-    count = len(chunk)
-    if isinstance(chunk, np.ndarray) and (quick := _copy(chunk, spec)) is not None:
-        return quick
-    pixels = np.zeros((count, spec.channels, *spec.size), np.uint8)
-    reasons: list[str | None] = [None] * count
-    notes: Counter[str] = Counter()
-    coloured, brightest = False, 0
-    for i, raw in enumerate(chunk):
-        try:
-            if isinstance(raw, np.ndarray) and min(raw.shape[:2]) < spec.min_size:
-                raise Rejected(f"too small ({raw.shape[1]}×{raw.shape[0]} pixels)")
-            one = decode(raw, spec)
-        except Rejected as rejection:
-            reasons[i] = str(rejection)
-            continue
-        pixels[i] = one.pixels
-        notes.update(one.notes)
-        coloured |= one.coloured
-        brightest = max(brightest, one.brightest)
-    return Outcome(pixels, reasons, _digests(pixels), notes, coloured, brightest)
-
-
-def _copy(block: np.ndarray, spec: Spec) -> Outcome | None:
-    """A block that needs no more than its axes turned, without a loop; None where there is more to do."""
-    count, height, width, channels = block.shape
-    if (height, width) != spec.size or channels not in (1, 3) or min(height, width) < spec.min_size:
+def size_of(raw: Single) -> tuple[int, int] | None:
+    """Height and width as it would be seen, from its header alone; None for what is no image."""
+    if isinstance(raw, np.ndarray):
+        return raw.shape[0], raw.shape[1]
+    try:
+        if isinstance(raw, Unreadable):
+            raise Rejected(raw.reason)
+        with _strict(), _open(raw) as image:
+            sideways = _TURNS.get(_orientation(image)) in _SIDEWAYS
+            return image.size if sideways else (image.height, image.width)
+    except Exception:  # whatever it is, decoding will reject it with a reason
         return None
-    coloured = False
-    if channels == 3 and spec.channels == 1:
-        if not spec.guess:
-            return None
-        coloured = bool((block.max(3) - block.min(3)).max(initial=0) > GREY_TOLERANCE)
-        block = block[..., :1]
-    pixels = np.ascontiguousarray(
-        np.broadcast_to(block.transpose(0, 3, 1, 2), (count, spec.channels, height, width)), dtype=np.uint8
-    )
-    return Outcome(pixels, [None] * count, _digests(pixels), Counter(), coloured)
-
-
-def _digests(pixels: np.ndarray) -> np.ndarray:
-    # SHA-256 has instructions of its own on most processors: twice as fast there as BLAKE2.
-    joined = b"".join(hashlib.sha256(image).digest()[:DIGEST] for image in pixels)
-    return np.frombuffer(joined, np.uint8).reshape(len(pixels), DIGEST)
-
-
-def measure(chunk: Sequence[Raw] | np.ndarray) -> list[tuple[int, int] | None]:
-    """Height and width of each image as it would be seen, from its header alone; None for rejects."""
-    if isinstance(chunk, np.ndarray):
-        return [(chunk.shape[1], chunk.shape[2])] * len(chunk)
-    sizes: list[tuple[int, int] | None] = []
-    for raw in chunk:
-        if isinstance(raw, np.ndarray):
-            sizes.append((raw.shape[0], raw.shape[1]))
-            continue
-        try:
-            if isinstance(raw, Unreadable):
-                raise Rejected(raw.reason)
-            with _strict(), _open(raw) as image:
-                sideways = _TURNS.get(_orientation(image)) in _SIDEWAYS
-                sizes.append(image.size if sideways else (image.height, image.width))
-        except Exception:  # whatever it is, decoding will reject it with a reason
-            sizes.append(None)
-    return sizes

@@ -12,26 +12,27 @@ import hashlib
 import re
 import shutil
 import statistics
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ectype.data import cache as entries
 from ectype.data.cache import Cleaned, cache_root, clean
-from ectype.data.decode import DIGEST, Spec, colour, decode_chunk
-from ectype.data.labels import read_labels
-from ectype.data.names import Names, read_names, write_names
-from ectype.data.sources import TEST, TRAIN, VAL, Listing, Source, open_source
-from ectype.data.splits import assign
-from ectype.data.workers import Decode, Measure, default_workers, run
-from ectype.errors import DataError, EctypeWarning
-from ectype.sections import DataConfig, DataInfo
+from ectype.data.chunks import DIGEST, decode_chunk
+from ectype.data.decode import Rejected, Spec, TargetSpec, colour
+from ectype.data.decode_pairs import parted
+from ectype.data.masks import IGNORED, find_coding
+from ectype.data.names import write_names
+from ectype.data.pairs import PairedFolder, open_pairs
+from ectype.data.prepared import Prepared, Reject, assemble, reasons
+from ectype.data.sources import Halves, Listing, Pair, Raw, Single, Source, open_source
+from ectype.data.workers import Decode, LookAtMasks, Measure, default_workers, run
+from ectype.errors import DataError
+from ectype.sections import DataConfig
 
 __all__ = ["Cleaned", "Prepared", "Reject", "clean", "prepare"]
 
@@ -41,64 +42,12 @@ CHUNK = 8 << 20
 """Bytes of decoded images that a worker holds, at most; but 64 images, and always one."""
 OWN_SIZE, AUTO_SIZE = 128, 64
 """`size: auto` keeps the images' own size up to the first, else takes squares up to the second."""
+LARGEST_OWN = 512
+"""Longest side that `size: own` keeps."""
 PROBE = 32
 """Images that are looked at for colour before all are decoded."""
 INLINE = 64
 """So few images are decoded sooner than other processes have started."""
-
-
-class Reject(NamedTuple):
-    """An image that cannot be used, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Images on disk, ready to be mapped.
-
-    Attributes:
-        root: The cache entry: shards, `manifest.json`, `rejects.csv`.
-        info: Channels, size, classes and their frequencies among the training images.
-        shards: Files of uint8 [n, c, h, w], joined in this order; rejects are blank rows that no split names.
-        sides: [n] split of each row: 0 none (rejected), 1 train, 2 validation, 3 test.
-        labels: [n] class of each row, −1 for rejects; None without classes.
-        rejects: What cannot be used.
-        notes: What a user should know of the images, a line each.
-        fingerprint: Hash of the pixels, names, labels and splits: equal if and only if training sees the same.
-        built: Whether they were decoded just now, rather than found.
-    """
-
-    root: Path
-    info: DataInfo
-    shards: tuple[Path, ...]
-    sides: np.ndarray
-    labels: np.ndarray | None
-    rejects: tuple[Reject, ...]
-    notes: tuple[str, ...]
-    fingerprint: str
-    built: bool
-
-    def __len__(self) -> int:
-        return int(np.count_nonzero(self.sides))
-
-    @cached_property
-    def splits(self) -> dict[str, int]:
-        """Number of images in train, val and test."""
-        counts = np.bincount(self.sides, minlength=4)
-        return {"train": int(counts[TRAIN]), "val": int(counts[VAL]), "test": int(counts[TEST])}
-
-    @property
-    def summary(self) -> str:
-        """One line: how many, rejected why, of what shape, split how."""
-        height, width = self.info.size
-        kind = "grey" if self.info.channels == 1 else "colour"
-        classes = f", {len(self.info.classes)} classes" if self.info.classes else ""
-        splits = ", ".join(f"{count:,} {name}" for name, count in self.splits.items())
-        why = f" ({_reasons(self.rejects)})" if self.rejects else ""
-        shape = f"{width}×{height} {kind}{classes}"
-        return f"{len(self):,} images, {len(self.rejects):,} rejected{why}; {shape}; {splits}"
 
 
 def prepare(
@@ -123,6 +72,8 @@ def prepare(
     if config.source is None:
         raise DataError("no images given: name a folder, an archive or `digits` as data.source.")
     source = open_source(config.source)
+    if config.pairs != "none":
+        source = open_pairs(source, config.input, config.target)
     try:
         background = colour(config.background)
     except ValueError:
@@ -130,6 +81,8 @@ def prepare(
             f"data.background='{config.background}' is no colour: give a name such as white, or #rrggbb."
         ) from None
     keys = [source.location, config.size, config.channels, config.resize, background, config.min_size, entries.FORMAT]
+    if config.pairs != "none":
+        keys += [config.pairs, config.class_names, config.ignore]
     key = hashlib.sha256(repr(keys).encode(errors="surrogateescape")).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(source.text).name).strip("-")[:40] or "images"
     signature = hashlib.sha256(source.signature.encode()).hexdigest()[:12]
@@ -149,7 +102,7 @@ def prepare(
                 entries.forget_older(entry)
                 manifest, built = entries.load(entry), True
     assert manifest is not None
-    return _assemble(entry, manifest, config, built=built)
+    return assemble(entry, manifest, config, built=built)
 
 
 # ── Building an entry ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,21 +129,38 @@ class _Builder:
     def build(self) -> dict[str, Any]:
         """Write everything but the manifest, and return that."""
         size = self.config.sides or self._auto_size()
+        target = self._target() if self.config.pairs != "none" else None
         if self.config.channels == "auto":
-            spec = self._spec(size, 1, guess=True)
+            spec = self._spec(size, 1, target, guess=True)
             if self._sample_has_colour(spec):
-                spec = self._spec(size, 3)
+                spec = self._spec(size, 3, target)
         else:
-            spec = self._spec(size, self.config.channels)
+            spec = self._spec(size, self.config.channels, target)
         done = self._decode(spec)
         if done is None:  # rare: the sample was grey, but not all were
-            spec = self._spec(size, 3)
+            if target is not None and target.coding is None:
+                target = TargetSpec(None, 3)
+            spec = self._spec(size, 3 if self.config.channels == "auto" else self.config.channels, target)
             done = self._decode(spec)
         assert done is not None
         return self._finish(spec, *done)
 
-    def _spec(self, size: tuple[int, int], channels: int, *, guess: bool = False) -> Spec:
-        return Spec(size, channels, self.config.resize, self.background, self.config.min_size, guess)
+    def _spec(self, size: tuple[int, int], channels: int, target: TargetSpec | None, *, guess: bool = False) -> Spec:
+        return Spec(size, channels, self.config.resize, self.background, self.config.min_size, guess, target)
+
+    def _target(self) -> TargetSpec:
+        """What partners become: masks by the values that all of them have, pictures grey or in colour."""
+        if self.config.pairs == "images":
+            grey = TargetSpec(None, 1, guess=True)
+            coloured = self._sample_has_colour(Spec((AUTO_SIZE, AUTO_SIZE), 1, guess=True), partner=True)
+            return TargetSpec(None, 3) if coloured else grey
+        files = self.source.classes if isinstance(self.source, PairedFolder) else ()
+        looks = []
+        if not files:
+            step = max(1, min(64, self.count // (4 * self.workers) or 1))
+            chunks = (LookAtMasks(i * step, chunk) for i, chunk in enumerate(self.source.chunks(step)))
+            looks = [look for _, found in run(chunks, self.workers) for look in found]
+        return TargetSpec(find_coding(looks, files=files, names=self.config.class_names, ignore=self.config.ignore))
 
     def _auto_size(self) -> tuple[int, int]:
         sizes: Counter[tuple[int, int]] = Counter()
@@ -204,6 +174,10 @@ class _Builder:
             for _, found in run(chunks, workers):
                 sizes.update(filter(None, found))
         sizes = Counter({s: n for s, n in sizes.items() if min(s) >= self.config.min_size})
+        if self.config.size == "own" and sizes:
+            (height, width), _ = max(sizes.items(), key=lambda item: (item[1], item[0]))
+            scale = min(1.0, LARGEST_OWN / max(height, width))
+            return max(4, round(height * scale)), max(4, round(width * scale))
         if len(sizes) == 1 and max(own := next(iter(sizes))) <= OWN_SIZE and min(own) >= 4:
             return own
         if not sizes:
@@ -213,14 +187,17 @@ class _Builder:
 
     @cached_property
     def _reads_elsewhere(self) -> bool:
-        return isinstance(next(iter(self.source.sample(1)), None), str)
+        first = next(iter(self.source.sample(1)), None)
+        return isinstance(first.file if isinstance(first, Halves) else first, str | Pair)
 
-    def _sample_has_colour(self, spec: Spec) -> bool:
-        return any(decode_chunk([raw], spec).coloured for raw in self.source.sample(PROBE))
+    def _sample_has_colour(self, spec: Spec, *, partner: bool = False) -> bool:
+        alone = spec._replace(target=None)
+        some = (_one(raw, partner=partner) for raw in self.source.sample(PROBE))
+        return any(decode_chunk([raw], alone).coloured for raw in some if raw is not None)
 
     def _decode(self, spec: Spec) -> tuple[list[str], _Outcome] | None:
         """Write all images into shards; None as soon as one has colour that was not expected."""
-        each = spec.channels * spec.size[0] * spec.size[1]
+        each = spec.depth * spec.size[0] * spec.size[1]
         needed = self.count * each
         if shutil.disk_usage(self.place).free < needed:
             raise entries.no_room(self.place.parent, needed=needed)
@@ -256,7 +233,7 @@ class _Builder:
         if not kept.any():
             shown = "; ".join(f"{path}: {reason}" for path, reason in rejects[:3])
             raise DataError(
-                f"none of the {len(rejects):,} images in '{self.source.text}' can be used ({_reasons(rejects)}), such "
+                f"none of the {len(rejects):,} images in '{self.source.text}' can be used ({reasons(rejects)}), such "
                 f"as {shown}: check that they open elsewhere."
             )
         with open(place / "rejects.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -279,9 +256,24 @@ class _Builder:
             "rejects": len(rejects),
             "copies": copies,
             "content": hashlib.sha256(digests.tobytes()).hexdigest(),
+            "target": self._described(spec, shards),
             "warnings": self._warnings(outcome),
             "notes": self._notes(outcome),
         }
+
+    def _described(self, spec: Spec, shards: Sequence[str]) -> dict[str, Any] | None:
+        """What partners are, and of masks how many pixels of each class every row has."""
+        if spec.target is None:
+            return None
+        coding = spec.target.coding
+        if coding is None:
+            return {"kind": "images", "channels": spec.target.channels}
+        counts = []
+        for name in shards:
+            for mask in np.load(self.place / name, mmap_mode="r")[:, spec.channels]:
+                counts.append(np.bincount(mask.ravel(), minlength=IGNORED + 1)[: len(coding.names)])
+        np.save(self.place / "pixels.npy", np.stack(counts).astype(np.int32))
+        return {"kind": "masks", "channels": 1, "coding": coding._asdict()}
 
     def _warnings(self, outcome: _Outcome) -> list[str]:
         deep = outcome.notes["16-bit"] + self.source.deep
@@ -324,6 +316,17 @@ class _Outcome:
         self.brightest = max(self.brightest, done.brightest)
 
 
+def _one(raw: Raw, *, partner: bool) -> Single | None:
+    """The image of a pair, or its partner; what is no pair is the image."""
+    if not isinstance(raw, Pair | Halves):
+        return raw
+    try:
+        pair = parted(raw)
+    except Rejected:
+        return None
+    return pair.targets[0] if partner else pair.image
+
+
 def _starts(count: int, rows: int) -> Iterator[tuple[int, int]]:
     return enumerate(range(0, count, rows))
 
@@ -331,91 +334,5 @@ def _starts(count: int, rows: int) -> Iterator[tuple[int, int]]:
 def _blank(place: Path, number: int, rows: int, spec: Spec) -> tuple[Path, int]:
     """A file of zeros (sparse where the file system can) and where its pixels begin."""
     path = place / f"images-{number:03d}.npy"
-    mapped = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, spec.channels, *spec.size))
+    mapped = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, spec.depth, *spec.size))
     return path, mapped.offset
-
-
-def _reasons(rejects: Sequence[Reject]) -> str:
-    """Counts by reason, the most frequent first."""
-    counts = Counter(reject.reason.split(" (")[0] for reject in rejects)
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common(5))
-
-
-# ── Using an entry ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _assemble(entry: Path, manifest: dict[str, Any], config: DataConfig, *, built: bool) -> Prepared:
-    kept = np.load(entry / "kept.npy")
-    rows = np.flatnonzero(kept)
-    with open(entry / "rejects.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rejects = tuple(Reject(*row) for row in list(csv.reader(file))[1:])
-    share = len(rejects) / (len(rejects) + len(rows))
-    if share > config.max_rejects:
-        raise DataError(
-            f"{len(rejects):,} of {len(rejects) + len(rows):,} images in '{config.source}' were rejected "
-            f"({_reasons(rejects)}), more than data.max_rejects={config.max_rejects:g} allows: mend or remove those in "
-            f"'{entry / 'rejects.csv'}', or raise it."
-        )
-    names = read_names(entry).take(rows)
-    sides = np.zeros(len(kept), np.uint8)
-    sides[rows] = assign(names, np.load(entry / "sides.npy")[rows], config.split)
-    labels, classes = _labels(entry, manifest, config, names, rows, len(kept))
-    frequencies: tuple[float, ...] = ()
-    if labels is not None:
-        counts = np.bincount(labels[sides == TRAIN], minlength=len(classes))
-        frequencies = tuple((counts / counts.sum()).tolist())
-    channels, height, width = manifest["shape"]
-    info = DataInfo(channels, (height, width), classes, frequencies, config.binarise != "none")
-    for text in manifest["warnings"]:
-        warnings.warn(f"{text}.", EctypeWarning, stacklevel=3)
-    return Prepared(
-        root=entry,
-        info=info,
-        shards=tuple(entry / name for name in manifest["shards"]),
-        sides=sides,
-        labels=labels,
-        rejects=rejects,
-        notes=(*manifest["warnings"], *manifest["notes"], *_copies(entry, manifest, sides)),
-        fingerprint=_fingerprint(manifest, names, sides[rows], None if labels is None else labels[rows], classes),
-        built=built,
-    )
-
-
-def _labels(
-    entry: Path, manifest: dict[str, Any], config: DataConfig, names: Sequence[str], rows: np.ndarray, count: int
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Class of each row, and the classes."""
-    if config.labels is not None:
-        labels = np.full(count, -1, np.int32)
-        labels[rows], classes = read_labels(config.labels, names, config.source or "")
-        return labels, classes
-    if not manifest["classes"]:
-        return None, ()
-    stored = np.load(entry / "labels.npy")
-    labels = np.full(count, -1, np.int32)
-    labels[rows] = stored[rows]
-    return labels, tuple(manifest["classes"])
-
-
-def _copies(entry: Path, manifest: dict[str, Any], sides: np.ndarray) -> list[str]:
-    """A word on images that are exact copies of others, above all of training images that are held out as well."""
-    if not manifest["copies"]:
-        return []
-    digests = np.load(entry / "digests.npy").view(f"V{DIGEST}")[:, 0]
-    held_out = digests[sides > TRAIN]
-    leaked = int(np.isin(held_out, digests[sides == TRAIN]).sum())
-    text = f"{manifest['copies']:,} images are exact copies of others once decoded"
-    if leaked:
-        text += f"; {leaked:,} held-out images are in training too: remove them, or keep kin together with split.group"
-    return [text]
-
-
-def _fingerprint(
-    manifest: dict[str, Any], names: Names, sides: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]
-) -> str:
-    digest = hashlib.sha256(repr((manifest["content"], manifest["shape"], list(classes))).encode())
-    for piece in names.pieces():
-        digest.update(piece)
-    digest.update(sides.tobytes())
-    digest.update(b"" if labels is None else labels.tobytes())
-    return digest.hexdigest()

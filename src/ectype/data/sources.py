@@ -21,7 +21,19 @@ import numpy as np
 
 from ectype.errors import DataError, did_you_mean
 
-__all__ = ["FolderSource", "Listing", "Raw", "Source", "Unreadable", "layout", "natural", "open_source"]
+__all__ = [
+    "FolderSource",
+    "Halves",
+    "Listing",
+    "Pair",
+    "Raw",
+    "Single",
+    "Source",
+    "Unreadable",
+    "layout",
+    "natural",
+    "open_source",
+]
 
 # Split codes, as stored with prepared images. NONE: the source does not say.
 NONE, TRAIN, VAL, TEST = 0, 1, 2, 3
@@ -91,8 +103,26 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-Raw: TypeAlias = str | bytes | np.ndarray | Unreadable
-"""An item before decoding: a path, an encoded image, uint8 pixels [h, w] or [h, w, c], or why there is nothing."""
+class Pair(NamedTuple):
+    """An image and its partner."""
+
+    image: Single
+    targets: tuple[Single | None, ...]
+    """One file, or one for each class of a mask; None where an image has nothing of that class."""
+
+
+class Halves(NamedTuple):
+    """An image and its partner in one file."""
+
+    file: Single
+    first: str
+    """Where the image is: left, right, top or bottom."""
+
+
+Single: TypeAlias = str | bytes | np.ndarray | Unreadable
+Raw: TypeAlias = Single | Pair | Halves
+"""An item before decoding: a path, an encoded image, uint8 pixels [h, w] or [h, w, c], or why there is nothing; or two
+of these that belong together."""
 
 
 @dataclass(frozen=True)
@@ -296,14 +326,15 @@ class FolderSource(Source):
     def listing(self) -> Listing:
         return replace(layout(self.names), refused=self.refused, skipped=self.skipped)
 
-    def _path(self, name: str) -> str:
+    def path(self, name: str) -> str:
+        """Where a file of the listing is."""
         return os.path.join(self.root, name)
 
     def read(self) -> Iterator[Raw]:
-        return map(self._path, self.names)
+        return map(self.path, self.names)
 
     def sample(self, size: int) -> list[Raw]:
-        return [self._path(self.names[i]) for i in spread(len(self.names), size)]
+        return [self.path(self.names[i]) for i in spread(len(self.names), size)]
 
 
 def _looks_like_image(path: str) -> bool:

@@ -19,15 +19,18 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ectype.data.decode import Spec, decode_chunk, measure
-from ectype.data.sources import Raw
+from ectype.data.chunks import decode_chunk, measure
+from ectype.data.decode import Rejected, Spec
+from ectype.data.decode_pairs import masks_of
+from ectype.data.masks import Look, look
+from ectype.data.sources import Halves, Pair, Raw
 from ectype.errors import DataError
 
-__all__ = ["Decode", "Decoding", "Measure", "default_workers", "run"]
+__all__ = ["Decode", "Decoding", "LookAtMasks", "Measure", "default_workers", "run"]
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ectype.data.workers import serve; serve()"
 
@@ -40,6 +43,24 @@ class Measure(NamedTuple):
 
     def do(self) -> list[tuple[int, int] | None]:
         return measure(self.chunk)
+
+
+class LookAtMasks(NamedTuple):
+    """Find the values in the masks of a chunk of pairs; those that cannot be read are left to decoding."""
+
+    first: int
+    chunk: Sequence[Raw] | np.ndarray
+
+    def do(self) -> list[Look]:
+        found: list[Look] = []
+        for raw in self.chunk:
+            assert isinstance(raw, Pair | Halves)
+            with contextlib.suppress(Rejected):
+                found += map(look, masks_of(raw))
+        return found
+
+
+Task: TypeAlias = "Measure | LookAtMasks | Decode"
 
 
 class Decode(NamedTuple):
@@ -75,7 +96,7 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(tasks: Iterator[Measure | Decode], workers: int) -> Generator[tuple[Any, Any], None, None]:
+def run(tasks: Iterator[Task], workers: int) -> Generator[tuple[Any, Any], None, None]:
     """Do tasks, at most `workers` at a time, and yield (task, result) as they are finished, in any order.
 
     Tasks are taken one by one as workers become free: no more of them are held than there are workers.
@@ -94,7 +115,7 @@ def run(tasks: Iterator[Measure | Decode], workers: int) -> Generator[tuple[Any,
 class _Pool:
     """One thread for each worker process: takes a task, sends it, waits for the answer."""
 
-    def __init__(self, tasks: Iterator[Measure | Decode], workers: int) -> None:
+    def __init__(self, tasks: Iterator[Task], workers: int) -> None:
         self._tasks = tasks
         self._taking = threading.Lock()
         self._stop = False
@@ -127,7 +148,7 @@ class _Pool:
             else:
                 yield answer
 
-    def _next(self) -> Measure | Decode | None:
+    def _next(self) -> Task | None:
         with self._taking:
             return None if self._stop else next(self._tasks, None)
 
@@ -150,7 +171,7 @@ class _Pool:
             self._results.put(None)
 
     @staticmethod
-    def _ask(process: subprocess.Popen[bytes], task: Measure | Decode) -> Any:
+    def _ask(process: subprocess.Popen[bytes], task: Task) -> Any:
         assert process.stdin is not None
         assert process.stdout is not None
         try:

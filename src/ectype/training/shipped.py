@@ -16,7 +16,7 @@ from ectype.errors import CheckpointError, ModelError
 from ectype.models.base import Model
 from ectype.models.densities import Density, empty_density
 from ectype.recipe import Recipe
-from ectype.sections import DataInfo, ModelConfig
+from ectype.sections import DataInfo, ModelConfig, Target
 from ectype.training.checkpoint import committed, load_tensors, verify
 
 __all__ = ["DrawsCodes", "load_model", "ship", "store_density"]
@@ -44,7 +44,7 @@ def ship(place: Path, recipe: Recipe, info: DataInfo, weights: dict[str, Tensor]
         "format": FORMAT,
         "preset": recipe.about.name,
         "model": recipe.model.model_dump(mode="json", serialize_as_any=True),
-        "info": info._asdict(),
+        "info": info._asdict() | {"target": None if info.target is None else info.target._asdict()},
         "step": step,
         "seen": seen,
     }
@@ -108,4 +108,20 @@ def _info(plain: dict[str, Any]) -> DataInfo:
         classes=tuple(str(name) for name in plain["classes"]),
         frequencies=tuple(float(share) for share in plain["frequencies"]),
         binary=bool(plain["binary"]),
+        target=_target(plain.get("target")),
+    )
+
+
+def _target(plain: dict[str, Any] | None) -> Target | None:
+    if plain is None:
+        return None
+    kind = plain["kind"]
+    if kind not in ("masks", "images"):
+        raise ValueError(f"partners of kind {kind!r}")
+    return Target(
+        kind=kind,
+        channels=int(plain["channels"]),
+        classes=tuple(str(name) for name in plain["classes"]),
+        shares=tuple(float(share) for share in plain["shares"]),
+        colours=tuple((int(r), int(g), int(b)) for r, g, b in plain["colours"]),
     )

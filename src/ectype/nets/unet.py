@@ -1,0 +1,131 @@
+"""U-Nets: down by pooling, up again, and skips between the levels of a size (Ronneberger et al. 2015)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from ectype.errors import ModelError
+from ectype.nets.blocks import Activation, activation, norm
+from ectype.nets.mapper import Mapper, MapperConfig
+from ectype.nets.resampling import Upsampling, upsampling
+from ectype.sections import DataInfo
+
+__all__ = ["Decoder", "Skip", "UNetConfig"]
+
+Skip = Literal["concat", "sum", "none"]
+
+
+class UNetConfig(MapperConfig):
+    """The documented U-Net: convolution, norm, LeakyReLU(0.2), convolution, norm; max-pool; transposed convolutions.
+
+    Four levels above the bottom, each half as large and twice as wide as the last.
+    """
+
+    kind: Literal["unet"] = "unet"
+    width: int = Field(default=32, ge=1)
+    """Channels of the first level, `num_filters`."""
+    max_width: int = Field(default=512, ge=1)
+    levels: int = Field(default=4, ge=1, le=7)
+    """Halvings."""
+    norm: Literal["batch", "group"] = "batch"
+    """group: for batches of few images, or those that are split."""
+    activation: Activation = "leaky_relu"
+    up: Upsampling = "transposed"
+    """nearest and shuffle draw no checkerboard at the start."""
+    skip: Skip = "concat"
+
+    def build(self, info: DataInfo, channels: int, *, deep: bool) -> Mapper:
+        return UNet(self, info, channels, deep=deep)
+
+    def widths(self) -> list[int]:
+        """Channels of each level, the bottom last."""
+        return [min(self.width * 2**level, self.max_width) for level in range(self.levels + 1)]
+
+    def block(self, before: int, after: int) -> nn.Module:
+        """Two convolutions, each normalised."""
+        return nn.Sequential(
+            nn.Conv2d(before, after, 3, padding=1, bias=False),
+            self._norm(after),
+            activation(self.activation),
+            nn.Conv2d(after, after, 3, padding=1, bias=False),
+            self._norm(after),
+        )
+
+    def _norm(self, channels: int) -> nn.Module:
+        return nn.BatchNorm2d(channels) if self.norm == "batch" else norm(channels)
+
+
+class Decoder(nn.Module):
+    """Up from the bottom, level by level, each joined by what was seen at its size on the way down.
+
+    Args:
+        config: Blocks, upsampling and skips.
+        widths: Channels of the maps on the way down, the largest map first, the bottom last.
+        channels: Wanted for each pixel.
+        deep: Whether the lower levels have outputs too.
+    """
+
+    def __init__(self, config: UNetConfig, widths: list[int], channels: int, *, deep: bool) -> None:
+        super().__init__()
+        self.skip = config.skip
+        ups, blocks = [], []
+        for above, below in pairwise(widths):
+            # A size that no map has: each is twice that below.
+            ups.append(nn.Sequential(*upsampling(config.up, below, above, (0, 0), kernel=3)))
+            blocks.append(config.block(2 * above if self.skip == "concat" else above, above))
+        self.ups, self.blocks = nn.ModuleList(ups), nn.ModuleList(blocks)
+        heads = widths[: len(widths) - 1] if deep else widths[:1]
+        self.heads = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in heads)
+
+    def forward(self, maps: list[Tensor], deep: bool) -> list[Tensor]:
+        """Outputs, the largest first."""
+        x, found = maps[-1], []
+        for level in reversed(range(len(self.ups))):
+            x = self.ups[level](x)
+            if self.skip == "concat":
+                x = torch.cat([maps[level], x], dim=1)
+            elif self.skip == "sum":
+                x = x + maps[level]
+            x = self.blocks[level](x)
+            if level == 0 or deep:
+                found.append(self.heads[level](x))
+        return found[::-1]
+
+
+class UNet(Mapper):
+    """See `UNetConfig`."""
+
+    def __init__(self, config: UNetConfig, info: DataInfo, channels: int, *, deep: bool) -> None:
+        super().__init__()
+        self.multiple = 2**config.levels
+        if config.levels > 1 and max(info.size) < self.multiple:
+            most = max(1, max(info.size).bit_length() - 1)
+            raise ModelError(
+                f"levels={config.levels} halves images of {info.size[1]}×{info.size[0]} to nothing: at most {most}."
+            )
+        widths = config.widths()
+        self.down = nn.ModuleList(
+            config.block(before, after) for before, after in pairwise([info.channels, *widths])
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.decoder = Decoder(config, widths, channels, deep=deep)
+
+    def body(self, image: Float[Tensor, "b c h w"], *, deep: bool = False) -> list[Tensor]:
+        maps: list[Tensor] = []
+        x = image
+        for block in self.down:
+            x = block(self.pool(x) if maps else x)
+            maps.append(x)
+        return self.decoder(maps, deep)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        head = self.decoder.heads[0]
+        assert isinstance(head, nn.Conv2d)
+        return head.weight
