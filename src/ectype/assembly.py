@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from ectype.data.batch import Batch
 from ectype.data.feed import Feed
 from ectype.data.preview import save_grid
 from ectype.data.store import Store
@@ -270,8 +271,11 @@ class Session:
         watchers: list[Callback] = [JsonLines(self.run.metrics_file)]
         if recipe.run.pictures and self.world.first:
             size, moment = looking(self.info, recipe.train.seed, self.device)
-            shown = [batch.image for batch, _ in self.held_out.sequence(size, moment, most=recipe.run.pictures)]
-            watchers.append(Pictures(self.run.samples, torch.cat(shown), seed=recipe.train.seed))
+            shown = [batch for batch, _ in self.held_out.sequence(size, moment, most=recipe.run.pictures)]
+            target = [batch.target for batch in shown if batch.target is not None]
+            batch = Batch(torch.cat([each.image for each in shown]), None, torch.cat(target) if target else None)
+            here = moment(0, len(batch.image))
+            watchers.append(Pictures(self.run.samples, batch, here, seed=recipe.train.seed))
         if recipe.run.tensorboard and self.world.first:
             watchers.append(TensorBoard(self.run.path / "tensorboard"))
         if self.console is not None:

@@ -193,6 +193,24 @@ def reconstruct(
 
 
 @app.command()
+def translate(
+    run: Run,
+    images: Annotated[list[str], typer.Argument(help="Images or folders of them.")],
+    to: Annotated[Path, typer.Option("--out", help="A directory.")] = Path("translated"),
+    overlay: Annotated[bool, typer.Option("--overlay", help="Of masks: also laid over the images.")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Of masks: also of each class.")] = False,
+    flips: Annotated[bool, typer.Option("--flips", help="Average with what is made of the mirror image.")] = False,
+    tile: Annotated[int, typer.Option(help="Larger images go through in tiles of so many pixels a side.")] = 512,
+    device: Device = "auto",
+) -> None:
+    """Make masks, pictures or restored images of images, at their own size and under their own names."""
+    from ectype import translating
+
+    given: dict[str, Any] = {"overlay": overlay, "probabilities": probabilities, "flips": flips, "tile": tile}
+    say(translating.translate(run, images, to, device=device, **given))
+
+
+@app.command()
 def encode(
     run: Run,
     source: Annotated[str, typer.Argument(metavar="DATA", help="A folder or any other source of images.")],

@@ -185,6 +185,8 @@ class Augment(Section):
 
     flip: bool = False
     """Mirror left and right, half of the time."""
+    turn: bool = False
+    """Turn by quarters, for images without an up: cells, aerial photographs. Oblong ones are turned by halves."""
     crop: float = Field(default=0.0, ge=0, lt=0.5)
     """Zoom into a random window whose sides are shorter by up to this share."""
     shift: float = Field(default=0.0, ge=0, lt=0.5)

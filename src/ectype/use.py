@@ -28,7 +28,7 @@ from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
 
-__all__ = ["decode", "encode", "reconstruct"]
+__all__ = ["able", "decode", "encode", "files_of", "outputs_of", "png", "reconstruct"]
 
 AT_ONCE = 256
 """Codes that go through a decoder together."""
@@ -38,6 +38,7 @@ C = TypeVar("C")
 
 
 def able(model: nn.Module, what: type[C], run: Path, verb: str) -> C:
+    """A model that can do what is asked. Raises `ModelError`."""
     if not isinstance(model, what):
         raise ModelError(f"the model of '{run}' cannot {verb}.")
     return model
@@ -50,7 +51,7 @@ def _save(image: Tensor, path: Path) -> None:
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
 
 
-def _files(given: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
+def files_of(given: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
     """(name, path, whether it was named itself) of every image, folders searched at any depth."""
     for text in given:
         path = Path(text)
@@ -113,14 +114,15 @@ def _at_size(image: Tensor, spec: Spec) -> Tensor:
     return image.cpu() if image.is_floating_point() else image / 255
 
 
-def _outputs(names: Sequence[str]) -> dict[str, Path]:
+def outputs_of(names: Sequence[str]) -> dict[str, Path]:
     """Where each file's picture goes, without its suffix: this is added where two would be one without it."""
     inside = {name: _inside(name) for name in names}
     taken = Counter(path.with_suffix("") for path in inside.values())
     return {name: path if taken[path.with_suffix("")] > 1 else path.with_suffix("") for name, path in inside.items()}
 
 
-def _png(place: Path, more: str = "") -> Path:
+def png(place: Path, more: str = "") -> Path:
+    """A PNG at a place without a suffix."""
     return place.with_name(f"{place.name}{more}.png")
 
 
@@ -160,7 +162,7 @@ def reconstruct(
     if draws and not isinstance(model, DrawsPosterior):
         raise ModelError(f"the model of '{run}' has no q(z|x) to draw from: leave --draws out, or train a vae.")
     info, spec = model.info, _spec(model.info, RunDir.existing(run).recipe)
-    files = list(_files(images))
+    files = list(files_of(images))
     if not files:
         raise DataError(f"no images in {', '.join(images)}: name files, or folders that hold some.")
     size = f"{info.size[1]}×{info.size[0]}"
@@ -171,7 +173,7 @@ def reconstruct(
         )
     here = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    places = _outputs([name for name, _, _ in files])
+    places = outputs_of([name for name, _, _ in files])
     shown: list[Tensor] = []
     skipped: list[str] = []
     at_once, in_tiles = looking(info, 0, here)[0], 0
@@ -190,7 +192,7 @@ def reconstruct(
                 back = through(pixels)[None]
             for place, name in enumerate(names):
                 for k in range(len(back)):
-                    _save(back[k, place], out / _png(places[name], f"-{k + 1}" if draws else ""))
+                    _save(back[k, place], out / png(places[name], f"-{k + 1}" if draws else ""))
                 if len(shown) < 32:
                     shown.append(torch.stack([_at_size(each, spec) for each in (pixels[place], *back[:, place])]))
     said = f"; {in_tiles} larger than {size}, in tiles" if in_tiles else ""
@@ -302,12 +304,12 @@ def decode(run: Path, codes: Path, out: Path, *, device: str = "auto") -> str:
             "encode with the same run."
         )
     here = next(model.parameters()).device
-    places = _outputs(paths)
+    places = outputs_of(paths)
     with evaluating(model):
         for at in range(0, len(flat), AT_ONCE):
             code = torch.from_numpy(np.ascontiguousarray(flat[at : at + AT_ONCE])).float().to(here)
             for path, image in zip(paths[at:], capable.decode(code.view(-1, *shape)), strict=False):
-                _save(image, out / _png(places[path]))
+                _save(image, out / png(places[path]))
     return f"{len(flat):,} images → {out}"
 
 

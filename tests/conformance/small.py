@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from ectype.recipe import Recipe, load_recipe
 
@@ -19,6 +26,17 @@ def _leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
             yield f"{above}{key}", value
 
 
+@cache
+def _halves(pairs: str) -> Path:
+    """The built-in digits, each beside its mask or its negative in one file."""
+    folder = Path(mkdtemp(prefix=f"digits-{pairs}-"))
+    for place, digit in enumerate(load_digits().images):
+        image = np.rint(digit * 255 / 16).astype(np.uint8).repeat(2, 0).repeat(2, 1)
+        partner = 255 * (image > 127).astype(np.uint8) if pairs == "masks" else 255 - image
+        Image.fromarray(np.concatenate([image, partner], 1)).save(folder / f"{place:04d}.png")
+    return folder
+
+
 def small(name: str, **changes: Any) -> Recipe:
     """The preset on the built-in digits, narrow, with a check every few steps."""
     recipe = load_recipe(name)
@@ -29,8 +47,10 @@ def small(name: str, **changes: Any) -> Recipe:
             narrow[path] = min(value, REDUCED[key])
         elif path.startswith("model.") and key.endswith("hidden") and value:
             narrow[path] = [min(width, 64) for width in value]
+    pairs = recipe.data.pairs
     fixed = {
-        "data.source": "digits",
+        "data.source": "digits" if pairs == "none" else str(_halves(pairs)),
+        "data.input": None if pairs == "none" else "left",
         "data.size": SIZE,
         "train.images": 3200,
         "train.batch": 32,

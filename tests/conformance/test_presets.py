@@ -18,6 +18,7 @@ import ectype
 from ectype.data.batch import Batch
 from ectype.errors import Interrupted
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores
+from ectype.models.translator import Translator
 from ectype.recipe import Recipe, preset_names
 from ectype.results import open_data
 from ectype.training import checkpoint
@@ -100,6 +101,9 @@ class TestPreset:
             if isinstance(model, Samples):
                 shown.append(model.sample(5, generator=torch.Generator().manual_seed(0)))
                 assert shown[-1].shape == (5, *image.shape[1:])
+            if isinstance(model, Translator):
+                shown.append(model.translate(image))
+                assert shown[-1].shape == (12, model.channels, *image.shape[2:])
             if isinstance(model, Scores):
                 assert torch.isfinite(model.log_likelihood(image, samples=2)).all()
         assert shown, "a model that can do nothing"
@@ -144,7 +148,7 @@ class TestPreset:
 def first_losses(name: str) -> list[float]:
     """Totals of the first twenty steps on images made of sines: a refactoring must not change them."""
     from ectype.objectives.base import Objective
-    from ectype.sections import DataInfo
+    from ectype.sections import DataInfo, Target
     from ectype.training.distributed import World
     from ectype.training.position import derive
 
@@ -153,14 +157,18 @@ def first_losses(name: str) -> list[float]:
     grid = torch.linspace(0, 3, 16)
     image = 0.5 + 0.5 * torch.sin(steps * grid.view(1, 1, -1, 1) + steps.sqrt() * grid.view(1, 1, 1, -1))
 
+    kind = recipe.data.pairs
+    target = None if kind == "none" else (image > 0.5)[:, 0].long() if kind == "masks" else 1 - image
+    partner = None if kind == "none" else Target(kind, 1, ("dark", "light") if kind == "masks" else (), (0.5, 0.5))
+
     class Sines:
         def __len__(self) -> int:
             return len(image)
 
         def __call__(self, index: torch.Tensor, moment: object) -> Batch:
-            return Batch(image[index], index % 2)
+            return Batch(image[index], index % 2, None if target is None else target[index])
 
-    info = DataInfo(1, (16, 16), ("even", "odd"), (0.5, 0.5))
+    info = DataInfo(1, (16, 16), ("even", "odd"), (0.5, 0.5), target=partner)
     torch.manual_seed(derive(recipe.train.seed, "weights"))
     objective = recipe.objective.build(recipe.model.build(info), info, images=3200)
     assert isinstance(objective, Objective)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ectype.data.batch import Moment
 from ectype.sections import Augment
 
-__all__ = ["augment", "colour", "crop", "cutout", "flip", "shift"]
+__all__ = ["augment", "colour", "crop", "cutout", "flip", "move", "recolour", "shift", "turn"]
 
 Image = Float[Tensor, "b c h w"]
 
@@ -30,6 +30,26 @@ def augment(image: Image, config: Augment, moment: Moment) -> Image:
     Returns:
         In [0, 1], of the same shape; the argument itself where nothing is asked for.
     """
+    return recolour(move(image, config, moment), config, moment)
+
+
+def recolour(image: Image, config: Augment, moment: Moment) -> Image:
+    """The changes of colour alone: of a pair they are the image's, not its partner's."""
+    if config.colour > 0:
+        draw = moment.uniform("augment.colour", len(image), 3).to(image.device)
+        image = colour(image, config.colour, draw).clamp(0, 1)
+    return image
+
+
+def move(image: Image, config: Augment, moment: Moment, *, nearest: bool = False) -> Image:
+    """The changes of place alone, the same for all that is shown at a moment.
+
+    Args:
+        image: Any numbers.
+        config: What may change and how far.
+        moment: Where the draws come from.
+        nearest: Whether numbers are indices, which must not be averaged.
+    """
 
     def draw(use: str, *shape: int) -> Tensor:
         return moment.uniform(f"augment.{use}", len(image), *shape).to(image.device)
@@ -38,16 +58,25 @@ def augment(image: Image, config: Augment, moment: Moment) -> Image:
         image = flip(image, draw("flip"))
     if config.shift > 0:
         image = shift(image, config.shift, draw("shift", 2))
+    if config.turn:
+        image = turn(image, draw("turn"))
     if config.crop > 0:
-        image = crop(image, config.crop, draw("crop", 3))
-    if config.colour > 0:
-        image = colour(image, config.colour, draw("colour", 3)).clamp(0, 1)
+        image = crop(image, config.crop, draw("crop", 3), nearest=nearest)
     return image
 
 
 def flip(image: Image, draw: Float[Tensor, " b"]) -> Image:
     """Mirrored left and right where the draw is below ½."""
     return torch.where((draw < 0.5)[:, None, None, None], image.flip(3), image)
+
+
+def turn(image: Image, draw: Float[Tensor, " b"]) -> Image:
+    """Turned by a quarter, a half or three quarters, each as likely as not at all; oblong images by a half only."""
+    if image.shape[2] == image.shape[3]:
+        quarters = (4 * draw).long()
+        image = torch.where((quarters % 2 == 1)[:, None, None, None], image.rot90(1, (2, 3)), image)
+        return torch.where((quarters >= 2)[:, None, None, None], image.rot90(2, (2, 3)), image)
+    return torch.where((draw < 0.5)[:, None, None, None], image.rot90(2, (2, 3)), image)
 
 
 def shift(image: Image, share: float, draw: Float[Tensor, "b 2"]) -> Image:
@@ -59,7 +88,7 @@ def shift(image: Image, share: float, draw: Float[Tensor, "b 2"]) -> Image:
     return image.movedim(1, 3)[which, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
 
 
-def crop(image: Image, share: float, draw: Float[Tensor, "b 3"]) -> Image:
+def crop(image: Image, share: float, draw: Float[Tensor, "b 3"], *, nearest: bool = False) -> Image:
     """A window whose sides are shorter by up to a share, at full size; it lies inside: nothing has to be made up."""
     draw = draw.to(image)
     scale = 1 - share * draw[:, 0]
@@ -67,7 +96,8 @@ def crop(image: Image, share: float, draw: Float[Tensor, "b 3"]) -> Image:
     theta[:, 0, 0] = theta[:, 1, 1] = scale
     theta[:, :, 2] = (2 * draw[:, 1:] - 1) * (1 - scale)[:, None]
     grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    how = "nearest" if nearest else "bilinear"
+    return F.grid_sample(image, grid, mode=how, padding_mode="border", align_corners=False)
 
 
 def colour(image: Image, share: float, draw: Float[Tensor, "b 3"]) -> Image:

@@ -140,7 +140,9 @@ def upright(raw: Single) -> Image.Image:
         with _strict(), _open(raw) as image:
             turn = _TURNS.get(_orientation(image))
             image.load()
-            return image.copy() if turn is None else image.transpose(turn)
+            whole = image.copy() if turn is None else image.transpose(turn)
+            whole.format = image.format
+            return whole
     except Rejected:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ectype.data.augment import augment
+from ectype.data.augment import move, recolour
 from ectype.data.batch import Batch, Moment
 from ectype.data.store import Images
 from ectype.sections import Augment, DataConfig
@@ -38,10 +38,16 @@ class Feed:
 
     def __call__(self, index: Int[Tensor, " b"], moment: Moment) -> Batch:
         """The images of these indices, as they are shown at that moment."""
-        pixels = self.images.gather(index)
+        pixels = self.images.gather(index).to(self.device, non_blocking=True)
         layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
-        image = pixels.to(self.device, non_blocking=True).to(torch.float32, memory_format=layout).div_(255)
-        image = augment(image, self.augment, moment)
+        image, target = self.images.parts(pixels)
+        image = image.to(torch.float32, memory_format=layout).div_(255)
+        image = recolour(move(image, self.augment, moment), self.augment, moment)
+        if target is not None:
+            masks = self.images.masks
+            target = target.to(torch.float32) if masks else target.to(torch.float32, memory_format=layout).div_(255)
+            target = move(target, self.augment, moment, nearest=masks)
+            target = target[:, 0].long() if masks else target
         if self.config.binarise == "threshold":
             image = (image >= 0.5).float()
         elif self.config.binarise == "dynamic":
@@ -49,7 +55,7 @@ class Feed:
         elif self.config.binarise == "static":
             image = (_fixed_uniform(index, image[0].numel(), self.seed).view_as(image).to(image) < image).float()
         labels = self.images.labels
-        return Batch(image, None if labels is None else labels.index_select(0, index).to(self.device))
+        return Batch(image, None if labels is None else labels.index_select(0, index).to(self.device), target)
 
     def sequence(
         self, size: int, moment: Callable[[int, int], Moment], *, most: int | None = None

@@ -48,6 +48,8 @@ class Look(NamedTuple):
     """Of a mask of indices, the same as colours, in case palettes disagree."""
     middle: float = 0.0
     """Share of pixels whose value is neither near 0 nor near the largest."""
+    lossy: bool = False
+    """Whether its file format changes values."""
 
 
 class Coding(NamedTuple):
@@ -86,7 +88,7 @@ def look(image: Image.Image) -> Look:
     top = max(1, int(found[-1]))
     middle = float(((values > top / 8) & (values < top - top / 8)).mean())
     if palette is None:
-        return Look("values", frozenset(found.tolist()), middle=middle)
+        return Look("values", frozenset(found.tolist()), middle=middle, lossy=image.format in ("JPEG", "MPO"))
     used = tuple(palette[i] for i in found.tolist())
     return Look("values", frozenset(found.tolist()), used, frozenset(map(_packed, used)), middle)
 
@@ -121,7 +123,8 @@ def find_coding(
             agree &= palettes.setdefault(value, colour) == colour
     if kinds == {"values"} and agree:
         values = sorted(set().union(*(one.values for one in seen)))
-        if len(values) > LOSSY and float(np.mean([one.middle for one in seen])) < BLURRED:
+        blurred = len(values) > LOSSY or (len(values) > 2 and any(one.lossy for one in seen))
+        if blurred and float(np.mean([one.middle for one in seen])) < BLURRED:
             return _named(Coding("threshold", (0, 255), ("0", "1"), _paints(2)), names)
         kind: Literal["values", "colours"] = "values"
     else:

@@ -79,10 +79,14 @@ class HalvedSource(Source):
         return self.source.listing()
 
     def read(self) -> Iterator[Raw]:
-        return (Halves(raw, self.first) for raw in self.source.read())
+        return map(self._halves, self.source.read())
 
     def sample(self, size: int) -> list[Raw]:
-        return [Halves(raw, self.first) for raw in self.source.sample(size)]
+        return list(map(self._halves, self.source.sample(size)))
+
+    def _halves(self, raw: Raw) -> Raw:
+        assert not isinstance(raw, Pair | Halves)
+        return Halves(raw, self.first)
 
 
 class _File(NamedTuple):

@@ -29,20 +29,42 @@ class Images:
     Attributes:
         labels: [n] int64 class indices, None where images have no classes.
         names: Paths in the source, or numbers where it has none.
+        channels: Of the images; what is stored behind them are their partners.
+        masks: Whether partners are class indices rather than pictures.
     """
 
-    def __init__(self, shards: Sequence[Tensor], rows: Tensor, labels: Tensor | None, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Tensor],
+        rows: Tensor,
+        labels: Tensor | None,
+        names: Sequence[str],
+        *,
+        channels: int | None = None,
+        masks: bool = False,
+    ) -> None:
         self._shards = shards
         self._starts = np.cumsum([0, *map(len, shards)]).tolist()
         self._rows = rows
         self.labels = labels
         self.names = names
+        self.channels = shards[0].shape[1] if channels is None else channels
+        self.masks = masks
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def parts(self, pixels: UInt8[Tensor, "*b c h w"]) -> tuple[UInt8[Tensor, "*b d h w"], Tensor | None]:
+        """What is stored as images and their partners, None where they have none."""
+        if pixels.shape[-3] == self.channels:
+            return pixels, None
+        return pixels[..., : self.channels, :, :], pixels[..., self.channels :, :, :]
+
     def gather(self, index: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
-        """Images by their place in this split, as stored. Raises `IndexError` beyond its end."""
+        """Images by their place in this split, as stored, their partners' channels behind their own.
+
+        Raises `IndexError` beyond its end.
+        """
         rows = self._rows.index_select(0, index)
         if len(self._shards) == 1:
             return self._shards[0].index_select(0, rows)
@@ -54,14 +76,14 @@ class Images:
         return images
 
     def one(self, index: int) -> UInt8[Tensor, "c h w"]:
-        """A single image, a view of the mapped file: do not write to it."""
+        """A single image without its partner, a view of the mapped file: do not write to it."""
         row = int(self._rows[index])
         shard = bisect.bisect_right(self._starts, row) - 1
-        return self._shards[shard][row - self._starts[shard]]
+        return self._shards[shard][row - self._starts[shard]][: self.channels]
 
     def batch(self, index: Int[Tensor, " b"]) -> Batch:
         """Images in [0, 1] and their labels, neither augmented nor binarised: see `ectype.data.feed` for those."""
-        image = self.gather(index).to(torch.float32).div_(255)
+        image = self.parts(self.gather(index))[0].to(torch.float32).div_(255)
         return Batch(image, None if self.labels is None else self.labels[index])
 
     def __iter__(self) -> Iterator[UInt8[Tensor, "c h w"]]:
@@ -81,7 +103,10 @@ class Store:
             rows = np.flatnonzero(prepared.sides == side)
             index = torch.from_numpy(rows)
             own = None if labels is None else labels[index]
-            self._splits[name] = Images(shards, index, own, names.take(rows))
+            masks = prepared.info.target is not None and prepared.info.target.kind == "masks"
+            self._splits[name] = Images(
+                shards, index, own, names.take(rows), channels=prepared.info.channels, masks=masks
+            )
 
     def split(self, name: Literal["train", "val", "test"]) -> Images:
         """The images of one split.

@@ -31,7 +31,9 @@ def cross_entropy(scores: Scores, mask: Mask, weights: Weights | None = None, sm
         weights: Of the classes.
         smoothing: Share of the right answer that is spread over all classes (Szegedy et al. 2016).
     """
-    each = F.cross_entropy(scores, mask, weight=weights, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing)
+    each = F.cross_entropy(
+        scores, mask, weight=weights, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
+    )
     return each.flatten(1).sum(1) / _weight(mask, weights, scores)
 
 

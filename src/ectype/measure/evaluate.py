@@ -29,9 +29,11 @@ from ectype.measure.reconstruction import (
     fit_pca,
     interval,
 )
+from ectype.measure.translation import figures_of, translated
 from ectype.measure.verdict import judge
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
 from ectype.models.corruptions import CorruptionConfig
+from ectype.models.translator import Translator
 from ectype.recipe import Recipe
 from ectype.sections import Augment, DataInfo
 from ectype.training.position import derive, looking
@@ -133,10 +135,14 @@ class _Evaluator:
         cases: dict[str, list[int]] = {}
         if isinstance(self.model, Reconstructs):
             self._fit_baselines(code_numbers)
-        found = self._look()
+        found = {} if isinstance(self.model, Translator) else self._look()
         if "mse" in found:
             self._reconstruction(found, code_numbers)
             cases = self._cases(found["mse"])
+        if isinstance(self.model, Translator):
+            seen = translated(self.model, self.test, self.seed, self.most)
+            self.figures += figures_of(self.model, seen)
+            cases = self._cases(seen.error)
         if "restored psnr" in found:
             self._denoising(found)
         if "loss" in found:
@@ -240,10 +246,10 @@ class _Evaluator:
             note = "image by image; above 0 the network earns its keep"
             self._mean("PSNR above PCA's", difference, "reconstruction", better="higher", unit="dB", note=note)
 
-    def _cases(self, mse: Tensor) -> dict[str, list[int]]:
+    def _cases(self, error: Tensor) -> dict[str, list[int]]:
         """Places in the test split of the best, middle and worst images."""
         places = torch.arange(self.most) * len(self.test) // self.most
-        order, n = places[mse.argsort()].tolist(), min(5, len(mse))
+        order, n = places[error.argsort()].tolist(), min(5, len(error))
         middle = (len(order) - n) // 2
         return {"best": order[:n], "median": order[middle : middle + n], "worst": order[-n:][::-1]}
 

@@ -13,7 +13,7 @@ from ectype.errors import RunError
 
 __all__ = ["Evaluation", "Figure", "number"]
 
-GROUPS = ("reconstruction", "denoising", "likelihood", "codes")
+GROUPS = ("masks", "pictures", "reconstruction", "denoising", "likelihood", "codes")
 """In the order in which they are shown."""
 
 

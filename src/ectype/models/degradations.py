@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ectype.data.batch import Moment
 from ectype.errors import RecipeError, did_you_mean
-from ectype.models.corruptions import MaskingConfig, NoiseConfig
+from ectype.models.corruptions import NoiseConfig
 
 __all__ = ["DEGRADATIONS", "Amount", "check_degradations", "degrade"]
 

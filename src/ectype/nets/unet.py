@@ -110,9 +110,7 @@ class UNet(Mapper):
                 f"levels={config.levels} halves images of {info.size[1]}×{info.size[0]} to nothing: at most {most}."
             )
         widths = config.widths()
-        self.down = nn.ModuleList(
-            config.block(before, after) for before, after in pairwise([info.channels, *widths])
-        )
+        self.down = nn.ModuleList(config.block(before, after) for before, after in pairwise([info.channels, *widths]))
         self.pool = nn.MaxPool2d(2)
         self.decoder = Decoder(config, widths, channels, deep=deep)
 
@@ -128,4 +126,6 @@ class UNet(Mapper):
     def last_layer(self) -> nn.Parameter:
         head = self.decoder.heads[0]
         assert isinstance(head, nn.Conv2d)
-        return head.weight
+        weight = head.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight

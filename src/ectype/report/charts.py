@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Chart", "Line", "bars", "lines", "scatter"]
+__all__ = ["Chart", "Line", "bars", "heat", "lines", "scatter"]
 
 PALETTE = (
     *("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f", "#ff9da7", "#8a8f98"),
@@ -110,6 +110,28 @@ def bars(title: str, caption: str, values: Sequence[float], *, x: str, y: str) -
         axis |= {"dtick": 1}
     layout = {"xaxis": axis, "yaxis": {"title": {"text": y}}, "showlegend": False, "bargap": 0.1}
     return Chart(title, caption, data, layout, 260)
+
+
+def heat(
+    title: str, caption: str, values: Sequence[Sequence[float]], down: Sequence[str], across: Sequence[str]
+) -> Chart:
+    """A table of shares as squares, the darker the larger, the first row on top."""
+    data: list[dict[str, Any]] = [
+        {
+            "type": "heatmap",
+            "z": [[_plain(value) for value in row] for row in values],
+            "x": [escape(name, quote=False) for name in across],
+            "y": [escape(name, quote=False) for name in down],
+            "zmin": 0,
+            "zmax": 1,
+            "colorscale": [[0, "rgba(78,121,167,0)"], [1, PALETTE[0]]],
+            "texttemplate": "%{z:.2f}" if len(down) <= 20 else "",
+            "showscale": False,
+        }
+    ]
+    axis = {"type": "category"}
+    layout = {"xaxis": axis, "yaxis": {**axis, "autorange": "reversed"}, "showlegend": False}
+    return Chart(title, caption, data, layout, 120 + 32 * min(24, len(down)))
 
 
 def scatter(

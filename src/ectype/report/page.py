@@ -26,7 +26,7 @@ from ectype.training.rundir import RunDir
 __all__ = ["write_report"]
 
 HERE = Path(__file__).parent
-COMPARED = ("PSNR", "PSNR above PCA's", "SSIM", "effective rank", "linear-probe accuracy")
+COMPARED = ("mean Dice", "PSNR", "PSNR above PCA's", "SSIM", "effective rank", "linear-probe accuracy")
 """Figures of the small table at the top of a page of several runs, where any of them has it."""
 
 

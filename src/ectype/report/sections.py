@@ -16,6 +16,7 @@ from ectype.report.charts import Chart, Line, bars, lines, scatter
 from ectype.report.generation import classes, copies, evidence, followed
 from ectype.report.parts import Row, Section, said_of, tiles
 from ectype.report.pictures import Picture, column, saved, strip
+from ectype.report.translation import confused, reach, translations
 from ectype.report.view import RunView
 from ectype.training.rundir import NOT_MEASURED
 from ectype.training.shipped import DrawsCodes
@@ -29,6 +30,9 @@ PAIRS, STEPS, DRAWN, AXES, DRAWS, FRAMES = 5, 9, 24, 8, 8, 8
 def sections(view: RunView) -> list[Section]:
     """All parts that this run can have, in the order of the page."""
     makers: Sequence[Callable[[RunView], Section | None]] = (
+        translations,
+        confused,
+        reach,
         reconstructions,
         restorations,
         draws,

@@ -11,6 +11,7 @@ __all__ = ["compression", "density", "summary"]
 def summary(evaluation: Evaluation, info: DataInfo) -> list[str]:
     """A few sentences, the most important first."""
     parts = [*_samples(evaluation)] if evaluation.density == "implicit" else []
+    parts += [_masks(evaluation), _pictures(evaluation)]
     parts += [_reconstruction(evaluation, info), _denoising(evaluation), _likelihood(evaluation), _codes(evaluation)]
     return [part for part in parts if part]
 
@@ -40,7 +41,7 @@ def _range(figure: Figure, unit: str = "") -> str:
 
 def _reconstruction(evaluation: Evaluation, info: DataInfo) -> str:
     psnr = evaluation.get("PSNR")
-    if psnr is None:
+    if psnr is None or psnr.group != "reconstruction":
         return ""
     height, width = info.size
     colour = "grey" if info.channels == 1 else "colour"
@@ -88,6 +89,32 @@ def _samples(evaluation: Evaluation) -> list[str]:
         said,
         f"They come near {100 * coverage.value:.0f}% of these images; real ones come near {100 * beside:.0f}%.",
     ]
+
+
+def _masks(evaluation: Evaluation) -> str:
+    dice = evaluation.get("mean Dice")
+    if dice is None:
+        return ""
+    trivial, accuracy = dice.beside["one class for all"], evaluation["pixel accuracy"]
+    classes = [figure for figure in evaluation.groups()["masks"] if figure.name.startswith("Dice of ")]
+    said = (
+        f"Its masks of {evaluation.test_images:,} held-out images have a mean Dice of {_range(dice)}; one class for "
+        f"every pixel would have {number(trivial)}. {100 * accuracy.value:.1f}% of the pixels are right."
+    )
+    worst = min(classes, key=lambda figure: figure.value, default=None)
+    if worst is not None and len(classes) > 1:
+        said += f" It is worst at {worst.name.removeprefix('Dice of ')} ({number(worst.value)})."
+    return said
+
+
+def _pictures(evaluation: Evaluation) -> str:
+    found = evaluation.groups().get("pictures", [])
+    psnr = next((figure for figure in found if figure.name == "PSNR"), None)
+    if psnr is None:
+        return ""
+    said = f"It makes of {evaluation.test_images:,} held-out images what they should be, at {_range(psnr, ' dB')} PSNR"
+    before = psnr.beside.get("the input itself")
+    return said + (f"; the input itself is at {number(before)} dB." if before is not None else ".")
 
 
 def _denoising(evaluation: Evaluation) -> str:

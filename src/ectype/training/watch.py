@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,9 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
+from ectype.data.batch import Batch, Moment
 from ectype.data.preview import save_grid
 from ectype.errors import RecipeError
 from ectype.models.base import Reconstructs, Samples, evaluating
+from ectype.models.translator import Translator
 from ectype.training.loop import Callback, Check, Outcome
 from ectype.training.monitor import Monitor
 from ectype.training.trainer import Trainer
@@ -80,32 +83,42 @@ class TensorBoard(Callback):
 
 
 class Pictures(Callback):
-    """Samples from one seed and reconstructions of fixed images after each check.
+    """Samples from one seed, and what becomes of fixed images, after each check.
 
     Args:
         directory: Where they are saved.
-        images: Held-out images, [n, c, h, w] in [0, 1]; as many samples are drawn.
+        batch: Held-out images, [n, c, h, w] in [0, 1], and their partners; as many samples are drawn.
+        moment: Of what is drawn for them, always the same.
         seed: Of the samples.
     """
 
-    def __init__(self, directory: Path, images: Float[Tensor, "n c h w"], seed: int) -> None:
-        self.directory, self.images, self.seed = directory, images, seed
+    def __init__(self, directory: Path, batch: Batch, moment: Moment, seed: int) -> None:
+        self.directory, self.batch, self.moment, self.seed = directory, batch, moment, seed
 
     def checked(self, trainer: Trainer, check: Check) -> None:
         self.directory.mkdir(exist_ok=True)
         for name, grid in self.grids(trainer.model).items():
-            save_grid(to_uint8(grid), self.directory / f"{name}-{check.step:08d}.png")
+            columns = 3 * math.ceil((len(grid) / 3) ** 0.5) if name == "translations" else None
+            save_grid(to_uint8(grid), self.directory / f"{name}-{check.step:08d}.png", columns=columns)
 
     def grids(self, model: nn.Module) -> dict[str, Tensor]:
-        """What the model can show, by name; inputs and reconstructions stand in turns."""
+        """What the model can show, by name; inputs, outputs and partners stand in turns."""
         shown: dict[str, Tensor] = {}
+        images = self.batch.image
         with evaluating(model):
             if isinstance(model, Reconstructs):
-                pairs = torch.stack([self.images, model.reconstruct(self.images)], dim=1)
-                shown["reconstructions"] = pairs.flatten(0, 1)
+                shown["reconstructions"] = torch.stack([images, model.reconstruct(images)], dim=1).flatten(0, 1)
+            if isinstance(model, Translator):
+                given, wanted = model.pair(self.batch, self.moment)
+                seen = (
+                    given.clamp(0, 1).expand(-1, 3, -1, -1),
+                    model.picture(model.translate(given)),
+                    model.picture(wanted),
+                )
+                shown["translations"] = torch.stack([each.cpu() for each in seen], dim=1).flatten(0, 1)
             if isinstance(model, Samples):
                 generator = torch.Generator().manual_seed(self.seed)
-                shown["samples"] = model.sample(len(self.images), generator=generator)
+                shown["samples"] = model.sample(len(images), generator=generator)
         return shown
 
 

@@ -1,0 +1,177 @@
+"""What is done with a model from image to image: masks, pictures and restored images of files, at their own size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ectype.data.decode import Rejected, Spec, colour, size_of
+from ectype.data.decode import decode as decode_image
+from ectype.data.preview import save_grid
+from ectype.errors import DataError, ModelError
+from ectype.models.base import evaluating
+from ectype.models.translator import Segmenter, Translator
+from ectype.results import load
+from ectype.tiling import tiled
+from ectype.training.rundir import RunDir
+from ectype.training.watch import to_uint8
+from ectype.use import able, files_of, outputs_of, png
+
+__all__ = ["translate"]
+
+TILE, OVERLAP = 512, 0.25
+"""Side in pixels beyond which an image goes through in tiles, and the share of a side that neighbours share."""
+BLEND = 0.4
+"""How much of an overlay is the mask's colour."""
+SHOWN = 12
+"""Images in the overview."""
+KEPT = ("exif", "icc_profile", "dpi")
+"""What a file says of itself beside its pixels, and is kept."""
+
+
+def translate(
+    run: Path,
+    images: Sequence[str],
+    out: Path,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    flips: bool = False,
+    tile: int = TILE,
+    device: str = "auto",
+) -> str:
+    """Save what the model makes of images, each at its own size and under its own name, as PNG.
+
+    Masks are index PNGs with the classes' colours as palette. Images are as large as they are: what does not divide is
+    filled up inside and cut back. Beyond `tile` pixels a side they go through in tiles that are blended.
+
+    Args:
+        run: Of a model from image to image.
+        images: Files, or folders of them.
+        out: A directory.
+        overlay: Of masks: also save the image with the classes' colours laid over it.
+        probabilities: Of masks: also save each class's probability as a grey picture.
+        flips: Average what is made of an image and of its mirror image.
+        tile: Side of a tile in pixels.
+        device: See `choose_device`.
+
+    Raises:
+        ModelError: The model makes no images of images, or no masks where these are asked for.
+        DataError: An image is missing or broken.
+    """
+    model = load(run, device=device)
+    model = able(model, Translator, run, "translate")
+    if (overlay or probabilities) and not isinstance(model, Segmenter):
+        raise ModelError(f"the model of '{run}' makes pictures, not masks: leave --overlay and --probabilities out.")
+    if tile < 64:
+        raise DataError(f"--tile {tile} is too small to be seen in: 64 is the least.")
+    files = list(files_of(images))
+    if not files:
+        raise DataError(f"no images in {', '.join(images)}: name files, or folders that hold some.")
+    data, info = RunDir.existing(run).recipe.data, model.info
+    spec = Spec(info.size, info.channels, "squash", colour(data.background), 1)
+    places = outputs_of([name for name, _, _ in files])
+    here = next(model.parameters()).device
+    shown: list[Tensor] = []
+    skipped: list[str] = []
+    in_tiles = 0
+
+    def through(pixels: Tensor) -> Tensor:
+        given = pixels.to(here).float() / 255
+        made = model.translate(given)
+        return (made + model.translate(given.flip(3)).flip(3)) / 2 if flips else made
+
+    with evaluating(model):
+        for name, path, asked in files:
+            try:
+                pixels = _whole(path, spec)
+            except Rejected as reason:
+                if asked:
+                    raise DataError(f"'{path}' cannot be used ({reason}): leave it out.") from None
+                skipped.append(f"{name} ({reason})")
+                continue
+            made, tiles = _made(through, pixels, tile)
+            in_tiles += tiles
+            _write(model, made, pixels, out / places[name], path, overlay=overlay, probabilities=probabilities)
+            if len(shown) < 2 * SHOWN:
+                shown += [_square(pixels[None].float() / 255), _square(model.picture(made[None]).cpu())]
+    said = f"; {in_tiles} larger than {tile} pixels, in tiles" if in_tiles else ""
+    said += f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
+    if not shown:
+        raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
+    save_grid(to_uint8(torch.cat(shown)), out / "overview.png", columns=4)
+    what = "masks" if isinstance(model, Segmenter) else "pictures"
+    return f"{len(files) - len(skipped)} {what} → {out}; the first beside their inputs in {out / 'overview.png'}{said}"
+
+
+def _whole(path: Path, spec: Spec) -> Tensor:
+    """An image at its own size, [c, h, w] uint8."""
+    size = size_of(str(path))
+    if size is None:
+        decode_image(str(path), spec)  # says why
+        raise Rejected("not an image")
+    return torch.from_numpy(decode_image(str(path), spec._replace(size=size)).pixels.copy())
+
+
+def _made(through: Callable[[Tensor], Tensor], pixels: Tensor, tile: int) -> tuple[Float[Tensor, "k h w"], bool]:
+    """What becomes of an image, and whether it went through in tiles."""
+    if max(pixels.shape[1:]) <= tile:
+        return through(pixels[None])[0].cpu(), False
+    sides = (min(tile, pixels.shape[1]), min(tile, pixels.shape[2]))
+    return tiled(through, pixels, sides, overlap=OVERLAP, at_once=2).cpu(), True
+
+
+def _write(
+    model: Translator, made: Tensor, pixels: Tensor, place: Path, source: Path, *, overlay: bool, probabilities: bool
+) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    kept = _kept(source)
+    if not isinstance(model, Segmenter):
+        values = to_uint8(made[None])[0].permute(1, 2, 0).numpy()
+        Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(png(place), **kept)
+        return
+    assert model.info.target is not None
+    mask = Image.fromarray(made.argmax(0).to(torch.uint8).numpy())
+    mask.putpalette([number for colour_ in model.info.target.colours for number in colour_])
+    mask.save(png(place), **{key: value for key, value in kept.items() if key == "dpi"})
+    if overlay:
+        painted = model.picture(made[None])[0]
+        # The first class is what is not marked.
+        marked = (made.argmax(0) > 0)[None] * BLEND
+        laid = (pixels.float() / 255).expand(3, -1, -1) * (1 - marked) + painted * marked
+        Image.fromarray(to_uint8(laid[None])[0].permute(1, 2, 0).numpy()).save(png(place, "-overlay"))
+    if probabilities:
+        for name, chance in zip(model.info.target.classes, to_uint8(made[None])[0].numpy(), strict=True):
+            safe = "".join(c if c.isalnum() else "_" for c in name)
+            Image.fromarray(np.ascontiguousarray(chance)).save(png(place, f"-p-{safe}"))
+
+
+def _kept(source: Path) -> dict[str, Any]:
+    """What a file says of its image that holds for what was made of it; the turn that EXIF asks for was made."""
+    try:
+        with Image.open(source) as opened:
+            kept: dict[str, Any] = {key: opened.info[key] for key in KEPT[1:] if opened.info.get(key)}
+            exif = opened.getexif()
+            if len(exif):
+                exif.pop(0x0112, None)
+                kept["exif"] = exif.tobytes()
+            return kept
+    except Exception:  # what cannot be read is not worth an image
+        return {}
+
+
+def _square(image: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 3 128 128"]:
+    """An image in a square of the overview, its shape kept."""
+    height, width = image.shape[2:]
+    scale = 128 / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    small = torch.nn.functional.interpolate(image.expand(-1, 3, -1, -1), size, mode="bilinear", antialias=True)
+    top, left = (128 - size[0]) // 2, (128 - size[1]) // 2
+    return torch.nn.functional.pad(small, (left, 128 - size[1] - left, top, 128 - size[0] - top), value=1.0)

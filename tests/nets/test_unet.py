@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ectype.errors import ModelError
+from ectype.nets.mapper import reflected
+from ectype.nets.unet import UNetConfig
+from ectype.sections import DataInfo
+
+INFO = DataInfo(3, (64, 64))
+
+
+def net(info: DataInfo = INFO, channels: int = 2, *, deep: bool = False, **keys):
+    torch.manual_seed(0)
+    return UNetConfig(**{"width": 4, **keys}).build(info, channels, deep=deep)
+
+
+def test_it_is_the_documented_net() -> None:
+    unet = UNetConfig(width=64, max_width=1024).build(DataInfo(3, (256, 256)), 2, deep=False)
+    kinds = [type(layer) for layer in unet.down[0]]
+    assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU, nn.Conv2d, nn.BatchNorm2d]
+    assert unet.down[0][2].negative_slope == 0.2
+    assert [block[0].out_channels for block in unet.down] == [64, 128, 256, 512, 1024]
+    assert all(isinstance(up[0], nn.ConvTranspose2d) for up in unet.decoder.ups)
+    # 31.04 million in milesial's, with transposed convolutions of 2×2; ours are 4×4, which divides by the stride too.
+    transposed = sum(p.numel() for up in unet.decoder.ups for p in up.parameters())
+    rest = sum(p.numel() for p in unet.parameters()) - transposed
+    theirs = 31_037_698 - sum(2 * w * w * 4 + w for w in (64, 128, 256, 512))
+    assert rest == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [(197, 233), (300, 512), (31, 31), (16, 16), (17, 200)])
+@pytest.mark.parametrize("up", ["transposed", "nearest", "shuffle", "residual_shuffle"])
+def test_any_size_comes_back_as_it_was(size: tuple[int, int], up: str) -> None:
+    unet = net(up=up, norm="group").eval()
+    with torch.no_grad():
+        assert unet(torch.rand(1, 3, *size)).shape == (1, 2, *size)
+
+
+@pytest.mark.parametrize("skip", ["concat", "sum", "none"])
+def test_skips_carry_what_pooling_loses(skip: str) -> None:
+    unet = net(skip=skip, norm="group").eval()
+    image = torch.rand(1, 3, 64, 64, requires_grad=True)
+    # Without skips one pixel of the output still sees others, through the bottom.
+    (slope,) = torch.autograd.grad(unet(image)[0, 0, 32, 32], image)
+    assert slope.abs().sum() > 0
+    taken = unet.decoder.blocks[0][0].in_channels
+    assert taken == (8 if skip == "concat" else 4)
+    changed = net(skip=skip, norm="group").eval()
+    nn.init.zeros_(changed.decoder.ups[0][0].weight)
+    with torch.no_grad():
+        one, two = changed(torch.rand(2, 3, 64, 64))
+    # With the way up cut, only skips still tell images apart.
+    assert torch.allclose(one, two) == (skip == "none")
+
+
+def test_levels_are_halves_of_each_other_and_the_whole_comes_first() -> None:
+    unet = net(deep=True, levels=3)
+    found = unet.levels(torch.rand(2, 3, 40, 64))
+    assert [tuple(level.shape) for level in found] == [(2, 2, 40, 64), (2, 2, 20, 32), (2, 2, 10, 16)]
+    unet.eval()
+    image = torch.rand(1, 3, 33, 50)
+    with torch.no_grad():
+        assert torch.equal(unet.levels(image)[0][:, :, :33, :50], unet(image))
+        assert unet.levels(image)[0].shape == (1, 2, 40, 56)
+
+
+def test_statistics_can_be_of_groups() -> None:
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in net(norm="group").modules())
+    assert any(isinstance(part, nn.BatchNorm2d) for part in net().modules())
+
+
+def test_images_too_small_for_the_levels_are_refused() -> None:
+    with pytest.raises(ModelError, match="levels=4 halves images of 8×8 to nothing: at most 3"):
+        net(DataInfo(1, (8, 8)))
+    net(DataInfo(1, (8, 8)), levels=3)
+
+
+def test_reflection_fills_any_lack() -> None:
+    image = torch.arange(12.0).view(1, 1, 3, 4)
+    assert reflected(image, 1) is image
+    filled = reflected(image, 8)
+    assert filled.shape == (1, 1, 8, 8)
+    assert torch.equal(filled[..., :3, :4], image)
+    assert filled[0, 0, :, 0].tolist() == [0, 4, 8, 4, 0, 4, 8, 4]
+    assert reflected(torch.ones(1, 1, 1, 1), 4).shape == (1, 1, 4, 4)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.ExifTags import Base
+
+import ectype
+from ectype.errors import DataError, EctypeError, ModelError
+from ectype.results import evaluate, report
+from ectype.training.rundir import RunDir
+from ectype.translating import translate
+
+QUICK = [
+    *("net.width=4", "net.levels=2", "ema_images=0", "run.pictures=4"),
+    *("train.images=960", "monitor.every=480", "batch=8", "optimizer.lr=0.004"),
+]
+
+
+def scene(seed: int, height: int = 40, width: int = 52) -> tuple[np.ndarray, np.ndarray]:
+    """A grey picture of bright discs, and where they are."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    mask = np.zeros((height, width), bool)
+    for _ in range(4):
+        mask |= (y - rng.integers(height)) ** 2 + (x - rng.integers(width)) ** 2 < 64
+    noise = rng.normal(0, 12, mask.shape)
+    return np.clip(np.where(mask, 170, 60) + noise, 0, 255).astype(np.uint8), mask.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cells")
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    for i in range(40):
+        image, mask = scene(i)
+        Image.fromarray(image).save(root / f"images/{i}.png")
+        Image.fromarray(255 * mask).save(root / f"masks/{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def segmented(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return ectype.train("unet-segment", cells, QUICK, out=tmp_path_factory.mktemp("runs") / "segment")
+
+
+@pytest.fixture(scope="module")
+def restored(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return ectype.train("unet-denoise", cells / "images", QUICK, out=tmp_path_factory.mktemp("runs") / "denoise")
+
+
+def test_masks_are_found_and_said(segmented: RunDir) -> None:
+    found = evaluate(segmented)
+    dice = found["mean Dice"]
+    assert dice.low is not None
+    assert dice.high is not None
+    assert dice.low < dice.value < dice.high
+    assert dice.value > dice.beside["one class for all"] + 0.1
+    assert found["Dice of 255"].value == pytest.approx(2 * dice.value - found["Dice of 0"].value, abs=1e-6)
+    assert {"mean IoU", "pixel accuracy", "boundary F1"} <= {figure.name for figure in found.figures}
+    assert set(found.cases) == {"best", "median", "worst"}
+    page = report([segmented]).read_text()
+    assert "What it makes of an image" in page
+    assert "What is taken for what" in page
+    assert "one class for every pixel" in page
+    assert len(list(segmented.samples.glob("translations-*.png"))) == 2
+
+
+def test_masks_are_written_as_indices_with_a_palette_at_the_images_own_size(segmented: RunDir, tmp_path: Path) -> None:
+    sizes = {"wide": (233, 197), "low": (512, 30), "square": (31, 31)}
+    for name, size in sizes.items():
+        Image.fromarray(scene(1, size[1], size[0])[0]).save(tmp_path / f"{name}.png")
+    said = translate(segmented.path, [str(tmp_path)], tmp_path / "out", overlay=True, probabilities=True)
+    assert said.startswith("3 masks")
+    for name, size in sizes.items():
+        with Image.open(tmp_path / f"out/{name}.png") as mask:
+            assert mask.mode == "P"
+            assert mask.size == size
+            assert set(np.unique(np.asarray(mask))) <= {0, 1}
+        with Image.open(tmp_path / f"out/{name}-overlay.png") as overlay:
+            assert (overlay.mode, overlay.size) == ("RGB", size)
+        chances = [np.asarray(Image.open(tmp_path / f"out/{name}-p-{k}.png"), int) for k in ("0", "255")]
+        assert np.abs(chances[0] + chances[1] - 255).max() <= 1
+        assert ((chances[1] > chances[0]) == (np.asarray(Image.open(tmp_path / f"out/{name}.png")) == 1)).mean() > 0.99
+
+
+def test_large_images_go_through_in_tiles_without_seams(segmented: RunDir, tmp_path: Path) -> None:
+    Image.fromarray(scene(3, 150, 200)[0]).save(tmp_path / "large.png")
+    whole = translate(segmented.path, [str(tmp_path / "large.png")], tmp_path / "whole", tile=256)
+    tiled = translate(segmented.path, [str(tmp_path / "large.png")], tmp_path / "tiles", tile=96)
+    assert "in tiles" not in whole
+    assert "1 larger than 96 pixels, in tiles" in tiled
+    one, two = (np.asarray(Image.open(tmp_path / place / "large.png")) for place in ("whole", "tiles"))
+    assert (one == two).mean() > 0.98
+
+
+def test_mirror_images_can_be_averaged(segmented: RunDir, tmp_path: Path) -> None:
+    image = Image.fromarray(scene(4)[0])
+    image.save(tmp_path / "a.png")
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "b.png")
+    translate(segmented.path, [str(tmp_path)], tmp_path / "out", flips=True, probabilities=True)
+    one, two = (np.asarray(Image.open(tmp_path / f"out/{name}-p-0.png"), int) for name in "ab")
+    assert np.abs(one - two[:, ::-1]).max() <= 1
+
+
+def test_restored_images_keep_size_name_and_what_their_files_say(restored: RunDir, tmp_path: Path) -> None:
+    image = Image.fromarray(scene(5, 61, 47)[0])
+    exif = Image.Exif()
+    exif[Base.Artist], exif[Base.Orientation] = "someone", 6
+    (tmp_path / "in/deep").mkdir(parents=True)
+    image.save(tmp_path / "in/deep/photo.jpg", exif=exif.tobytes(), dpi=(300, 300))
+    translate(restored.path, [str(tmp_path / "in")], tmp_path / "out")
+    with Image.open(tmp_path / "out/deep/photo.png") as back:
+        assert back.size == (61, 47)  # upright
+        assert back.getexif().get(Base.Artist) == "someone"
+        assert back.getexif().get(Base.Orientation) is None
+        assert back.info["dpi"][0] == pytest.approx(300, abs=1)
+    with pytest.raises(ModelError, match="makes pictures, not masks"):
+        translate(restored.path, [str(tmp_path / "in")], tmp_path / "out", overlay=True)
+
+
+def test_restoration_is_compared_with_the_spoiled_image_and_beyond_its_training(restored: RunDir) -> None:
+    found = evaluate(restored)
+    psnr = found["PSNR"]
+    assert psnr.group == "pictures"
+    # Noise of deviation 0.2: 10·log₁₀ 25 dB.
+    assert psnr.beside["the input itself"] == pytest.approx(13.98, abs=0.1)
+    assert psnr.value > psnr.beside["the input itself"] + 1
+    page = report([restored]).read_text()
+    assert "How far it reaches" in page
+    assert "PSNR over noise" in page
+
+
+def test_pictures_are_compared_with_their_partners(cells: Path, tmp_path: Path) -> None:
+    words = ["input=images", "target=masks", *QUICK]
+    run = ectype.train("unet-translate", cells, words, out=tmp_path / "run")
+    found = evaluate(run)
+    assert {"PSNR", "SSIM", "L1"} <= {figure.name for figure in found.figures}
+    assert found["L1"].value < found["L1"].beside["the input itself"]
+    model = ectype.load(run.path)
+    assert model.info.target == ectype.load(run.path / "model").info.target
+    with torch.no_grad():
+        assert model.translate(torch.rand(1, 1, 33, 47)).shape == (1, 1, 33, 47)
+
+
+def test_another_source_is_measured_by_its_own_masks(segmented: RunDir, cells: Path, tmp_path: Path) -> None:
+    for i in range(6):
+        image, mask = scene(100 + i)
+        for folder, pixels in (("images", image), ("masks", mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
+    found = evaluate(segmented, str(tmp_path))
+    assert found.test_images == 6
+    assert found["mean Dice"].value > 0.5
+
+
+def test_what_cannot_be_used_is_said_in_one_line(segmented: RunDir, cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"cannot be used \(not an image"):
+        translate(segmented.path, [str(tmp_path / "broken.png")], tmp_path / "out")
+    with pytest.raises(DataError, match=r"no image in .* can be used; 1 skipped"):
+        translate(segmented.path, [str(tmp_path)], tmp_path / "out")
+    with pytest.raises(EctypeError, match=r"nothing to be translated to: set data\.pairs"):
+        ectype.train("unet-translate", cells / "images", ["pairs=none", *QUICK], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
