@@ -7,6 +7,7 @@ the whole run, on test images that no decision has seen, at ten thousand samples
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +20,7 @@ os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from torch import Tensor
 
 import ectype
 from ectype.data.feed import Feed
@@ -30,6 +32,7 @@ from ectype.measure.watching import SampleWatch
 from ectype.recipe import Recipe
 from ectype.results import open_data
 from ectype.run import resolve
+from ectype.sections import MonitorConfig
 from ectype.training import checkpoint
 from ectype.training.loop import Callback, Check
 from ectype.training.monitor import Monitor
@@ -37,6 +40,8 @@ from ectype.training.trainer import Trainer
 
 BUDGET = 6_000_000
 """Images that a user might ask for to be sure; what a stop saves is counted against it."""
+JUDGED = 40
+"""Checkpoints of a run that are judged afresh."""
 CASES: dict[str, tuple[Path, dict[str, Any]]] = {
     "MNIST": (DATA / "mnist", {}),
     "emoji64 at 32 px": (DATA / "emoji64", {"data.size": 32}),
@@ -46,13 +51,14 @@ CASES: dict[str, tuple[Path, dict[str, Any]]] = {
 class GoesOn(Callback):
     """Notes where a monitor with patience would have stopped, and stops at three times as many images."""
 
-    def __init__(self, patience: int, most: int) -> None:
-        self.patience, self.most = patience, most
+    def __init__(self, config: MonitorConfig, most: int) -> None:
+        self.config, self.most = config, most
         self.stopped: Monitor | None = None
 
     def started(self, trainer: Trainer, monitor: Monitor) -> None:
         self.real = monitor
-        self.shadow = Monitor(monitor.every, self.patience, monitor.min_delta, monitor.smoothing, name=monitor.name)
+        self.shadow = dataclasses.replace(monitor, patience=self.config.patience, stretch=self.config.stretch)
+        self.shadow.history, self.shadow.looks = [], []
 
     def checked(self, trainer: Trainer, check: Check) -> None:
         if self.stopped is None:
@@ -92,17 +98,15 @@ def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
     torch.set_num_threads(1)
     data, changes = CASES[case]
     found = recipe(preset, data, changes, seed, every)
-    patience = resolve(preset, data).monitor.patience
-    assert patience is not None
-    follow, clock = GoesOn(patience, BUDGET), Clock()
+    follow, clock = GoesOn(resolve(preset, data).monitor, BUDGET), Clock()
     with TemporaryDirectory() as place:
         try:
             run = ectype.train(found, out=f"{place}/run", callbacks=[follow])
         except Interrupted:
             run = ectype.RunDir(f"{place}/run")
         took = clock.read().wall
-        judged = judge_all(found, run)
-    stopped = follow.stopped
+        stopped = follow.stopped
+        judged = judge_some(found, run, None if stopped is None else stopped.best_seen)
     if stopped is None:
         return {"case": case, "seed": seed, "stopped": None, "seconds": took, "judged": judged}
     shipped = next(entry for entry in judged if entry["seen"] == stopped.best_seen)
@@ -121,25 +125,31 @@ def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
     }
 
 
-def judge_all(found: Recipe, run: ectype.RunDir) -> list[dict[str, Any]]:
-    """Distance of every checkpoint on all test images, with an interval."""
+def judge_some(found: Recipe, run: ectype.RunDir, shipped: int | None) -> list[dict[str, Any]]:
+    """Distance on all test images of the checkpoint that would be shipped and of others, spread over the run.
+
+    What is shipped and the best get an interval, which costs forty distances.
+    """
     prepared, store = open_data(found.data)
     cpu = torch.device("cpu")
     train, test = (Feed(store.split(part), found.data, cpu, training=False) for part in ("train", "test"))
     chosen = choose_extractors("auto", Source(train, store.info, prepared.root), quick=True).extractors
     watch = SampleWatch(store.info, train, test, chosen[:1], images=10_000, seed=found.train.seed + 77)
     model = found.model.build(store.info)
-    judged = []
-    for place in checkpoint.places(run.checkpoints):
-        state = checkpoint.load_state(place)
-        if state["seen"] == 0:
-            continue
-        model.load_state_dict(checkpoint.load_tensors(place / "average.safetensors"))
-        fake = watch.features(watch.draw(model))[0][: watch.samples]
-        real = watch.spaces[0].held_out
-        low, high = jackknife(lambda x, y: frechet(moments(x), moments(y)), [real, fake])
-        distance = frechet(watch.spaces[0].moments, moments(fake))
-        judged.append({"seen": state["seen"], "distance": distance, "low": low, "high": high})
+    places = {checkpoint.load_state(place)["seen"]: place for place in checkpoint.places(run.checkpoints)}
+    seen = [count for count in sorted(places) if count]
+    some = {seen[i * len(seen) // JUDGED] for i in range(JUDGED)} | {seen[-1]} | ({shipped} - {None})
+    judged: list[dict[str, Any]] = []
+    made: dict[int, Tensor] = {}
+    for count in sorted(some):
+        model.load_state_dict(checkpoint.load_tensors(places[count] / "average.safetensors"))
+        made[count] = watch.features(watch.draw(model))[0][: watch.samples]
+        judged.append({"seen": count, "distance": frechet(watch.spaces[0].moments, moments(made[count]))})
+    best = min(judged, key=lambda entry: entry["distance"])
+    for entry in judged:
+        if entry is best or entry["seen"] == shipped:
+            sets = [watch.spaces[0].held_out, made[entry["seen"]]]
+            entry["low"], entry["high"] = jackknife(lambda x, y: frechet(moments(x), moments(y)), sets)
     return judged
 
 

@@ -140,17 +140,22 @@ def data(
 
 
 def _picture(prepared: Any, target: Path) -> None:
-    """Sixty-four images, spread evenly over all that are usable."""
+    """Sixty-four images, spread evenly over all that are usable; half as many where each has its partner beside it."""
     import numpy as np
 
-    from ectype.data.preview import save_grid
+    from ectype.data.preview import save_grid, with_partners
 
+    target_of = prepared.info.target
     usable = np.flatnonzero(prepared.sides)
-    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, 64).astype(int))]
+    count = 64 if target_of is None else 32
+    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
     shards = [np.load(path, mmap_mode="r") for path in prepared.shards]
     starts = np.cumsum([0, *map(len, shards)])
     places = [int(np.searchsorted(starts, row, side="right")) - 1 for row in chosen]
-    save_grid(np.stack([shards[k][row - starts[k]] for k, row in zip(places, chosen, strict=True)]), target)
+    pixels = np.stack([shards[k][row - starts[k]] for k, row in zip(places, chosen, strict=True)])
+    if target_of is not None:
+        pixels = with_partners(pixels, prepared.info.channels, target_of.colours)
+    save_grid(pixels, target)
 
 
 @app.command()

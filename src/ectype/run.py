@@ -44,7 +44,14 @@ def resolve(
         found = load_recipe(recipe.plain(), overrides)
     if data is not None:
         text = str(data)
-        found = found.override({"data.source": str(Path(text).resolve()) if Path(text).exists() else text})
+        changes: dict[str, Any] = {"data.source": str(Path(text).resolve()) if Path(text).exists() else text}
+        keys = {word.split("=", 1)[0] for word in overrides}
+        if keys & {"source", "data.source"}:
+            # Beside a folder that is named already, it can only be the folder of the images within.
+            if found.data.pairs == "none":
+                raise RecipeError(f"images named twice, '{text}' and source={found.data.source}: leave one out.")
+            changes["data.input"] = found.data.source
+        found = found.override(changes)
     if found.data.source is None:
         raise RecipeError("no images named: give a folder, an archive, or a built-in set such as 'digits'.")
     return found

@@ -221,7 +221,9 @@ class DataConfig(Section):
     """Pixels: one number, or height and width. auto: the images' own where all agree and are at most 128, else a square
     of at most 64. own: the size that most images have, no side longer than 512."""
     channels: Literal["auto", 1, 3] = "auto"
-    resize: Literal["crop", "pad", "squash"] = "crop"
+    resize: Literal["crop", "pad", "squash", "tiles"] = "crop"
+    """How images come to `size`: cut to its shape, filled up to it, bent to it; or cut into parts of that size at full
+    resolution, which keeps all there is of large images."""
     background: str = "white"
     """A colour that Pillow knows: what transparent pixels and padding become."""
     min_size: int = Field(default=4, ge=1)
@@ -239,6 +241,17 @@ class DataConfig(Section):
         if isinstance(value, tuple) and min(value) < 4:
             raise ValueError(f"a side of {min(value)} pixels is too small: 4 is the least")
         return value
+
+    @model_validator(mode="after")
+    def _sized(self) -> DataConfig:
+        if self.resize == "tiles" and self.sides is None:
+            raise ValueError("resize=tiles cuts images into parts of a size that must be named: size=256")
+        return self
+
+    @property
+    def fitting(self) -> Literal["crop", "pad", "squash"]:
+        """How one image, or a part of one, comes to its size."""
+        return "crop" if self.resize == "tiles" else self.resize
 
     @property
     def sides(self) -> tuple[int, int] | None:

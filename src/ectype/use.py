@@ -68,7 +68,7 @@ def files_of(given: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
 def _spec(info: DataInfo, recipe: Recipe) -> Spec:
     """What an image becomes so that it is as the model was trained to see it."""
     data = recipe.data
-    return Spec(info.size, info.channels, data.resize, colour(data.background), 1)
+    return Spec(info.size, info.channels, data.fitting, colour(data.background), 1)
 
 
 def _own_size(path: Path, spec: Spec) -> tuple[int, int] | None:

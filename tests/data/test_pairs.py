@@ -288,3 +288,25 @@ def test_what_is_prepared_depends_on_how_pairs_are_meant(tmp_path: Path) -> None
     assert one.root != two.root
     assert not prepared(root).built
     assert one.fingerprint != two.fingerprint
+
+
+def test_the_picture_of_the_data_shows_partners_in_their_colours(tmp_path: Path) -> None:
+    from ectype.cli import _picture
+
+    files: dict = {f"images/{i}.png": picture(channels=1) for i in range(4)}
+    root = write(tmp_path, files | {f"masks/{i}.png": palette(mask, COLOURS) for i, mask in enumerate(MASKS)})
+    _picture(prepared(root), tmp_path / "data.png")
+    with Image.open(tmp_path / "data.png") as sheet:
+        shown = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20) or []}
+    assert set(COLOURS) <= shown
+    assert len(shown) > 100
+
+
+def test_source_beside_a_folder_is_the_folder_within(tmp_path: Path) -> None:
+    from ectype.errors import RecipeError
+    from ectype.run import resolve
+
+    found = resolve("unet-translate", tmp_path, ["source=outline", "target=colour"])
+    assert (found.data.source, found.data.input, found.data.target) == (str(tmp_path.resolve()), "outline", "colour")
+    with pytest.raises(RecipeError, match="images named twice"):
+        resolve("ae", tmp_path, ["source=outline"])

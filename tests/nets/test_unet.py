@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from ectype.errors import ModelError
+from ectype.models.translator import TranslatorConfig
+from ectype.nets.backbones import Backbone
 from ectype.nets.mapper import reflected
-from ectype.nets.unet import UNetConfig
-from ectype.sections import DataInfo
+from ectype.nets.unet import BackboneUNetConfig, UNetConfig
+from ectype.sections import DataInfo, Target
 
 INFO = DataInfo(3, (64, 64))
 
@@ -86,3 +88,55 @@ def test_reflection_fills_any_lack() -> None:
     assert torch.equal(filled[..., :3, :4], image)
     assert filled[0, 0, :, 0].tolist() == [0, 4, 8, 4, 0, 4, 8, 4]
     assert reflected(torch.ones(1, 1, 1, 1), 4).shape == (1, 1, 4, 4)
+
+
+ENCODERS = {
+    "resnet18": [1, 2, 3, 4, 5],
+    "mobilenet_v2": [1, 2, 3, 4, 5],
+    "timm:convnext_atto": [2, 3, 4, 5],
+    "timm:vit_tiny_patch16_224": [4],
+    "timm:swin_tiny_patch4_window7_224": [2, 3, 4, 5],
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_networks_of_others_lead_the_way_down(encoder: str) -> None:
+    torch.manual_seed(0)
+    unet = BackboneUNetConfig.model_validate({"encoder": encoder, "width": 4}).build(INFO, 2, deep=False).eval()
+    with torch.no_grad():
+        shown = torch.rand(1, 3, 64, 96)
+        maps = unet.backbone.pyramid(shown)
+        assert sorted(maps) == ENCODERS[encoder]
+        for level, found in maps.items():
+            assert found.shape[2:] == (64 >> level, 96 >> level)
+        image = torch.rand(1, 3, 97, 50)
+        assert unet(image).shape == (1, 2, 97, 50)
+        # The smallest is what the network would give a classifier.
+        torch.testing.assert_close(maps[max(maps)], unet.backbone(shown))
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in unet.modules())
+
+
+def test_a_network_that_others_trained_starts_with_their_weights_and_moves_slowly() -> None:
+    config = BackboneUNetConfig.model_validate(
+        {"encoder": "timm:tf_efficientnet_lite0", "pretrained": True, "width": 4}
+    )
+    model = TranslatorConfig(net=config).build(INFO._replace(target=Target("images", 3)))
+    (backbone,) = (part for part in model.modules() if isinstance(part, Backbone))
+    before = backbone.net.published.conv_stem.weight.clone()
+    backbone.start_from_weights()
+    assert not torch.equal(before, backbone.net.published.conv_stem.weight)
+    own, theirs = model.parameter_groups()
+    assert (own.scale, theirs.scale) == (1.0, 0.1)
+    assert {id(p) for p in [*own.parameters, *theirs.parameters]} == {id(p) for p in model.parameters()}
+    found = model.net.levels(torch.rand(2, 3, 64, 64))[0]
+    found.square().mean().backward()
+    assert backbone.net.published.conv_stem.weight.grad.abs().sum() > 0
+
+
+def test_grey_images_have_a_stem_of_their_own() -> None:
+    unet = BackboneUNetConfig.model_validate({"encoder": "resnet18", "width": 4}).build(
+        DataInfo(1, (64, 64)), 1, deep=True
+    )
+    assert [tuple(level.shape[2:]) for level in unet.levels(torch.rand(1, 1, 40, 64))] == [
+        (64 >> level, 64 >> level) for level in range(5)
+    ]

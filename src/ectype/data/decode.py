@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from ectype.data.masks import Coding
-from ectype.data.sources import Single, Unreadable
+from ectype.data.sources import Single, Tile, Unreadable
 
 __all__ = [
     "FORMATS",
@@ -115,6 +116,8 @@ def decode(raw: Single, spec: Spec) -> Decoded:
     """
     if isinstance(raw, Unreadable):
         raise Rejected(raw.reason)
+    if isinstance(raw, Tile):
+        return _finish(upright(raw), spec, set())
     if isinstance(raw, np.ndarray):
         return _finish(Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw), spec, set())
     try:
@@ -134,6 +137,9 @@ def upright(raw: Single) -> Image.Image:
     """
     if isinstance(raw, Unreadable):
         raise Rejected(raw.reason)
+    if isinstance(raw, Tile):
+        whole = _recent(raw.file) if isinstance(raw.file, str) else upright(raw.file)
+        return whole.crop((raw.left, raw.top, raw.left + raw.width, raw.top + raw.height))
     if isinstance(raw, np.ndarray):
         return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
     try:
@@ -147,6 +153,12 @@ def upright(raw: Single) -> Image.Image:
         raise
     except Exception as error:
         raise Rejected(_reason(error, raw)) from None
+
+
+@functools.lru_cache(maxsize=2)
+def _recent(path: str) -> Image.Image:
+    """A whole image; parts of one, and of its mask, come one after the other."""
+    return upright(path)
 
 
 def _open(raw: str | bytes) -> Image.Image:
@@ -353,6 +365,8 @@ def size_of(raw: Single) -> tuple[int, int] | None:
     """Height and width as it would be seen, from its header alone; None for what is no image."""
     if isinstance(raw, np.ndarray):
         return raw.shape[0], raw.shape[1]
+    if isinstance(raw, Tile):
+        return raw.height, raw.width
     try:
         if isinstance(raw, Unreadable):
             raise Rejected(raw.reason)

@@ -30,6 +30,7 @@ from ectype.data.names import write_names
 from ectype.data.pairs import PairedFolder, open_pairs
 from ectype.data.prepared import Prepared, Reject, assemble, reasons
 from ectype.data.sources import Halves, Listing, Pair, Raw, Single, Source, open_source
+from ectype.data.tiles import TiledSource
 from ectype.data.workers import Decode, LookAtMasks, Measure, default_workers, run
 from ectype.errors import DataError
 from ectype.sections import DataConfig
@@ -74,6 +75,9 @@ def prepare(
     source = open_source(config.source)
     if config.pairs != "none":
         source = open_pairs(source, config.input, config.target)
+    classes = source.classes if isinstance(source, PairedFolder) else ()
+    if config.resize == "tiles" and config.sides is not None:
+        source = TiledSource(source, config.sides)
     try:
         background = colour(config.background)
     except ValueError:
@@ -97,7 +101,9 @@ def prepare(
             manifest = entries.load(entry)  # another process may have been at it
             if manifest is None:
                 with entries.writing(entry, alone=alone) as place:
-                    builder = _Builder(source, config, background, place, progress, workers or default_workers())
+                    builder = _Builder(
+                        source, config, background, place, progress, workers or default_workers(), classes
+                    )
                     entries.publish(place, entry, builder.build())
                 entries.forget_older(entry)
                 manifest, built = entries.load(entry), True
@@ -119,7 +125,9 @@ class _Builder:
         place: Path,
         progress: Callable[[int, int], None] | None,
         workers: int,
+        classes: tuple[str, ...],
     ) -> None:
+        self.classes = classes
         self.source, self.config, self.background, self.place = source, config, background, place
         self.progress = progress
         self.listing: Listing = source.listing()
@@ -146,7 +154,7 @@ class _Builder:
         return self._finish(spec, *done)
 
     def _spec(self, size: tuple[int, int], channels: int, target: TargetSpec | None, *, guess: bool = False) -> Spec:
-        return Spec(size, channels, self.config.resize, self.background, self.config.min_size, guess, target)
+        return Spec(size, channels, self.config.fitting, self.background, self.config.min_size, guess, target)
 
     def _target(self) -> TargetSpec:
         """What partners become: masks by the values that all of them have, pictures grey or in colour."""
@@ -154,13 +162,14 @@ class _Builder:
             grey = TargetSpec(None, 1, guess=True)
             coloured = self._sample_has_colour(Spec((AUTO_SIZE, AUTO_SIZE), 1, guess=True), partner=True)
             return TargetSpec(None, 3) if coloured else grey
-        files = self.source.classes if isinstance(self.source, PairedFolder) else ()
         looks = []
-        if not files:
+        if not self.classes:
             step = max(1, min(64, self.count // (4 * self.workers) or 1))
             chunks = (LookAtMasks(i * step, chunk) for i, chunk in enumerate(self.source.chunks(step)))
             looks = [look for _, found in run(chunks, self.workers) for look in found]
-        return TargetSpec(find_coding(looks, files=files, names=self.config.class_names, ignore=self.config.ignore))
+        return TargetSpec(
+            find_coding(looks, files=self.classes, names=self.config.class_names, ignore=self.config.ignore)
+        )
 
     def _auto_size(self) -> tuple[int, int]:
         sizes: Counter[tuple[int, int]] = Counter()

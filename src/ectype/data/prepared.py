@@ -18,7 +18,7 @@ from ectype.data.chunks import DIGEST
 from ectype.data.labels import read_labels
 from ectype.data.masks import Coding
 from ectype.data.names import Names, read_names
-from ectype.data.sources import TEST, TRAIN, VAL
+from ectype.data.sources import TEST, TRAIN, VAL, untiled
 from ectype.data.splits import assign
 from ectype.errors import DataError, EctypeWarning
 from ectype.sections import DataConfig, DataInfo, Target
@@ -131,7 +131,10 @@ def _labels(
     """Class of each row, and the classes."""
     if config.labels is not None:
         labels = np.full(count, -1, np.int32)
-        labels[rows], classes = read_labels(config.labels, names, config.source or "")
+        whole = list(map(untiled, names))
+        unique = {name: place for place, name in enumerate(dict.fromkeys(whole))}
+        found, classes = read_labels(config.labels, list(unique), config.source or "")
+        labels[rows] = found[[unique[name] for name in whole]]
         return labels, classes
     if not manifest["classes"]:
         return None, ()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-__all__ = ["contact_sheet", "save_grid"]
+__all__ = ["contact_sheet", "save_grid", "with_partners"]
 
 SMALL = 64
 """Images with a shorter side than this are enlarged by a whole number until they reach it."""
@@ -49,6 +50,24 @@ def contact_sheet(
         large = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
         sheet[top : top + height * scale, left : left + width * scale] = large
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+
+
+def with_partners(pixels: np.ndarray, channels: int, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Images and their partners in turns, [2 n, 3, h, w]: masks in the classes' colours, grey where ignored.
+
+    Args:
+        pixels: uint8 [n, c, h, w], the partners' channels behind the images'.
+        channels: Of the images.
+        colours: Of the classes of masks; none where partners are pictures.
+    """
+    images, partners = pixels[:, :channels], pixels[:, channels:]
+    if colours:
+        palette = np.full((256, 3), 128, np.uint8)
+        palette[: len(colours)] = colours
+        partners = palette[partners[:, 0]].transpose(0, 3, 1, 2)
+    shape = (len(pixels), 3, *pixels.shape[2:])
+    both = np.stack([np.broadcast_to(images, shape), np.broadcast_to(partners, shape)], axis=1)
+    return both.reshape(2 * len(pixels), *shape[1:])
 
 
 def save_grid(

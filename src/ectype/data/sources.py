@@ -29,10 +29,12 @@ __all__ = [
     "Raw",
     "Single",
     "Source",
+    "Tile",
     "Unreadable",
     "layout",
     "natural",
     "open_source",
+    "untiled",
 ]
 
 # Split codes, as stored with prepared images. NONE: the source does not say.
@@ -93,6 +95,8 @@ FOREIGN = frozenset(
 MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|P[1-6]\s|\0\0\0\x0cjP|....ftypavi[fs]", re.DOTALL
 )
+PART = re.compile(r"#\d+,\d+$")
+"""Behind the name of an image that a part was cut from: its top and left."""
 LARGEST = 256 << 20
 """Bytes of an encoded image in an archive beyond which it is rejected: the cure for zip bombs."""
 
@@ -101,6 +105,16 @@ class Unreadable(NamedTuple):
     """An item whose content the source itself could not give."""
 
     reason: str
+
+
+class Tile(NamedTuple):
+    """A part of an image, in pixels of the image as it would be seen."""
+
+    file: str | bytes | np.ndarray
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 class Pair(NamedTuple):
@@ -119,10 +133,10 @@ class Halves(NamedTuple):
     """Where the image is: left, right, top or bottom."""
 
 
-Single: TypeAlias = str | bytes | np.ndarray | Unreadable
+Single: TypeAlias = str | bytes | np.ndarray | Unreadable | Tile
 Raw: TypeAlias = Single | Pair | Halves
-"""An item before decoding: a path, an encoded image, uint8 pixels [h, w] or [h, w, c], or why there is nothing; or two
-of these that belong together."""
+"""An item before decoding: a path, an encoded image, uint8 pixels [h, w] or [h, w, c], a part of one of these, or why
+there is nothing; or two of these that belong together."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +240,11 @@ def layout(names: Sequence[str]) -> Listing:
     number = {name: i for i, name in enumerate(classes)}
     labels = np.fromiter((number[name] for name in found if name is not None), np.int32, len(names))
     return Listing(names, sides, labels, tuple(classes))
+
+
+def untiled(name: str) -> str:
+    """The name of the image that a part was cut from."""
+    return PART.sub("", name)
 
 
 def judge(name: str) -> str:

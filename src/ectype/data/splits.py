@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ectype.data.sources import NONE, TEST, TRAIN, VAL, natural
+from ectype.data.sources import NONE, TEST, TRAIN, VAL, natural, untiled
 from ectype.errors import DataError
 from ectype.sections import Split
 
@@ -78,7 +78,7 @@ def _check(groups: int, wanted: dict[int, float], split: Split) -> None:
 def _key(group: str | None) -> Callable[[str], str]:
     """What files that belong together share."""
     if group is None:
-        return lambda name: name
+        return untiled
     try:
         pattern = re.compile(group)
     except re.error as error:
@@ -87,7 +87,7 @@ def _key(group: str | None) -> Callable[[str], str]:
     def key(name: str) -> str:
         match = pattern.search(name)
         if match is None:
-            return name
+            return untiled(name)
         # A mark keeps a group apart from a file that is called like it.
         return "\0" + (next((part for part in match.groups() if part is not None), match[0]))
 

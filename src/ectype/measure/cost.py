@@ -22,9 +22,10 @@ from ectype.data.batch import Batch
 from ectype.errors import EctypeError, ModelError, TrainingError
 from ectype.measure.evaluation import number
 from ectype.models.base import Encodes, Reconstructs, Samples, evaluating
+from ectype.models.translator import Translator
 from ectype.objectives.base import Objective
 from ectype.recipe import Recipe, load_recipe
-from ectype.sections import DataInfo
+from ectype.sections import DataInfo, Target
 from ectype.training.distributed import World, choose_device
 from ectype.training.environment import numerics
 from ectype.training.memory import peak_memory
@@ -87,7 +88,7 @@ def cost(recipe: Recipe) -> Cost:
     """What a recipe's model costs at the recipe's size, without drawing a weight or computing an image.
 
     Where the recipe leaves them open, images are of 64×64 pixels in three channels; a conditional model is told of ten
-    classes.
+    classes, masks have two.
 
     Raises:
         ModelError: No such model at that size.
@@ -104,7 +105,7 @@ def cost(recipe: Recipe) -> Cost:
         found = flop(model)
     return Cost(
         info=info,
-        assumed=recipe.data.size == "auto" or recipe.data.channels == "auto",
+        assumed=recipe.data.sides is None or recipe.data.channels == "auto",
         parameters=_numbers(model),
         players=players,
         use=found[0] if found is not None else "",
@@ -120,7 +121,7 @@ def flop(model: nn.Module) -> tuple[str, int] | None:
     them.
 
     Returns:
-        None where it neither reconstructs nor samples.
+        None where it neither reconstructs, translates nor samples.
     """
     if (found := _main_use(model)) is None:
         return None
@@ -143,7 +144,7 @@ def layers(recipe: Recipe) -> str:
 
     model = recipe.model.build(_info(recipe))  # torchinfo moves it, which what is unreal does not bear
     if (found := _main_use(model)) is None:
-        raise ModelError("this model neither reconstructs nor samples: there is no way through its layers.")
+        raise ModelError("this model neither reconstructs, translates nor samples: there is no way through its layers.")
     with evaluating(model):
         shown = summary(
             _Callable(model, found[1]),
@@ -176,6 +177,8 @@ def _main_use(model: nn.Module) -> tuple[str, Callable[[], Tensor]] | None:
         info: DataInfo = model.info  # type: ignore[attr-defined]  # every model has one
         here = next(model.parameters()).device
         return "reconstruct", lambda: model.reconstruct(torch.zeros(1, *info.shape, device=here))
+    if isinstance(model, Translator):
+        return "translate", lambda: model.translate(torch.zeros(1, *model.info.shape, device=model.last_layer.device))
     if isinstance(model, Samples):
         return "sample", lambda: model.sample(1, generator=torch.Generator().manual_seed(0))
     return None
@@ -190,7 +193,15 @@ def _info(recipe: Recipe) -> DataInfo:
         classes=classes,
         frequencies=(1 / CLASSES,) * CLASSES,
         binary=data.binarise != "none",
+        target=_target(data.pairs),
     )
+
+
+def _target(pairs: str) -> Target | None:
+    """Masks of two classes, or pictures in colour."""
+    if pairs == "masks":
+        return Target("masks", 1, ("0", "1"), (0.5, 0.5), ((0, 0, 0), (255, 255, 255)))
+    return Target("images", 3) if pairs == "images" else None
 
 
 @contextmanager
@@ -252,7 +263,11 @@ class _Noise:
 
     def __call__(self, index: Int[Tensor, " b"], moment: Position) -> Batch:
         image = moment.uniform("image", len(index), *self.info.shape)
-        return Batch(image.round() if self.info.binary else image, index.to(self.device))
+        target = None
+        if self.info.target is not None:
+            drawn = moment.uniform("target", len(index), self.info.target.channels, *self.info.size)
+            target = drawn.round().long()[:, 0] if self.info.target.kind == "masks" else drawn
+        return Batch(image.round() if self.info.binary else image, index.to(self.device), target)
 
 
 def _measure() -> None:

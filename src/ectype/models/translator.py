@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
@@ -14,6 +15,7 @@ from ectype.data.masks import IGNORED
 from ectype.errors import ModelError, RecipeError
 from ectype.models.base import Model
 from ectype.models.degradations import Amount, check_degradations, degrade
+from ectype.nets.groups import Group, grouped
 from ectype.nets.mapper import MapperConfig
 from ectype.nets.unet import UNetConfig
 from ectype.sections import DataInfo, ModelConfig
@@ -87,6 +89,10 @@ class Translator(Model):
     def last_layer(self) -> nn.Parameter:
         """Weights that all outputs come through."""
         return self.net.last_layer
+
+    def parameter_groups(self) -> Sequence[Group]:
+        """What parts ask for, such as a pretrained encoder; all the rest moves at the full rate."""
+        return grouped(self)
 
     def levels(self, image: Image) -> list[Float[Tensor, "b k _ _"]]:
         """Unbounded numbers of each pixel, then those of the lower levels if there are any."""

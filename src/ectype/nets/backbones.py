@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,22 +20,16 @@ from ectype.nets.conv import ConvConfig
 from ectype.nets.groups import Group
 from ectype.nets.libraries import TORCHVISION, Map, bare, geometry, pretrained
 from ectype.nets.resampling import Upsampling
-from ectype.sections import Count, DataInfo
+from ectype.sections import Count, DataInfo, Section
 
-__all__ = ["Backbone", "BackboneConfig"]
+__all__ = ["Backbone", "BackboneConfig", "TrainedEncoder"]
 
 
-class BackboneConfig(CoderConfig):
-    """A network of torchvision or timm without its classifier as encoder, and the decoder of `conv`.
-
-    Images are brought to the colours that the encoder's weights expect, grey ones to three channels, and to sides that
-    are whole numbers of the places of its map (⌈side / stride⌉ of them; mostly 32 pixels each): smaller images are
-    enlarged, and any size gives at least one place.
-    """
+class TrainedEncoder(Section):
+    """Which network of others encodes, and how its weights are treated."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    kind: Literal["backbone"] = "backbone"
     network: str = Field(default="resnet18", alias="encoder")
     """resnet18, resnet34, resnet50 or mobilenet_v2 of torchvision, or timm:NAME; the tokens of a vision transformer are
     taken as a map, class and register tokens left out."""
@@ -49,22 +44,6 @@ class BackboneConfig(CoderConfig):
     """Images seen before an encoder that is released moves."""
     scale: float = Field(default=0.1, gt=0, le=1)
     """Learning rate of an encoder that came with weights, as a share of the others'."""
-    pool: bool = True
-    """Whether the code is a vector, from the mean over the map, or a map of as many places."""
-    latent_dim: int | None = Field(default=512, ge=1)
-    """Length of the vector, or channels of the map; null: the encoder's own features, no layer behind them."""
-    width: int = Field(default=32, ge=4, multiple_of=4)
-    """Channels of the decoder at its largest level; each halving doubles them."""
-    max_width: int = Field(default=256, ge=4, multiple_of=4)
-    depth: int = Field(default=1, ge=0)
-    """Residual blocks per level of the decoder."""
-    bottom: int = Field(default=8, ge=1)
-    """Longest side of the map that the decoder starts with where the code is a vector."""
-    patch: Literal[1, 2, 4] = 1
-    """See `conv`; so are the following."""
-    up: Upsampling = "nearest"
-    attention: int = Field(default=0, ge=0)
-    activation: Activation = "silu"
 
     @field_validator("network")
     @classmethod
@@ -74,7 +53,7 @@ class BackboneConfig(CoderConfig):
         return name
 
     @model_validator(mode="after")
-    def _tunable(self) -> BackboneConfig:
+    def _tunable(self) -> TrainedEncoder:
         if self.tuning != "finetune" and not self.starts_trained:
             raise ValueError(
                 f"tuning={self.tuning} would keep an encoder as it was drawn: set pretrained=true, weights_file=FILE, "
@@ -91,6 +70,33 @@ class BackboneConfig(CoderConfig):
     def starts_trained(self) -> bool:
         """Whether the encoder begins with weights that others trained."""
         return self.pretrained or self.weights_file is not None
+
+
+class BackboneConfig(TrainedEncoder, CoderConfig):
+    """A network of torchvision or timm without its classifier as encoder, and the decoder of `conv`.
+
+    Images are brought to the colours that the encoder's weights expect, grey ones to three channels, and to sides that
+    are whole numbers of the places of its map (⌈side / stride⌉ of them; mostly 32 pixels each): smaller images are
+    enlarged, and any size gives at least one place.
+    """
+
+    kind: Literal["backbone"] = "backbone"
+    pool: bool = True
+    """Whether the code is a vector, from the mean over the map, or a map of as many places."""
+    latent_dim: int | None = Field(default=512, ge=1)
+    """Length of the vector, or channels of the map; null: the encoder's own features, no layer behind them."""
+    width: int = Field(default=32, ge=4, multiple_of=4)
+    """Channels of the decoder at its largest level; each halving doubles them."""
+    max_width: int = Field(default=256, ge=4, multiple_of=4)
+    depth: int = Field(default=1, ge=0)
+    """Residual blocks per level of the decoder."""
+    bottom: int = Field(default=8, ge=1)
+    """Longest side of the map that the decoder starts with where the code is a vector."""
+    patch: Literal[1, 2, 4] = 1
+    """See `conv`; so are the following."""
+    up: Upsampling = "nearest"
+    attention: int = Field(default=0, ge=0)
+    activation: Activation = "silu"
 
     def code_shape(self, info: DataInfo) -> tuple[int, ...]:
         found = geometry(self.network, info.size)
@@ -119,7 +125,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: BackboneConfig, info: DataInfo) -> None:
+    def __init__(self, config: TrainedEncoder, info: DataInfo) -> None:
         super().__init__()
         self.config = config
         self.geometry = geometry(config.network, info.size)
@@ -148,12 +154,41 @@ class Backbone(nn.Module):
         scale = self.config.scale if self.config.starts_trained else 1.0
         return [Group(list(self.net.parameters()), scale, self.config.release_after)]
 
-    def forward(self, image: Float[Tensor, "b c h w"]) -> Map:
+    def _prepared(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        """In the colours and of a size that the network expects."""
         size = (image.shape[2], image.shape[3])
         image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
         if (wanted := self.geometry.input(size)) != size:
             image = F.interpolate(image, wanted, mode="bilinear", antialias=True)
-        features = self.net((image - self.mean) / self.std)
-        if tuple(features.shape[2:]) != (grid := self.geometry.grid(size)):
-            features = F.interpolate(features, grid, mode="bilinear", antialias=True)
+        return (image - self.mean) / self.std
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Map:
+        features = self.net(self._prepared(image))
+        return _at(features, self.geometry.grid((image.shape[2], image.shape[3])))
+
+    def pyramid(self, image: Float[Tensor, "b c h w"]) -> dict[int, Map]:
+        """Every size of map that the network has, by how many halvings of the image's sides it stands for.
+
+        Args:
+            image: Its sides whole numbers of the network's stride.
+        """
+        found: list[Tensor] = []
+        hooks = [stage.register_forward_hook(lambda *given: found.append(given[2])) for stage in self.net.stages()]
+        try:
+            last = self.net(self._prepared(image))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        maps: dict[int, Map] = {}
+        for features in [*found, last]:
+            if features.ndim == 4:
+                features = features if features is last else self.net.laid(features)
+                level = max(1, round(math.log2(image.shape[2] / features.shape[2])))
+                maps[level] = _at(features, (image.shape[2] >> level, image.shape[3] >> level))
+        return maps
+
+
+def _at(features: Map, size: tuple[int, int]) -> Map:
+    if tuple(features.shape[2:]) == size:
         return features
+    return F.interpolate(features, size, mode="bilinear", antialias=True)

@@ -61,6 +61,14 @@ class Bare(nn.Module):
         """Images, normalised, to the last map."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(image)")
 
+    def laid(self, features: Tensor) -> Map:
+        """What a stage gives, channels first."""
+        return features
+
+    def stages(self) -> list[nn.Module]:
+        """What gives the last map of each size that the network has, the largest first."""
+        raise NotImplementedError(f"{type(self).__name__} must define stages()")
+
 
 class _Torchvision(Bare):
     mean, std = IMAGENET
@@ -76,6 +84,15 @@ class _Torchvision(Bare):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Map:
         return self.published(image)
+
+    def stages(self) -> list[nn.Module]:
+        children = list(self.published.children())
+        sizes, shown = [], torch.zeros(1, 3, *self.native, device=next(self.parameters()).device)
+        with torch.no_grad():
+            for child in children:
+                shown = child(shown)
+                sizes.append(shown.shape[2])
+        return [child for child, own, after in zip(children, sizes, [*sizes[1:], 0], strict=True) if own != after]
 
 
 class _Timm(Bare):
@@ -102,6 +119,19 @@ class _Timm(Bare):
         tokens = features[:, getattr(net, "num_prefix_tokens", 0) :]
         height = round(math.sqrt(tokens.shape[1] * image.shape[2] / image.shape[3]))
         return tokens.transpose(1, 2).contiguous().unflatten(2, (height, -1))
+
+    def laid(self, features: Tensor) -> Map:
+        return features.permute(0, 3, 1, 2) if getattr(self.published, "output_fmt", "NCHW") == "NHWC" else features
+
+    def stages(self) -> list[nn.Module]:
+        told: Any = getattr(self.published, "feature_info", None)
+        if told is None:
+            return []
+        infos = told if isinstance(told, list) else told.info
+        # Where all is of one size, there is nothing to skip to; the last of a size has seen most of it.
+        last = {info["reduction"]: info["module"] for info in infos}
+        known = dict(self.published.named_modules())
+        return [known[name] for _, name in sorted(last.items()) if name in known] if len(last) > 1 else []
 
 
 def _config(net: Any) -> dict[str, Any]:

@@ -11,28 +11,23 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ectype.errors import ModelError
+from ectype.nets.backbones import Backbone, TrainedEncoder
 from ectype.nets.blocks import Activation, activation, norm
 from ectype.nets.mapper import Mapper, MapperConfig
-from ectype.nets.resampling import Upsampling, upsampling
-from ectype.sections import DataInfo
+from ectype.nets.resampling import Down, Upsampling, upsampling
+from ectype.sections import DataInfo, Section
 
-__all__ = ["Decoder", "Skip", "UNetConfig"]
+__all__ = ["BackboneUNetConfig", "Skip", "UNetConfig"]
 
 Skip = Literal["concat", "sum", "none"]
 
 
-class UNetConfig(MapperConfig):
-    """The documented U-Net: convolution, norm, LeakyReLU(0.2), convolution, norm; max-pool; transposed convolutions.
+class UNetFields(Section):
+    """What a U-Net is built of, but for its levels on the way down."""
 
-    Four levels above the bottom, each half as large and twice as wide as the last.
-    """
-
-    kind: Literal["unet"] = "unet"
     width: int = Field(default=32, ge=1)
-    """Channels of the first level, `num_filters`."""
+    """Channels of the first level, `num_filters`; each level below has twice as many."""
     max_width: int = Field(default=512, ge=1)
-    levels: int = Field(default=4, ge=1, le=7)
-    """Halvings."""
     norm: Literal["batch", "group"] = "batch"
     """group: for batches of few images, or those that are split."""
     activation: Activation = "leaky_relu"
@@ -40,12 +35,9 @@ class UNetConfig(MapperConfig):
     """nearest and shuffle draw no checkerboard at the start."""
     skip: Skip = "concat"
 
-    def build(self, info: DataInfo, channels: int, *, deep: bool) -> Mapper:
-        return UNet(self, info, channels, deep=deep)
-
-    def widths(self) -> list[int]:
-        """Channels of each level, the bottom last."""
-        return [min(self.width * 2**level, self.max_width) for level in range(self.levels + 1)]
+    def widths(self, levels: int) -> list[int]:
+        """Channels of so many levels and of the bottom."""
+        return [min(self.width * 2**level, self.max_width) for level in range(levels + 1)]
 
     def block(self, before: int, after: int) -> nn.Module:
         """Two convolutions, each normalised."""
@@ -61,6 +53,34 @@ class UNetConfig(MapperConfig):
         return nn.BatchNorm2d(channels) if self.norm == "batch" else norm(channels)
 
 
+class UNetConfig(UNetFields, MapperConfig):
+    """The documented U-Net: convolution, norm, LeakyReLU(0.2), convolution, norm; max-pool; transposed convolutions.
+
+    Four levels above the bottom, each half as large and twice as wide as the last.
+    """
+
+    kind: Literal["unet"] = "unet"
+    levels: int = Field(default=4, ge=1, le=7)
+    """Halvings."""
+
+    def build(self, info: DataInfo, channels: int, *, deep: bool) -> Mapper:
+        return UNet(self, info, channels, deep=deep)
+
+
+class BackboneUNetConfig(TrainedEncoder, UNetFields, MapperConfig):
+    """A U-Net whose way down is a network of torchvision or timm, trained by others if wanted.
+
+    At full size, where such networks have no map, and at sizes that they skip, a few convolutions of our own stand in.
+    """
+
+    kind: Literal["backbone-unet"] = "backbone-unet"
+    norm: Literal["batch", "group"] = "group"
+    up: Upsampling = "nearest"
+
+    def build(self, info: DataInfo, channels: int, *, deep: bool) -> Mapper:
+        return BackboneUNet(self, info, channels, deep=deep)
+
+
 class Decoder(nn.Module):
     """Up from the bottom, level by level, each joined by what was seen at its size on the way down.
 
@@ -71,7 +91,7 @@ class Decoder(nn.Module):
         deep: Whether the lower levels have outputs too.
     """
 
-    def __init__(self, config: UNetConfig, widths: list[int], channels: int, *, deep: bool) -> None:
+    def __init__(self, config: UNetFields, widths: list[int], channels: int, *, deep: bool) -> None:
         super().__init__()
         self.skip = config.skip
         ups, blocks = [], []
@@ -97,6 +117,13 @@ class Decoder(nn.Module):
                 found.append(self.heads[level](x))
         return found[::-1]
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weights of the whole output."""
+        weight = self.heads[0].weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
 
 class UNet(Mapper):
     """See `UNetConfig`."""
@@ -109,7 +136,7 @@ class UNet(Mapper):
             raise ModelError(
                 f"levels={config.levels} halves images of {info.size[1]}×{info.size[0]} to nothing: at most {most}."
             )
-        widths = config.widths()
+        widths = config.widths(config.levels)
         self.down = nn.ModuleList(config.block(before, after) for before, after in pairwise([info.channels, *widths]))
         self.pool = nn.MaxPool2d(2)
         self.decoder = Decoder(config, widths, channels, deep=deep)
@@ -124,8 +151,37 @@ class UNet(Mapper):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        head = self.decoder.heads[0]
-        assert isinstance(head, nn.Conv2d)
-        weight = head.weight
-        assert isinstance(weight, nn.Parameter)
-        return weight
+        return self.decoder.last_layer
+
+
+class BackboneUNet(Mapper):
+    """See `BackboneUNetConfig`."""
+
+    def __init__(self, config: BackboneUNetConfig, info: DataInfo, channels: int, *, deep: bool) -> None:
+        super().__init__()
+        self.backbone = Backbone(config, info)
+        self.multiple = self.backbone.geometry.stride
+        levels = self.multiple.bit_length() - 1
+        widths = config.widths(levels)
+        self.stem = config.block(info.channels, widths[0])
+        with torch.no_grad():
+            known = self.backbone.pyramid(torch.zeros(1, info.channels, *(2 * self.multiple,) * 2))
+        # Where the network has no map, the level above is halved.
+        self.project = nn.ModuleList(
+            nn.Conv2d(known[level].shape[1], widths[level], 1)
+            if level in known
+            else Down(widths[level - 1], widths[level])
+            for level in range(1, levels + 1)
+        )
+        self.decoder = Decoder(config, widths, channels, deep=deep)
+
+    def body(self, image: Float[Tensor, "b c h w"], *, deep: bool = False) -> list[Tensor]:
+        known = self.backbone.pyramid(image)
+        maps = [self.stem(image)]
+        for level, project in enumerate(self.project, 1):
+            maps.append(project(known.get(level, maps[-1])))
+        return self.decoder(maps, deep)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.decoder.last_layer

@@ -1,0 +1,85 @@
+"""Large images cut into parts of the wanted size, at full resolution, so that nothing is thrown away. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from ectype.data.decode import Rejected, size_of
+from ectype.data.decode_pairs import parted
+from ectype.data.sources import Halves, Listing, Pair, Raw, Single, Source, Tile, Unreadable
+
+__all__ = ["TiledSource"]
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Top, left, height, width."""
+
+
+class TiledSource(Source):
+    """The parts of a source's images, row by row, named `name#top,left`.
+
+    They lie evenly from border to border and overlap as little as that allows. An image with a shorter side is one
+    part, enlarged later. Parts of one image stay in one split.
+    """
+
+    def __init__(self, source: Source, size: tuple[int, int]) -> None:
+        self.source, self.size = source, size
+        self.decoded, self.deep, self.brightest = source.decoded, source.deep, source.brightest
+        self.boxes: list[list[Box] | None] = [_boxes(_size(raw), size) for raw in source.read()]
+        super().__init__(source.text, f"{source.location}#tiles", source.signature)
+
+    def listing(self) -> Listing:
+        whole = self.source.listing()
+        names, places = [], []
+        for place, (name, boxes) in enumerate(zip(whole.names, self.boxes, strict=True)):
+            names += [name] if boxes is None else [f"{name}#{top},{left}" for top, left, _, _ in boxes]
+            places += [place] * (1 if boxes is None else len(boxes))
+        index = np.array(places, np.int64)
+        labels = None if whole.labels is None else whole.labels[index]
+        note = f"{len(whole.names):,} images cut into {len(names):,} parts of {self.size[1]}×{self.size[0]}"
+        return replace(whole, names=names, sides=whole.sides[index], labels=labels, notes=(*whole.notes, note))
+
+    def read(self) -> Iterator[Raw]:
+        for raw, boxes in zip(self.source.read(), self.boxes, strict=True):
+            yield from [raw] if boxes is None else _cut(raw, boxes)
+
+
+def _size(raw: Raw) -> tuple[int, int] | None:
+    """Height and width of what can be cut; None where it cannot, and decoding says why."""
+    try:
+        pair = parted(raw) if isinstance(raw, Halves) else raw
+    except Rejected:
+        return None
+    if not isinstance(pair, Pair):
+        return size_of(pair)
+    sizes = {size_of(each) for each in (pair.image, *pair.targets) if each is not None}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _boxes(size: tuple[int, int] | None, wanted: tuple[int, int]) -> list[Box] | None:
+    if size is None:
+        return None
+    starts = []
+    for side, tile in zip(size, wanted, strict=True):
+        count = max(1, -(-side // tile))
+        last = max(0, side - tile)
+        starts.append([round(i * last / max(1, count - 1)) for i in range(count)])
+    height, width = min(size[0], wanted[0]), min(size[1], wanted[1])
+    return [(top, left, height, width) for top in starts[0] for left in starts[1]]
+
+
+def _cut(raw: Raw, boxes: list[Box]) -> Iterator[Raw]:
+    pair = parted(raw) if isinstance(raw, Halves) else raw
+    for box in boxes:
+        if isinstance(pair, Pair):
+            targets = tuple(None if target is None else _tile(target, box) for target in pair.targets)
+            yield Pair(_tile(pair.image, box), targets)
+        else:
+            yield _tile(pair, box)
+
+
+def _tile(raw: Single, box: Box) -> Single:
+    return raw if isinstance(raw, Unreadable | Tile) else Tile(raw, *box)
