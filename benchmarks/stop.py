@@ -38,13 +38,15 @@ from ectype.training.loop import Callback, Check
 from ectype.training.monitor import Monitor
 from ectype.training.trainer import Trainer
 
-BUDGET = 6_000_000
+BUDGET = 12_000_000
 """Images that a user might ask for to be sure; what a stop saves is counted against it."""
 JUDGED = 40
 """Checkpoints of a run that are judged afresh."""
+NARROW = {"model.net.hidden": [64, 64], "objective.adversary.critic.hidden": [64, 64]}
+"""So that a run comes to where it can get within minutes; wider ones go on getting better for hours."""
 CASES: dict[str, tuple[Path, dict[str, Any]]] = {
-    "MNIST": (DATA / "mnist", {}),
-    "emoji64 at 32 px": (DATA / "emoji64", {"data.size": 32}),
+    "MNIST": (DATA / "mnist", NARROW),
+    "emoji64 at 32 px": (DATA / "emoji64", {"data.size": 32, "monitor.features": "pixels", **NARROW}),
 }
 
 
@@ -84,8 +86,9 @@ def recipe(preset: str, data: Path, changes: dict[str, Any], seed: int, every: i
     if preset == "gan-mlp":
         fixed |= {
             "objective.adversary.loss": "relativistic",
-            "objective.adversary.penalty": {"r1": 1.0, "r2": 1.0, "gradient": 0.0, "clip": None, "every": 1},
-            "optimizer.lr": 5e-4,
+            "objective.adversary.penalty": {"r1": 1.0, "r2": 1.0, "gradient": 0.0, "clip": None, "every": 4},
+            "optimizer.lr": 2e-3,
+            "train.ema_images": 100_000,
             "optimizer.betas": [0.0, 0.99],
             "train.batch": 64,
         }
@@ -133,7 +136,7 @@ def judge_some(found: Recipe, run: ectype.RunDir, shipped: int | None) -> list[d
     prepared, store = open_data(found.data)
     cpu = torch.device("cpu")
     train, test = (Feed(store.split(part), found.data, cpu, training=False) for part in ("train", "test"))
-    chosen = choose_extractors("auto", Source(train, store.info, prepared.root), quick=True).extractors
+    chosen = choose_extractors(found.monitor.features, Source(train, store.info, prepared.root), quick=True).extractors
     watch = SampleWatch(store.info, train, test, chosen[:1], images=10_000, seed=found.train.seed + 77)
     model = found.model.build(store.info)
     places = {checkpoint.load_state(place)["seen"]: place for place in checkpoint.places(run.checkpoints)}
@@ -156,7 +159,7 @@ def judge_some(found: Recipe, run: ectype.RunDir, shipped: int | None) -> list[d
 def main() -> None:
     """Measure and tell."""
     given = arguments(
-        __doc__, seeds=(3, "of each"), processes=(2, "at a time"), every=(40_000, "images between checks")
+        __doc__, seeds=(2, "of each"), processes=(2, "at a time"), every=(100_000, "images between checks")
     )
     seeds = 1 if given.quick else given.seeds
     work = [("gan-mlp", case, seed, given.every) for case in CASES for seed in range(seeds)]
@@ -180,7 +183,8 @@ def main() -> None:
         ratio = run["ratio"]
         rows.append(Row(what, best["distance"], shipped["distance"], ratio, "≤ 1.05", ratio <= 1.05, detail))
     notes = [
-        "gan-mlp judged in pairs with R1 and R2 (what the program advises), learning rate 5e-4, one thread.",
+        "gan-mlp judged in pairs with R1 and R2 (what the program advises), 64 units, learning rate 2e-3, one thread.",
+        "With 256 units the distance goes on falling as a power of the images, and nothing stops it within the budget.",
         "The best is the lowest of many noisy figures, which makes it look better than it is.",
     ]
     tell("stop", "Where the monitor stops, and what going on would bring", rows, notes, runs=runs)
