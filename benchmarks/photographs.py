@@ -29,6 +29,7 @@ from ectype.models.autoencoder import Autoencoder
 from ectype.training import checkpoint
 from ectype.training.loop import Callback, Check
 from ectype.training.monitor import Monitor
+from ectype.training.rundir import RunDir
 from ectype.training.trainer import Trainer
 from photos import SIDE, Judge, between, bicubic, bytes_of, crops, in_parts, jpeg, sheet, stacked, training_crops
 
@@ -115,7 +116,7 @@ def compare(model: Rounded, part: str, side: int, judge: Judge) -> dict[str, Any
     return said
 
 
-def curve(run: ectype.RunDir, when: When, known: Tensor) -> list[dict[str, float]]:
+def curve(run: RunDir, when: When, known: Tensor) -> list[dict[str, float]]:
     """PSNR and SSIM on test crops of every checkpoint that was kept, averaged weights, over minutes of training."""
     real = stacked(crops("test", SIDE))
     judge, points = Judge([]), []

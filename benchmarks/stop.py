@@ -36,6 +36,7 @@ from ectype.sections import MonitorConfig
 from ectype.training import checkpoint
 from ectype.training.loop import Callback, Check
 from ectype.training.monitor import Monitor
+from ectype.training.rundir import RunDir
 from ectype.training.trainer import Trainer
 
 BUDGET = 12_000_000
@@ -106,7 +107,7 @@ def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
         try:
             run = ectype.train(found, out=f"{place}/run", callbacks=[follow])
         except Interrupted:
-            run = ectype.RunDir(f"{place}/run")
+            run = RunDir(f"{place}/run")
         took = clock.read().wall
         stopped = follow.stopped
         judged = judge_some(found, run, None if stopped is None else stopped.best_seen)
@@ -128,7 +129,7 @@ def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
     }
 
 
-def judge_some(found: Recipe, run: ectype.RunDir, shipped: int | None) -> list[dict[str, Any]]:
+def judge_some(found: Recipe, run: RunDir, shipped: int | None) -> list[dict[str, Any]]:
     """Distance on all test images of the checkpoint that would be shipped and of others, spread over the run.
 
     What is shipped and the best get an interval, which costs forty distances.

@@ -156,6 +156,12 @@ def test_another_source_is_measured_by_its_own_masks(segmented: RunDir, cells: P
     found = evaluate(segmented, str(tmp_path))
     assert found.test_images == 6
     assert found["mean Dice"].value > 0.5
+    # Masks without the first class leave the second where it was.
+    for file in (tmp_path / "masks").iterdir():
+        Image.fromarray(np.full((40, 52), 255, np.uint8)).save(file)
+    full = evaluate(segmented, str(tmp_path))
+    assert full["Dice of 255"].value > 0.1
+    assert full["Dice of 0"].value == 0
 
 
 def test_what_cannot_be_used_is_said_in_one_line(segmented: RunDir, cells: Path, tmp_path: Path) -> None:

@@ -147,7 +147,10 @@ def other_source(config: DataConfig, source: str, info: DataInfo) -> DataConfig:
     text = str(Path(source).resolve()) if Path(source).exists() else source
     if text == config.source:
         return config
-    changes = {"source": text, "labels": None, "split": {"val": 0, "test": 0}}
+    changes: dict[str, object] = {"source": text, "labels": None, "split": {"val": 0, "test": 0}}
+    if info.target is not None and info.target.kind == "masks":
+        # A class that the others have none of must not move those behind it.
+        changes |= {"class_names": info.target.classes, "class_values": info.target.values or None}
     return DataConfig.model_validate({**config.model_dump(), **changes, "size": info.size, "channels": info.channels})
 
 

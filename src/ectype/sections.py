@@ -58,6 +58,8 @@ class Target(NamedTuple):
     """Of each class in the pixels of the training masks; sums to 1."""
     colours: tuple[tuple[int, int, int], ...] = ()
     """To paint the classes with."""
+    values: tuple[int | str, ...] = ()
+    """How the masks write the classes, as `data.class_values` does; none where it is no value that decides."""
 
 
 class DataInfo(NamedTuple):
@@ -215,6 +217,9 @@ class DataConfig(Section):
     """The folder of the partners, or the half."""
     class_names: tuple[str, ...] | None = None
     """What the classes of masks are called, in the order of their values."""
+    class_values: tuple[int | str, ...] | None = None
+    """The value in the masks, or the colour (red, #ff0000), of each class in order. None takes all that the masks have,
+    from the lowest on; so do masks that have as many other values."""
     ignore: Literal["auto"] | int | str | None = "auto"
     """The value, or colour, of mask pixels that count for nothing. auto: 255 beside classes 0, 1, … (Pascal VOC)."""
     size: Literal["auto", "own"] | Annotated[int, Field(ge=4)] | tuple[int, int] = "auto"

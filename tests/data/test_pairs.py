@@ -310,3 +310,20 @@ def test_source_beside_a_folder_is_the_folder_within(tmp_path: Path) -> None:
     assert (found.data.source, found.data.input, found.data.target) == (str(tmp_path.resolve()), "outline", "colour")
     with pytest.raises(RecipeError, match="images named twice"):
         resolve("ae", tmp_path, ["source=outline"])
+
+
+def test_classes_can_be_given_by_value_or_colour(tmp_path: Path) -> None:
+    files: dict = {f"images/{i}.png": picture() for i in range(4)}
+    root = write(tmp_path / "a", files | {f"masks/{i}.png": mask for i, mask in enumerate(MASKS)})
+    turned = prepared(root, class_values=(2, 0, 1))
+    expected = torch.tensor([1, 2, 0])[torch.from_numpy(np.stack(MASKS)).long()]
+    assert torch.equal(targets(turned, root, class_values=(2, 0, 1)), expected)
+    assert turned.info.target is not None
+    assert turned.info.target.values == (2, 0, 1)
+    with pytest.raises(DataError, match="2 is no class of these masks"):
+        prepared(root, class_values=(0, 1), max_rejects=1)
+    coloured = {f"masks/{i}.png": np.array(COLOURS, np.uint8)[mask] for i, mask in enumerate(MASKS)}
+    root = write(tmp_path / "b", files | coloured)
+    by_name = ("#fafa0a", "black", "#c81e1e")
+    found = prepared(root, class_values=by_name)
+    assert torch.equal(targets(found, root, class_values=by_name), expected)

@@ -65,6 +65,13 @@ class Coding(NamedTuple):
     """The value of pixels that count for nothing."""
 
     @property
+    def written(self) -> tuple[int | str, ...]:
+        """The value, or colour, of each class as a recipe would say it; none where files or a threshold decide."""
+        if self.kind not in ("values", "colours"):
+            return ()
+        return tuple(value if self.kind == "values" else f"#{value:06x}" for value in self.values)
+
+    @property
     def summary(self) -> str:
         """The mapping in one line."""
         if self.kind == "files":
@@ -99,6 +106,7 @@ def find_coding(
     files: Sequence[str] = (),
     names: Sequence[str] | None = None,
     ignore: int | str | None = "auto",
+    given: Sequence[int | str] | None = None,
 ) -> Coding:
     """What the values of all masks stand for.
 
@@ -107,6 +115,7 @@ def find_coding(
         files: Names of the classes where each has files of its own.
         names: What the user calls the classes, in order.
         ignore: A value that counts for nothing, None for none. auto: 255 beside classes 0, 1, … as in Pascal VOC.
+        given: The value, or colour, of each class in order. Masks that have as many others are read in these' order.
 
     Raises:
         DataError: Too many values to be classes, only one, or another number of names.
@@ -115,6 +124,7 @@ def find_coding(
         found = ("background", *files)
         return _named(Coding("files", (), found, _paints(len(found))), names)
     seen = list(looks)
+    kind: Literal["values", "colours"]
     kinds = {one.kind for one in seen}
     palettes: dict[int, tuple[int, int, int]] = {}
     agree = True
@@ -126,12 +136,20 @@ def find_coding(
         blurred = len(values) > LOSSY or (len(values) > 2 and any(one.lossy for one in seen))
         if blurred and float(np.mean([one.middle for one in seen])) < BLURRED:
             return _named(Coding("threshold", (0, 255), ("0", "1"), _paints(2)), names)
-        kind: Literal["values", "colours"] = "values"
+        kind = "values"
     else:
         values = sorted(set().union(*(_as_colours(one) for one in seen)))
         kind = "colours"
+    if given is not None:
+        asked = "colours" if any(isinstance(value, str) for value in given) else "values"
+        wanted = [_colour_value(value) if asked == "colours" else int(value) for value in given]
+        # As many others are the same classes written in another way; but a value that is missing moves no other.
+        if (asked == kind and set(values) <= set(wanted)) or len(values) != len(wanted):
+            kind, values = asked, wanted
     void: int | None = None
-    if ignore == "auto":
+    if ignore == "auto" and given is not None:
+        void = 255 if kind == "values" and 255 not in values else None
+    elif ignore == "auto":
         rest = values[:-1]
         void = (
             255 if kind == "values" and values[-1] == 255 and rest == list(range(len(rest))) and len(rest) > 1 else None

@@ -86,7 +86,7 @@ def prepare(
         ) from None
     keys = [source.location, config.size, config.channels, config.resize, background, config.min_size, entries.FORMAT]
     if config.pairs != "none":
-        keys += [config.pairs, config.class_names, config.ignore]
+        keys += [config.pairs, config.class_names, config.class_values, config.ignore]
     key = hashlib.sha256(repr(keys).encode(errors="surrogateescape")).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(source.text).name).strip("-")[:40] or "images"
     signature = hashlib.sha256(source.signature.encode()).hexdigest()[:12]
@@ -167,9 +167,15 @@ class _Builder:
             step = max(1, min(64, self.count // (4 * self.workers) or 1))
             chunks = (LookAtMasks(i * step, chunk) for i, chunk in enumerate(self.source.chunks(step)))
             looks = [look for _, found in run(chunks, self.workers) for look in found]
-        return TargetSpec(
-            find_coding(looks, files=self.classes, names=self.config.class_names, ignore=self.config.ignore)
+        config = self.config
+        found = find_coding(
+            looks,
+            files=self.classes,
+            names=config.class_names,
+            ignore=config.ignore,
+            given=config.class_values,
         )
+        return TargetSpec(found)
 
     def _auto_size(self) -> tuple[int, int]:
         sizes: Counter[tuple[int, int]] = Counter()

@@ -162,7 +162,7 @@ def _target(entry: Path, manifest: dict[str, Any], sides: np.ndarray) -> tuple[T
     notes = [Coding(**{**found["coding"], "values": tuple(coding.values)}).summary, f"training pixels: {told}"]
     if missing:
         notes.append(f"no training mask has {', '.join(missing)}: nothing can be learned of it")
-    return Target("masks", 1, tuple(coding.names), shares, colours), notes
+    return Target("masks", 1, tuple(coding.names), shares, colours, coding.written), notes
 
 
 def _copies(entry: Path, manifest: dict[str, Any], sides: np.ndarray) -> list[str]:

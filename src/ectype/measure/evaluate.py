@@ -143,6 +143,8 @@ class _Evaluator:
             seen = translated(self.model, self.test, self.seed, self.most)
             self.figures += figures_of(self.model, seen)
             cases = self._cases(seen.error)
+            if (counts := seen.counts) is not None:
+                self.series["confusion"] = counts.sum(0).flatten().tolist()
         if "restored psnr" in found:
             self._denoising(found)
         if "loss" in found:

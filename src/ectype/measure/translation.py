@@ -20,10 +20,12 @@ from ectype.measure.evaluation import Figure
 from ectype.measure.reconstruction import closeness, interval, psnr
 from ectype.models.degradations import Amount, degrade
 from ectype.models.translator import Restorer, Segmenter, Translator
+from ectype.nets.pretrained import find_weights
 from ectype.training.position import looking
 
 __all__ = ["Translated", "figures_of", "said_of", "sweep", "translated"]
 
+JUDGE = "EfficientNet-Lite0"
 CLASSES = 12
 """Most classes that have figures of their own; the means are over all."""
 
@@ -97,9 +99,10 @@ def _of_pictures(given: Tensor, made: Tensor, wanted: Tensor, features: Perceptu
 
 
 def _features(model: Translator) -> Perceptual | None:
-    """The network whose features compare pictures, if one is at hand."""
+    """The network whose features compare pictures, if one is at hand: first the one that losses take last."""
+    wanted = JUDGE if find_weights(JUDGE) is not None else "auto"
     try:
-        return Perceptual(model.channels, network=choose_network()).eval()
+        return Perceptual(model.channels, network=choose_network(wanted)).eval()
     except ModelError:
         return None
 

@@ -6,7 +6,7 @@ import torch
 
 from ectype.data.masks import IGNORED
 from ectype.measure.evaluation import number
-from ectype.measure.translation import said_of, sweep, translated
+from ectype.measure.translation import said_of, sweep
 from ectype.models.degradations import DEGRADATIONS
 from ectype.models.translator import Restorer, Segmenter, Translator
 from ectype.report.charts import Chart, Line, heat, lines
@@ -84,9 +84,7 @@ def confused(view: RunView) -> Section | None:
     model = view.model
     if not isinstance(model, Segmenter) or model.info.target is None:
         return None
-    counts = translated(model, view.test, view.recipe.train.seed, view.evaluation.test_images).counts
-    assert counts is not None
-    total = counts.sum(0)
+    total = torch.tensor(view.evaluation.series["confusion"]).view(model.channels, model.channels)
     shares = (total / total.sum(1, keepdim=True).clamp(min=1)).tolist()
     names = model.info.target.classes
     chart = heat(
