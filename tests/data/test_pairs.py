@@ -276,6 +276,10 @@ def test_pictures_are_no_masks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"masks hold 7\d\d colours, which are no classes"):
         prepared(root)
     for i in range(4):
+        (root / f"masks/{i}.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="no mask can be read"):
+        prepared(root)
+    for i in range(4):
         Image.fromarray(np.zeros((12, 16), np.uint8)).save(root / f"masks/{i}.png")
     with pytest.raises(DataError, match="masks hold one value only"):
         prepared(root)

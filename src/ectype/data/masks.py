@@ -140,22 +140,15 @@ def find_coding(
     else:
         values = sorted(set().union(*(_as_colours(one) for one in seen)))
         kind = "colours"
+    if not values:
+        raise DataError("no mask can be read: check that the files open elsewhere.")
     if given is not None:
         asked = "colours" if any(isinstance(value, str) for value in given) else "values"
         wanted = [_colour_value(value) if asked == "colours" else int(value) for value in given]
         # As many others are the same classes written in another way; but a value that is missing moves no other.
         if (asked == kind and set(values) <= set(wanted)) or len(values) != len(wanted):
             kind, values = asked, wanted
-    void: int | None = None
-    if ignore == "auto" and given is not None:
-        void = 255 if kind == "values" and 255 not in values else None
-    elif ignore == "auto":
-        rest = values[:-1]
-        void = (
-            255 if kind == "values" and values[-1] == 255 and rest == list(range(len(rest))) and len(rest) > 1 else None
-        )
-    elif ignore is not None:
-        void = _colour_value(ignore) if kind == "colours" else int(ignore)
+    void = _void(kind, values, ignore, pinned=given is not None)
     values = [value for value in values if value != void]
     if len(values) > MOST_CLASSES:
         raise DataError(
@@ -176,6 +169,20 @@ def find_coding(
             colours = paints
         found = tuple(map(str, values))
     return _named(Coding(kind, tuple(values), found, colours, void), names)
+
+
+def _void(kind: str, values: Sequence[int], ignore: int | str | None, *, pinned: bool) -> int | None:
+    """The value of pixels that count for nothing. Where the classes are given, 255 is no other than that."""
+    if ignore is None:
+        return None
+    if ignore != "auto":
+        return _colour_value(ignore) if kind == "colours" else int(ignore)
+    if kind == "colours":
+        return None
+    if pinned:
+        return None if 255 in values else 255
+    rest = list(values[:-1])
+    return 255 if values[-1] == 255 and len(rest) > 1 and rest == list(range(len(rest))) else None
 
 
 def indices(image: Image.Image, coding: Coding) -> np.ndarray:

@@ -14,8 +14,9 @@ from ectype.data.batch import Batch, Moment
 from ectype.errors import ModelError
 from ectype.losses.mixture import Mixture
 from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder, Pass
-from ectype.objectives.base import LossTerms, Objective, Phase, Turn
+from ectype.objectives.base import LossTerms
 from ectype.objectives.critic_term import CriticTerm, CriticTermConfig
+from ectype.objectives.judged import Judged
 from ectype.sections import DataInfo, ObjectiveConfig, Section
 
 __all__ = ["Elbo", "ElboConfig", "Reconstruction", "ReconstructionConfig"]
@@ -35,7 +36,7 @@ class Equivariance(Section):
     """Steps between two that ask for it, each then weighted so many times."""
 
 
-class Reconstruction(Objective):
+class Reconstruction(Judged):
     """The model's turn: the likelihood's loss or a mixture of others, and what the bottleneck costs at fixed weights.
 
     With a critic there is a second player, who joins when the rest has settled.
@@ -50,7 +51,6 @@ class Reconstruction(Objective):
         equivariance: Equivariance | None = None,
         critic: CriticTerm | None = None,
     ) -> None:
-        super().__init__()
         if not isinstance(model, Autoencoder):
             raise ModelError(f"{type(self).__name__} trains autoencoders: choose model=autoencoder.")
         for name in weights:
@@ -60,52 +60,25 @@ class Reconstruction(Objective):
                     f"weights={{{name}: {weights[name]:g}}}: this bottleneck has no such cost (it has {have}): correct "
                     "the name, or leave it out."
                 )
-        # A mixture's losses are means over the image's numbers; the weights are meant beside sums.
-        per = model.info.numbers if mixture is not None else 1
-        self.weights = {name: weight / per for name, weight in {**model.bottleneck.weights, **weights}.items()}
-        self.autoencoder, self.mixture, self.equivariance, self.critic = model, mixture, equivariance, critic
-        self.players = {"model": model}
-        self.turns = [Turn("model", self.score, after=self.observe)]
         if equivariance is not None and len(model.code_shape) != 3:
             raise ModelError(
                 f"equivariance.weight={equivariance.weight:g} scales code maps, this model's code is a vector of "
                 f"{model.code_shape[0]}: set latent='[channels, height, width]', or equivariance.weight=0."
             )
-        if critic is not None:
-            self.players["critic"] = critic.adversary
-            self.turns.append(
-                Turn("critic", self.score_critic, starts=critic.starts, after=critic.moved, ready=critic.ready)
-            )
+        super().__init__(model, critic)
+        # A mixture's losses are means over the image's numbers; the weights are meant beside sums.
+        per = model.info.numbers if mixture is not None else 1
+        self.weights = {name: weight / per for name, weight in {**model.bottleneck.weights, **weights}.items()}
+        self.autoencoder, self.mixture, self.equivariance = model, mixture, equivariance
 
     @property
     def model(self) -> Autoencoder:
         return self.autoencoder
 
     @property
-    def phase(self) -> Phase:
-        if self.critic is None:
-            return "whole"
-        return "judged" if self.critic.counts else "waiting"
-
-    def rehearse(self) -> None:
-        if self.critic is not None:
-            self.critic.rehearse()
-
-    def compilable(self) -> list[nn.Module]:
-        return [
-            part
-            for name, player in self.players.items()
-            if name != "critic" or (self.critic is not None and self.critic.adversary.compiles)
-            for part in player.children()
-        ]
-
-    @property
     def whole(self) -> str | None:
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in self.modules()):
-            return "BatchNorm takes its statistics over the part of a batch that it sees"
-        return (
-            f"'{self.model.likelihood.loss_name}' is fitted to a whole batch" if self.model.likelihood.whole else None
-        )
+        fitted = f"'{self.model.likelihood.loss_name}' is fitted to a whole batch"
+        return super().whole or (fitted if self.model.likelihood.whole else None)
 
     def score(self, batch: Batch, moment: Moment) -> LossTerms:
         """The model's turn on a training batch."""
@@ -173,8 +146,7 @@ class Reconstruction(Objective):
         """After each of the model's moves: what is followed in buffers."""
         self.model.likelihood.observe(notes)
         self.model.bottleneck.observe(notes)
-        if self.critic is not None:
-            self.critic.observe(notes)
+        super().observe(notes)
 
 
 class ReconstructionConfig(ObjectiveConfig):

@@ -17,8 +17,9 @@ from ectype.losses.mixture import Mixture
 from ectype.losses.segmentation import cross_entropy, dice, focal
 from ectype.models.translator import Painter, Segmenter, Translator
 from ectype.nets.mapper import reflected
-from ectype.objectives.base import LossTerms, Objective, Phase, Turn
+from ectype.objectives.base import LossTerms
 from ectype.objectives.critic_term import CriticTerm, CriticTermConfig
+from ectype.objectives.judged import Judged
 from ectype.sections import DataInfo, ObjectiveConfig
 
 __all__ = ["Supervised", "SupervisedConfig"]
@@ -52,13 +53,12 @@ class SupervisedConfig(ObjectiveConfig):
         return Supervised(model, self, info, images=images)
 
 
-class Supervised(Objective):
+class Supervised(Judged):
     """The model's turn, and with a critic that one's."""
 
     weights: Tensor | None
 
     def __init__(self, model: nn.Module, config: SupervisedConfig, info: DataInfo, *, images: int) -> None:
-        super().__init__()
         if not isinstance(model, Translator):
             raise ModelError(f"{type(self).__name__} trains networks from image to image: choose model=translator.")
         if (config.deep > 0) != model.config.deep:
@@ -66,38 +66,23 @@ class Supervised(Objective):
                 f"objective.deep={config.deep:g} with model.deep={str(model.config.deep).lower()}: the lower levels "
                 "need outputs to be judged by, and losses to learn from; set both, or neither."
             )
-        self.translator, self.config = model, config
-        self.players: dict[str, nn.Module] = {"model": model}
-        self.mixture = self.critic = None
-        self.losses: Mapping[str, float]
-        if isinstance(model, Segmenter):
-            self.losses = config.loss or MASK_LOSSES
+        masks, critic = isinstance(model, Segmenter), None
+        if config.adversary.weight:
+            if masks:
+                raise ModelError("a critic judges pictures, not masks: set objective.adversary.weight=0.")
+            both = info._replace(channels=info.channels + model.channels)
+            critic = CriticTerm(config.adversary, both, images=images)
+        super().__init__(model, critic)
+        self.translator, self.config, self.mixture = model, config, None
+        self.losses: Mapping[str, float] = config.loss or (MASK_LOSSES if masks else PICTURE_LOSSES)
+        if masks:
             for name in self.losses:
                 if name not in ("cross_entropy", "dice", "focal"):
                     near = did_you_mean(name, ["cross_entropy", "dice", "focal"])
                     raise RecipeError(f"objective.loss: no loss '{name}' of masks; {near}")
-            if config.adversary.weight:
-                raise ModelError("a critic judges pictures, not masks: set objective.adversary.weight=0.")
             self.register_buffer("weights", self._class_weights(info), persistent=False)
         else:
-            assert isinstance(model, Painter)
-            self.losses = config.loss or PICTURE_LOSSES
             self.mixture = Mixture(self.losses, channels=model.channels, network=config.network)
-        if config.adversary.weight:
-            both = info._replace(channels=info.channels + model.channels)
-            self.critic = CriticTerm(config.adversary, both, images=images)
-            self.players["critic"] = self.critic.adversary
-        self.turns = [Turn("model", self.score, after=self.observe)]
-        if self.critic is not None:
-            self.turns.append(
-                Turn(
-                    "critic",
-                    self.score_critic,
-                    starts=self.critic.starts,
-                    after=self.critic.moved,
-                    ready=self.critic.ready,
-                )
-            )
 
     def _class_weights(self, info: DataInfo) -> Tensor | None:
         assert info.target is not None
@@ -118,28 +103,6 @@ class Supervised(Objective):
     def model(self) -> Translator:
         return self.translator
 
-    @property
-    def phase(self) -> Phase:
-        if self.critic is None:
-            return "whole"
-        return "judged" if self.critic.counts else "waiting"
-
-    def rehearse(self) -> None:
-        if self.critic is not None:
-            self.critic.rehearse()
-
-    def compilable(self) -> list[nn.Module]:
-        found = list(self.translator.children())
-        if self.critic is not None and self.critic.adversary.compiles:
-            found += list(self.critic.adversary.children())
-        return found
-
-    @property
-    def whole(self) -> str | None:
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in self.modules()):
-            return "BatchNorm takes its statistics over the part of a batch that it sees"
-        return None
-
     def score(self, batch: Batch, moment: Moment) -> LossTerms:
         """The model's turn."""
         given, wanted = self.model.pair(batch, moment)
@@ -157,11 +120,6 @@ class Supervised(Objective):
         with torch.no_grad():
             made = self.model.paint(given)
         return self.critic.score(torch.cat([given, wanted], 1), torch.cat([given, made], 1), moment)
-
-    def observe(self, notes: dict[str, Tensor]) -> None:
-        """After each of the model's moves."""
-        if self.critic is not None:
-            self.critic.observe(notes)
 
     def validate(self, model: nn.Module, batch: Batch, moment: Moment) -> LossTerms:
         """The losses of the whole output of any such model; a critic is not asked."""
