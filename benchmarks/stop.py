@@ -8,6 +8,8 @@ the whole run, on test images that no decision has seen, at ten thousand samples
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,14 +41,16 @@ from ectype.training.monitor import Monitor
 from ectype.training.rundir import RunDir
 from ectype.training.trainer import Trainer
 
-BUDGET = 12_000_000
+BUDGET = 36_000_000
+"""Images at which a run ends that has not come to three times its stop."""
+FIXED = 12_000_000
 """Images that a user might ask for to be sure; what a stop saves is counted against it."""
 JUDGED = 40
 """Checkpoints of a run that are judged afresh."""
 NARROW = {"model.net.hidden": [64, 64], "objective.adversary.critic.hidden": [64, 64]}
 """So that a run comes to where it can get within minutes; wider ones go on getting better for hours."""
 CASES: dict[str, tuple[Path, dict[str, Any]]] = {
-    "MNIST": (DATA / "mnist", NARROW),
+    "MNIST": (DATA / "mnist", {"train.ema_images": 500_000, **NARROW}),
     "emoji64 at 32 px": (DATA / "emoji64", {"data.size": 32, "monitor.features": "pixels", **NARROW}),
 }
 
@@ -97,12 +101,17 @@ def recipe(preset: str, data: Path, changes: dict[str, Any], seed: int, every: i
 
 
 def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
-    """One run to its end, and every checkpoint judged afresh."""
+    """One run to its end, and checkpoints judged afresh; kept, so that the command goes on where it was ended."""
     preset, case, seed, every = given
     torch.set_num_threads(1)
     data, changes = CASES[case]
     found = recipe(preset, data, changes, seed, every)
-    follow, clock = GoesOn(resolve(preset, data).monitor, BUDGET), Clock()
+    config = resolve(preset, data).monitor
+    key = hashlib.sha256(repr((found.yaml(), config, JUDGED)).encode()).hexdigest()[:12]
+    kept = KEPT / "stop" / f"{key}.json"
+    if kept.is_file():  # a run takes half an hour
+        return json.loads(kept.read_text())
+    follow, clock = GoesOn(config, BUDGET), Clock()
     with TemporaryDirectory() as place:
         try:
             run = ectype.train(found, out=f"{place}/run", callbacks=[follow])
@@ -115,7 +124,7 @@ def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
         return {"case": case, "seed": seed, "stopped": None, "seconds": took, "judged": judged}
     shipped = next(entry for entry in judged if entry["seen"] == stopped.best_seen)
     best = min(judged, key=lambda entry: entry["distance"])
-    return {
+    result = {
         "case": case,
         "seed": seed,
         "stopped": stopped.history[-1][0],
@@ -127,6 +136,9 @@ def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
         "seconds": took,
         "judged": judged,
     }
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(result))
+    return result
 
 
 def judge_some(found: Recipe, run: RunDir, shipped: int | None) -> list[dict[str, Any]]:
@@ -179,12 +191,13 @@ def main() -> None:
         detail = (
             f"stopped at {run['stopped']:,} with the weights of {shipped['seen']:,}: {shipped['low']:.3g} to "
             f"{shipped['high']:.3g}; best at {best['seen']:,} of {run['until']:,}; "
-            f"{1 - run['stopped'] / BUDGET:.0%} of {BUDGET:,} images saved"
+            f"{1 - run['stopped'] / FIXED:.0%} of {FIXED:,} images saved"
         )
         ratio = run["ratio"]
         rows.append(Row(what, best["distance"], shipped["distance"], ratio, "≤ 1.05", ratio <= 1.05, detail))
     notes = [
-        "gan-mlp judged in pairs with R1 and R2 (what the program advises), 64 units, learning rate 2e-3, one thread.",
+        "gan-mlp judged in pairs with R1 and R2 (what the program advises), 64 units, learning rate 2e-3, one thread; weights averaged "
+        "over 500,000 images on MNIST and 100,000 on emoji (half-lives), chosen by the distance to validation images.",
         "With 256 units the distance goes on falling as a power of the images, and nothing stops it within the budget.",
         "The best is the lowest of many noisy figures, which makes it look better than it is.",
     ]

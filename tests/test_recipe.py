@@ -67,7 +67,7 @@ def test_override(key: str, value: str, path: str, expected: object) -> None:
     [
         (["latent_dims=8"], ["latent_dims", "did you mean 'latent_dim'?"]),
         (["images=5"], ["fits several keys", "train.images", "monitor.images"]),
-        (["resize=stretch"], ["data.resize", "'stretch'", "'crop', 'pad' or 'squash'"]),
+        (["resize=stretch"], ["data.resize", "'stretch'", "'crop', 'pad', 'squash' or 'tiles'"]),
         (["likelihood=bcee"], ["bcee", "did you mean 'bce'?"]),
         (["lr=fast"], ["optimizer.lr", "'fast'", "valid number"]),
         (["lr=-1"], ["optimizer.lr", "-1", "greater than 0"]),

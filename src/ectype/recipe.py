@@ -25,6 +25,7 @@ from ectype.sections import (
 __all__ = [
     "Recipe",
     "data_recipe",
+    "within",
     "differences",
     "load_recipe",
     "preset_names",
@@ -233,7 +234,23 @@ def data_recipe(source: str, overrides: Sequence[str] | Mapping[str, Any] = ()) 
         RecipeError: See `Recipe.override`.
     """
     held = _DataOnly(data=DataConfig(source=source))
-    return _validate(_DataOnly, _changed(held, _pairs(overrides))).data
+    return _validate(_DataOnly, _changed(held, within(source, _pairs(overrides)))).data
+
+
+def within(folder: str, overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides beside a folder that is named already: their `source` can only be the folder of the images within.
+
+    Raises:
+        RecipeError: Images that do not come in pairs, named twice.
+    """
+    found = dict(_pairs(overrides))
+    named = [key for key in ("source", "data.source") if key in found]
+    if named:
+        inner = found.pop(named[0])
+        if "target" not in found and "data.target" not in found:
+            raise RecipeError(f"images named twice, '{folder}' and source={inner}: leave one out.")
+        found["data.input"] = inner
+    return found
 
 
 class _DataOnly(Section):

@@ -14,7 +14,7 @@ from rich.console import Console
 from ectype.assembly import Session
 from ectype.diagnose.collapse import advised
 from ectype.errors import RecipeError, RunError
-from ectype.recipe import Recipe, differences, load_recipe
+from ectype.recipe import Recipe, differences, load_recipe, within
 from ectype.results import adopt
 from ectype.training import checkpoint
 from ectype.training.distributed import World, choose_device, launched
@@ -39,19 +39,14 @@ def resolve(
     Raises:
         RecipeError: An unknown preset or key, or a value that its key does not admit.
     """
+    if data is not None:
+        overrides = within(str(data), overrides)
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if isinstance(recipe, Recipe) and overrides:
         found = load_recipe(recipe.plain(), overrides)
     if data is not None:
         text = str(data)
-        changes: dict[str, Any] = {"data.source": str(Path(text).resolve()) if Path(text).exists() else text}
-        keys = {word.split("=", 1)[0] for word in overrides}
-        if keys & {"source", "data.source"}:
-            # Beside a folder that is named already, it can only be the folder of the images within.
-            if found.data.pairs == "none":
-                raise RecipeError(f"images named twice, '{text}' and source={found.data.source}: leave one out.")
-            changes["data.input"] = found.data.source
-        found = found.override(changes)
+        found = found.override({"data.source": str(Path(text).resolve()) if Path(text).exists() else text})
     if found.data.source is None:
         raise RecipeError("no images named: give a folder, an archive, or a built-in set such as 'digits'.")
     return found
