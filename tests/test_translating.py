@@ -173,3 +173,24 @@ def test_what_cannot_be_used_is_said_in_one_line(segmented: RunDir, cells: Path,
     with pytest.raises(EctypeError, match=r"nothing to be translated to: set data\.pairs"):
         ectype.train("unet-translate", cells / "images", ["pairs=none", *QUICK], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_large_photographs_can_be_looked_at_in_numbers(tmp_path: Path) -> None:
+    """More images are shown at once than are drawn for together at such a size."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (384, 512, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    words = ["net.width=2", "net.levels=1", "train.images=8", "batch=4", "run.pictures=16", "degrade={noise: [0, 0.2]}"]
+    run = ectype.train("unet-denoise", tmp_path, [*words, "split={val: 0.5, test: 0.3}"], out=tmp_path / "run")
+    assert len(list(run.samples.glob("translations-*.png"))) >= 1
+    assert report([run]).is_file()
+
+
+def test_nothing_is_written_over(restored: RunDir, tmp_path: Path) -> None:
+    Image.fromarray(scene(5)[0]).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="would be written over"):
+        translate(restored.path, [str(tmp_path)], tmp_path)
+    (tmp_path / "b").mkdir()
+    Image.fromarray(scene(6)[0]).save(tmp_path / "b/a.png")
+    with pytest.raises(DataError, match="have one name"):
+        translate(restored.path, [str(tmp_path / "a.png"), str(tmp_path / "b/a.png")], tmp_path / "out")

@@ -94,6 +94,8 @@ def _changed(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """Read a value as YAML does, and the floats that YAML 1.1 takes for text (1e-3)."""
+    if text.lstrip().startswith("#"):  # a colour, not a comment
+        return text.strip()
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

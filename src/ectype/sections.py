@@ -253,6 +253,12 @@ class DataConfig(Section):
             raise ValueError("resize=tiles cuts images into parts of a size that must be named: size=256")
         return self
 
+    @model_validator(mode="after")
+    def _paired(self) -> DataConfig:
+        if self.pairs == "none" and (self.input is not None or self.target is not None):
+            raise ValueError("input and target are of pairs: set pairs=images or pairs=masks, or leave them out")
+        return self
+
     @property
     def fitting(self) -> Literal["crop", "pad", "squash"]:
         """How one image, or a part of one, comes to its size."""

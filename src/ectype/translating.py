@@ -32,8 +32,8 @@ BLEND = 0.4
 """How much of an overlay is the mask's colour."""
 SHOWN = 12
 """Images in the overview."""
-KEPT = ("exif", "icc_profile", "dpi")
-"""What a file says of itself beside its pixels, and is kept."""
+LARGER = 1.5
+"""How many times larger than those trained on an image may be before that is said."""
 
 
 def translate(
@@ -78,10 +78,15 @@ def translate(
     data, info = RunDir.existing(run).recipe.data, model.info
     spec = Spec(info.size, info.channels, "squash", colour(data.background), 1)
     places = outputs_of([name for name, _, _ in files])
+    written = {(out / png(place)).resolve() for place in places.values()}
+    if len(places) < len(files):
+        raise DataError("two of the images have one name, and would be one file: translate their folders one by one.")
+    if clash := next((path for _, path, _ in files if path.resolve() in written), None):
+        raise DataError(f"'{clash}' would be written over: give another --out than the folder of the images.")
     here = next(model.parameters()).device
     shown: list[Tensor] = []
     skipped: list[str] = []
-    in_tiles = 0
+    in_tiles = larger = 0
 
     def through(pixels: Tensor) -> Tensor:
         given = pixels.to(here).float() / 255
@@ -99,10 +104,16 @@ def translate(
                 continue
             made, tiles = _made(through, pixels, tile)
             in_tiles += tiles
+            larger += min(pixels.shape[1] / info.size[0], pixels.shape[2] / info.size[1]) > LARGER
             _write(model, made, pixels, out / places[name], path, overlay=overlay, probabilities=probabilities)
             if len(shown) < 2 * SHOWN:
                 shown += [_square(pixels[None].float() / 255), _square(model.picture(made[None]).cpu())]
     said = f"; {in_tiles} larger than {tile} pixels, in tiles" if in_tiles else ""
+    if larger and data.resize != "tiles":
+        said += (
+            f"; {larger} larger than the {info.size[1]}×{info.size[0]} it was trained at, where things were smaller: "
+            "data.resize=tiles trains at full resolution"
+        )
     said += f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
     if not shown:
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
@@ -132,7 +143,7 @@ def _write(
     model: Translator, made: Tensor, pixels: Tensor, place: Path, source: Path, *, overlay: bool, probabilities: bool
 ) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    kept = _kept(source)
+    kept = _kept(source, "L" if len(made) == 1 else "RGB")
     if not isinstance(model, Segmenter):
         values = to_uint8(made[None])[0].permute(1, 2, 0).numpy()
         Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(png(place), **kept)
@@ -153,11 +164,13 @@ def _write(
             Image.fromarray(np.ascontiguousarray(chance)).save(png(place, f"-p-{safe}"))
 
 
-def _kept(source: Path) -> dict[str, Any]:
+def _kept(source: Path, mode: str) -> dict[str, Any]:
     """What a file says of its image that holds for what was made of it; the turn that EXIF asks for was made."""
     try:
         with Image.open(source) as opened:
-            kept: dict[str, Any] = {key: opened.info[key] for key in KEPT[1:] if opened.info.get(key)}
+            kept: dict[str, Any] = {"dpi": opened.info["dpi"]} if opened.info.get("dpi") else {}
+            if opened.mode == mode and opened.info.get("icc_profile"):
+                kept["icc_profile"] = opened.info["icc_profile"]  # it speaks of these channels alone
             exif = opened.getexif()
             if len(exif):
                 exif.pop(0x0112, None)

@@ -331,3 +331,70 @@ def test_classes_can_be_given_by_value_or_colour(tmp_path: Path) -> None:
     by_name = ("#fafa0a", "black", "#c81e1e")
     found = prepared(root, class_values=by_name)
     assert torch.equal(targets(found, root, class_values=by_name), expected)
+
+
+def test_many_classes_of_which_an_image_has_few_stay_classes(tmp_path: Path) -> None:
+    files: dict = {}
+    for i in range(1, 41):
+        files[f"images/{i}.png"] = picture()
+        files[f"masks/{i}.png"] = np.where(np.arange(192).reshape(12, 16) < 90, 0, 5 * i).astype(np.uint8)
+    root = write(tmp_path, files)
+    found = prepared(root)
+    assert found.info.target is not None
+    assert len(found.info.target.classes) == 41
+
+
+def test_grey_pictures_are_no_masks(tmp_path: Path) -> None:
+    files: dict = {f"images/{i}.png": picture() for i in range(4)}
+    root = write(tmp_path, files | {f"masks/{i}.png": picture(channels=1) for i in range(4)})
+    with pytest.raises(DataError, match="grey values, which look like pictures"):
+        prepared(root)
+
+
+def test_folders_of_masks_without_images_are_no_classes_and_two_layouts_at_once_are_refused(tmp_path: Path) -> None:
+    files: dict = {f"images/p1/{i}.png": picture() for i in range(4)}
+    files |= {f"masks/p1/{i}.png": mask for i, mask in enumerate(MASKS)}
+    root = write(tmp_path / "a", files | {"masks/p3/9.png": MASKS[0]})
+    found = prepared(root, max_rejects=0.5)
+    assert torch.equal(targets(found, root, max_rejects=0.5), torch.from_numpy(np.stack(MASKS)).long())
+    both: dict = {f"images/{i}.png": picture() for i in range(4)}
+    for i, mask in enumerate(MASKS):
+        both |= {f"masks/{i}.png": mask, f"masks/preview/{i}.png": mask}
+    with pytest.raises(DataError, match=r"and in folders of it \(preview\): keep a file for each image"):
+        prepared(write(tmp_path / "b", both))
+    styles = {f"{place}/{i}.png": picture() for place in ("photo", "style/x", "style/y") for i in range(4)}
+    with pytest.raises(DataError, match="partners in several folders"):
+        prepared(write(tmp_path / "c", styles), pairs="images", input="photo", target="style")
+
+
+def test_an_ignored_value_is_no_class_where_classes_are_given(tmp_path: Path) -> None:
+    masks = [np.where(mask == 2, 255, mask).astype(np.uint8) for mask in MASKS]
+    files: dict = {f"images/{i}.png": picture() for i in range(4)}
+    root = write(tmp_path, files | {f"masks/{i}.png": mask for i, mask in enumerate(masks)})
+    keys = {"class_values": (0, 1, 2), "class_names": ("a", "b", "c")}
+    assert torch.equal(targets(prepared(root, **keys), root, **keys), torch.from_numpy(np.stack(masks)).long())
+
+
+def test_colours_name_the_classes_of_a_palette(tmp_path: Path) -> None:
+    files: dict = {f"images/{i}.png": picture() for i in range(4)}
+    root = write(tmp_path, files | {f"masks/{i}.png": palette(mask, COLOURS) for i, mask in enumerate(MASKS)})
+    turned = prepared(root, class_values=("#000000", "#fafa0a", "#c81e1e"))
+    expected = torch.tensor([0, 2, 1])[torch.from_numpy(np.stack(MASKS)).long()]
+    assert torch.equal(targets(turned, root, class_values=("#000000", "#fafa0a", "#c81e1e")), expected)
+    void = prepared(root, ignore="#fafa0a")
+    assert void.info.target is not None
+    assert len(void.info.target.classes) == 2
+
+
+def test_a_colour_is_no_comment() -> None:
+    from ectype.recipe import load_recipe
+
+    assert load_recipe("unet-segment", ["ignore=#ffffff"]).data.ignore == "#ffffff"
+
+
+def test_input_and_target_want_pairs() -> None:
+    from ectype.errors import RecipeError
+    from ectype.recipe import load_recipe
+
+    with pytest.raises(RecipeError, match="set pairs=images or pairs=masks"):
+        load_recipe("ae", ["data.target=masks"])

@@ -25,6 +25,7 @@ __all__ = [
     "TargetSpec",
     "colour",
     "decode",
+    "eight_bits",
     "fit",
     "reduce16",
     "size_of",
@@ -282,7 +283,7 @@ def _finish(
     extent: tuple[float, float] | None = None,
     turn: Image.Transpose | None = None,
 ) -> Decoded:
-    image, brightest = _eight_bits(image)
+    image, brightest = eight_bits(image)
     image = _flatten(image, spec.background, notes)
     if spec.channels == 1 and not spec.guess and image.mode != "L":
         image = image.convert("L")
@@ -299,7 +300,7 @@ def _finish(
     return Decoded(np.ascontiguousarray(pixels), frozenset(notes), coloured, brightest)
 
 
-def _eight_bits(image: Image.Image) -> tuple[Image.Image, int]:
+def eight_bits(image: Image.Image) -> tuple[Image.Image, int]:
     """Integers beyond 8 bits and floats as grey of 8 bits, and the largest value of a 16-bit one."""
     if image.mode == "F":
         values = np.asarray(image)

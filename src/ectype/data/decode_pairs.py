@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from ectype.data.decode import Decoded, Rejected, Spec, decode, fit, size_of, upright
+from ectype.data.decode import Decoded, Rejected, Spec, decode, eight_bits, fit, size_of, upright
 from ectype.data.masks import IGNORED, Coding, indices
 from ectype.data.sources import Halves, Pair
 
@@ -33,7 +33,10 @@ def decode_pair(raw: Pair | Halves, spec: Spec) -> Decoded:
             found = _mask(pair, coding, size)
             mask = fit(Image.fromarray(found), spec, (found.shape[1], found.shape[0]), ground=IGNORED)
             return first._replace(pixels=np.concatenate([first.pixels, np.asarray(mask)[None]]))
-        (picture,) = (target for target in pair.targets if target is not None)
+        pictures = [target for target in pair.targets if target is not None]
+        if len(pictures) != 1:
+            raise Rejected(f"{len(pictures)} pictures where there should be one")
+        picture = pictures[0]
         other = size_of(picture)
         if size is not None and other is not None and abs(size[0] * other[1] / (size[1] * other[0]) - 1) > TOLERANCE:
             raise Rejected(f"{_pixels(other)}, its image {_pixels(size)}")
@@ -76,6 +79,7 @@ def parted(raw: Pair | Halves) -> Pair:
     if isinstance(raw, Pair):
         return raw
     whole = upright(raw.file)
+    whole, _ = eight_bits(whole)
     if whole.mode not in ("L", "RGB", "RGBA"):
         whole = whole.convert("RGBA" if whole.has_transparency_data else "L" if whole.mode == "1" else "RGB")
     width, height = whole.size

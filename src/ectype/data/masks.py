@@ -6,7 +6,7 @@ files are looked at once: which values there are decides what they stand for, th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +21,8 @@ IGNORED = 255
 MOST_CLASSES = 255
 LOSSY = 32
 """More values than this, nearly all close to black or white, are a mask that a lossy format has blurred."""
+MOST_GREYS = 64
+"""Grey values in one file beyond which masks are taken for pictures."""
 BLURRED = 0.05
 """Share of pixels in between, at most, that such a mask may have."""
 PALETTE = (
@@ -47,7 +49,7 @@ class Look(NamedTuple):
     colours: frozenset[int] = frozenset()
     """Of a mask of indices, the same as colours, in case palettes disagree."""
     middle: float = 0.0
-    """Share of pixels whose value is neither near 0 nor near the largest."""
+    """Share of pixels whose value is neither near 0 nor near 255."""
     lossy: bool = False
     """Whether its file format changes values."""
 
@@ -92,8 +94,7 @@ def look(image: Image.Image) -> Look:
     found = np.unique(values)
     if kind == "colours":
         return Look("colours", frozenset(found.tolist()))
-    top = max(1, int(found[-1]))
-    middle = float(((values > top / 8) & (values < top - top / 8)).mean())
+    middle = float(((values > 32) & (values < 224)).mean())
     if palette is None:
         return Look("values", frozenset(found.tolist()), middle=middle, lossy=image.format in ("JPEG", "MPO"))
     used = tuple(palette[i] for i in found.tolist())
@@ -133,8 +134,7 @@ def find_coding(
             agree &= palettes.setdefault(value, colour) == colour
     if kinds == {"values"} and agree:
         values = sorted(set().union(*(one.values for one in seen)))
-        blurred = len(values) > LOSSY or (len(values) > 2 and any(one.lossy for one in seen))
-        if blurred and float(np.mean([one.middle for one in seen])) < BLURRED:
+        if given is None and not palettes and _blurred(seen, values):
             return _named(Coding("threshold", (0, 255), ("0", "1"), _paints(2)), names)
         kind = "values"
     else:
@@ -145,10 +145,21 @@ def find_coding(
     if given is not None:
         asked = "colours" if any(isinstance(value, str) for value in given) else "values"
         wanted = [_colour_value(value) if asked == "colours" else int(value) for value in given]
+        seen_as = set(values)
+        if asked == "colours" and kind == "values":
+            # The same classes by the colours of their palette, or as greys.
+            seen_as = {_packed(palettes.get(value, (value, value, value))) for value in values if value < 256}
+        skipped = {255} if ignore == "auto" and asked == kind == "values" and 255 not in wanted else set()
+        counted = seen_as - skipped
         # As many others are the same classes written in another way; but a value that is missing moves no other.
-        if (asked == kind and set(values) <= set(wanted)) or len(values) != len(wanted):
+        if counted <= set(wanted) or len(counted) != len(wanted):
             kind, values = asked, wanted
-    void = _void(kind, values, ignore, pinned=given is not None)
+    if given is None and not palettes and kind == "values" and _picture(seen):
+        raise DataError(
+            f"masks hold {len(values):,} grey values, which look like pictures, not like classes: give masks with "
+            "sharp edges, pairs=images if they are pictures, or class_values=… if they are classes."
+        )
+    void = _void(kind, values, ignore, palettes, pinned=given is not None)
     values = [value for value in values if value != void]
     if len(values) > MOST_CLASSES:
         raise DataError(
@@ -171,12 +182,36 @@ def find_coding(
     return _named(Coding(kind, tuple(values), found, colours, void), names)
 
 
-def _void(kind: str, values: Sequence[int], ignore: int | str | None, *, pinned: bool) -> int | None:
+def _blurred(seen: Sequence[Look], values: Sequence[int]) -> bool:
+    """Whether masks are black and white but for what a lossy format, or resizing, has done to their edges."""
+    many = len(values) > LOSSY or (len(values) > 2 and any(one.lossy for one in seen))
+    return many and 224 <= max(values) < 256 and float(np.mean([one.middle for one in seen])) < BLURRED
+
+
+def _picture(seen: Sequence[Look]) -> bool:
+    """Whether one mask by itself has more values than it can have classes."""
+    return float(np.median([len(one.values) for one in seen])) > MOST_GREYS
+
+
+def _void(
+    kind: str,
+    values: Sequence[int],
+    ignore: int | str | None,
+    palettes: Mapping[int, tuple[int, int, int]],
+    *,
+    pinned: bool,
+) -> int | None:
     """The value of pixels that count for nothing. Where the classes are given, 255 is no other than that."""
     if ignore is None:
         return None
     if ignore != "auto":
-        return _colour_value(ignore) if kind == "colours" else int(ignore)
+        if kind == "colours":
+            return _colour_value(ignore)
+        if isinstance(ignore, int) or ignore.isdigit():
+            return int(ignore)
+        colour = _colour_value(ignore)
+        near = [value for value, paint in palettes.items() if _packed(paint) == colour]
+        return near[0] if near else colour & 255
     if kind == "colours":
         return None
     if pinned:
@@ -195,10 +230,15 @@ def indices(image: Image.Image, coding: Coding) -> np.ndarray:
     if coding.kind == "threshold":
         return (values >= 128).astype(np.uint8)
     if coding.kind == "files":
-        return (values > 0).astype(np.uint8)
+        # What a lossy format blurs is cut in the middle; masks of 0 and 1 stay what they are.
+        top = int(values.max(initial=0))
+        noise = image.format in ("JPEG", "MPO") and top < LOSSY
+        return np.zeros_like(values, np.uint8) if noise else (values > top / 2).astype(np.uint8)
     if coding.kind == "colours" and kind == "values":
         palette = _palette(image)
         flat = np.array([_packed(colour) for colour in palette], np.int64) if palette else np.arange(256) * 0x010101
+        if values.max(initial=0) > 255:
+            raise ValueError(f"{values.max()} is no class of these masks")
         values = flat[values]
     known = [*coding.values, *([] if coding.ignore is None else [coding.ignore])]
     order = np.argsort(known)

@@ -39,7 +39,7 @@ BEHIND = re.compile(r"[-_ .](masks?|labels?|seg|segmentation|gt|target|annotatio
 """What stands behind a mask's name that its image's lacks."""
 
 
-def open_pairs(source: Source, input: str | None, target: str | None) -> Source:
+def open_pairs(source: Source, input: str | None, target: str | None, *, pictures: bool = False) -> Source:
     """A source of images as one of pairs.
 
     Args:
@@ -47,6 +47,7 @@ def open_pairs(source: Source, input: str | None, target: str | None) -> Source:
         input: The folder of the images, at any depth, or left, right, top or bottom: a half of each file. None finds
             the folder by its name.
         target: The folder of their partners, or the other half.
+        pictures: Whether partners are pictures, of which there is one each.
 
     Raises:
         DataError: Nothing that could be pairs.
@@ -58,7 +59,7 @@ def open_pairs(source: Source, input: str | None, target: str | None) -> Source:
             f"'{source.text}' is no folder: partners are found by the names of files in folders; unpack it, or name "
             "the half of each picture that is the image (data.input=left)."
         )
-    return PairedFolder(source, input, target)
+    return PairedFolder(source, input, target, pictures=pictures)
 
 
 class HalvedSource(Source):
@@ -107,11 +108,25 @@ class PairedFolder(Source):
         input, target: The folders, as they are called.
     """
 
-    def __init__(self, source: FolderSource, input: str | None, target: str | None) -> None:
+    def __init__(self, source: FolderSource, input: str | None, target: str | None, *, pictures: bool) -> None:
         self.source = source
         self.input, self.target = _folders(source, input, target)
         images, masks = self._sorted()
-        self.classes = tuple(sorted({file.kind for file in masks if file.kind}, key=natural))
+        known = {file.key for file in images}
+        # A folder that holds partners of no image is no class.
+        self.classes = tuple(sorted({file.kind for file in masks if file.kind and file.key in known}, key=natural))
+        if self.classes and any(not file.kind and file.key in known for file in masks):
+            folders = ", ".join(self.classes[:4])
+            raise DataError(
+                f"partners in '{source.text}' lie in {self.target}/ and in folders of it ({folders}): keep a file for "
+                "each image, or a folder for each class."
+            )
+        if self.classes and pictures:
+            folders = ", ".join(self.classes[:4])
+            raise DataError(
+                f"pictures in '{source.text}' have partners in several folders ({folders}): name one, "
+                f"data.target={self.classes[0]}."
+            )
         self.refused: list[tuple[str, str]] = list(source.refused)
         partners: dict[str, list[_File]] = defaultdict(list)
         for file in masks:
@@ -148,6 +163,7 @@ class PairedFolder(Source):
         """Images and partners, by what they share: the path without the folder, the suffix and what stands behind."""
         images: list[_File] = []
         masks: list[_File] = []
+        stems = self._stems()
         for name in self.source.names:
             path = PurePosixPath(name)
             parts = list(path.parts[:-1])
@@ -161,17 +177,15 @@ class PairedFolder(Source):
             if where is None:
                 continue
             is_image = _called(parts[where], self.input)
-            split = re.match(r"(?i)(train|val|valid|test)(?=[ab]$)", parts[where])
-            before = [*parts[:where], *([split[0]] if split else [])]
-            rest = parts[where + 1 :]
-            stem = path.stem if is_image else BEHIND.sub("", path.stem)
+            before, rest = list(_shared(parts[:where], parts[where])), list(_shared(parts[where + 1 :]))
+            stem = path.stem if is_image or path.stem in stems else BEHIND.sub("", path.stem)
             kind = ""
-            if not is_image and rest and rest[-1].lower() not in SPLITS and not self._beside(before, rest, stem):
+            if not is_image and rest and rest[-1].lower() not in SPLITS and not self._beside(before, rest):
                 kind, rest = rest[-1], rest[:-1]
             (images if is_image else masks).append(_File("/".join([*before, *rest, stem]), name, kind))
         return images, masks
 
-    def _beside(self, before: Sequence[str], rest: Sequence[str], stem: str) -> bool:
+    def _beside(self, before: Sequence[str], rest: Sequence[str]) -> bool:
         """Whether an image lies in folders of the same names: they are then part of the name, not a class."""
         if not hasattr(self, "_inner"):
             inner = set()
@@ -179,9 +193,14 @@ class PairedFolder(Source):
                 parts = PurePosixPath(name).parts[:-1]
                 where = next((i for i, part in enumerate(parts) if _called(part, self.input)), None)
                 if where is not None:
-                    inner.add((parts[:where], parts[where + 1 :]))
+                    inner.add((_shared(parts[:where], parts[where]), _shared(parts[where + 1 :])))
             self._inner = inner
         return (tuple(before), tuple(rest)) in self._inner
+
+    def _stems(self) -> set[str]:
+        """Names of images, without suffix."""
+        paths = map(PurePosixPath, self.source.names)
+        return {path.stem for path in paths if any(_called(part, self.input) for part in path.parts[:-1])}
 
     def listing(self) -> Listing:
         names = [self._name(name) for name, _ in self.pairs]
@@ -218,6 +237,13 @@ class PairedFolder(Source):
 
     def sample(self, size: int) -> list[Raw]:
         return [self._pair(self.pairs[i]) for i in spread(len(self.pairs), size)]
+
+
+def _shared(folders: Sequence[str], last: str = "") -> tuple[str, ...]:
+    """Folders as partners share them: splits in one spelling, and that of trainA, if such a folder follows."""
+    split = re.match(r"(?i)(train|val|valid|test)(?=[ab]$)", last)
+    found = [*folders, *([split[0]] if split else [])]
+    return tuple(str(SPLITS[folder.lower()]) if folder.lower() in SPLITS else folder for folder in found)
 
 
 def _called(folder: str, *names: str) -> bool:

@@ -74,7 +74,7 @@ def prepare(
         raise DataError("no images given: name a folder, an archive or `digits` as data.source.")
     source = open_source(config.source)
     if config.pairs != "none":
-        source = open_pairs(source, config.input, config.target)
+        source = open_pairs(source, config.input, config.target, pictures=config.pairs == "images")
     classes = source.classes if isinstance(source, PairedFolder) else ()
     if config.resize == "tiles" and config.sides is not None:
         source = TiledSource(source, config.sides)

@@ -64,7 +64,7 @@ def dice(scores: Scores, mask: Mask, weights: Weights | None = None, smooth: flo
     missed = 1 - (2 * both + smooth) / (either + smooth)
     if weights is None:
         return missed.mean(1)
-    return missed @ weights / weights.sum()
+    return (missed * weights).sum(1) / weights.sum()
 
 
 def _weight(mask: Mask, weights: Weights | None, scores: Scores) -> Values:

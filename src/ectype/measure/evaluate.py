@@ -29,7 +29,7 @@ from ectype.measure.reconstruction import (
     fit_pca,
     interval,
 )
-from ectype.measure.translation import figures_of, translated
+from ectype.measure.translation import CONFUSION, figures_of, translated
 from ectype.measure.verdict import judge
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
 from ectype.models.corruptions import CorruptionConfig
@@ -144,7 +144,7 @@ class _Evaluator:
             self.figures += figures_of(self.model, seen)
             cases = self._cases(seen.error)
             if (counts := seen.counts) is not None:
-                self.series["confusion"] = counts.sum(0).flatten().tolist()
+                self.series[CONFUSION] = counts.sum(0).flatten().tolist()
         if "restored psnr" in found:
             self._denoising(found)
         if "loss" in found:

@@ -28,7 +28,7 @@ def confusion(found: Mask, right: Mask, classes: int) -> Float[Tensor, "b k k"]:
     which = torch.arange(len(right), device=right.device)[:, None, None].expand_as(right)[counted]
     index = (which * classes + right[counted].long()) * classes + found[counted].long()
     counts = torch.bincount(index, minlength=len(right) * classes**2)
-    return counts.view(len(right), classes, classes).double().cpu()
+    return counts.view(len(right), classes, classes).cpu().double()
 
 
 def iou(counts: Counts) -> Float[Tensor, " k"]:
@@ -95,12 +95,13 @@ def boundary_f1(found: Mask, right: Mask, classes: int, tolerance: float = TOLER
     radius = max(1, math.ceil(tolerance * math.hypot(*right.shape[1:])))
     place = torch.arange(-radius, radius + 1, device=right.device)
     disc = ((place[:, None] ** 2 + place[None] ** 2) <= radius**2).float()[None, None]
+    valid = (right != IGNORED).float()[:, None]
     scores = []
     for index in range(classes):
         outlines = []
         for mask in (found, right):
-            own = ((mask == index) & (right != IGNORED)).float()[:, None]
-            outlines.append(own * _differs(own))
+            own = (mask == index).float()[:, None] * valid
+            outlines.append(own * _differs(own, valid))
         near = [F.conv2d(outline, disc, padding=radius) > 0 for outline in outlines]
         hits = [(outlines[i] * near[1 - i]).flatten(1).sum(1) for i in (0, 1)]
         totals = [outline.flatten(1).sum(1) for outline in outlines]
@@ -108,11 +109,15 @@ def boundary_f1(found: Mask, right: Mask, classes: int, tolerance: float = TOLER
         shares = [hit / total.clamp(min=1) for hit, total in zip(hits, totals, strict=True)]
         score = 2 * shares[0] * shares[1] / (shares[0] + shares[1]).clamp(min=1e-12)
         scores.append(score.masked_fill(totals[0] + totals[1] == 0, math.nan))
-    return torch.stack(scores, 1).double().cpu()
+    return torch.stack(scores, 1).cpu().double()
 
 
-def _differs(own: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """1 where a neighbour differs; the image's border is no outline."""
-    padded = F.pad(own, (1, 1, 1, 1), mode="replicate")
-    neighbours = (padded[:, :, :-2, 1:-1], padded[:, :, 2:, 1:-1], padded[:, :, 1:-1, :-2], padded[:, :, 1:-1, 2:])
-    return torch.stack([(each != own).float() for each in neighbours]).amax(0)
+def _differs(own: Float[Tensor, "b 1 h w"], valid: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """1 where a neighbour that counts differs; neither the image's border nor an ignored area makes an outline."""
+
+    def beside(x: Tensor) -> Tensor:
+        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        moved = (padded[:, :, :-2, 1:-1], padded[:, :, 2:, 1:-1], padded[:, :, 1:-1, :-2], padded[:, :, 1:-1, 2:])
+        return torch.stack(moved)
+
+    return ((beside(own) != own).float() * beside(valid)).amax(0)

@@ -23,8 +23,10 @@ from ectype.models.translator import Restorer, Segmenter, Translator
 from ectype.nets.pretrained import find_weights
 from ectype.training.position import looking
 
-__all__ = ["Translated", "figures_of", "said_of", "sweep", "translated"]
+__all__ = ["CONFUSION", "Translated", "figures_of", "said_of", "sweep", "translated"]
 
+CONFUSION = "confusion"
+"""Under which an evaluation keeps pixels by right and found class, row by row."""
 JUDGE = "EfficientNet-Lite0"
 CLASSES = 12
 """Most classes that have figures of their own; the means are over all."""
@@ -94,6 +96,8 @@ def _of_pictures(given: Tensor, made: Tensor, wanted: Tensor, features: Perceptu
     if given.shape[1] in (1, wanted.shape[1]):
         before = closeness(given.expand_as(wanted), wanted)
         found |= {"input PSNR": before.psnr, "input SSIM": before.ssim}
+        if features is not None:
+            found[f"input distance of {features.network}"] = features(given.expand_as(wanted).clamp(0, 1), wanted)
         found["input L1"] = (given - wanted).abs().flatten(1).mean(1)
     return found
 
@@ -186,13 +190,19 @@ def said_of(wanted: dict[str, Amount]) -> str:
 
 
 def sweep(
-    model: Restorer, images: Float[Tensor, "n c h w"], moment: Moment, name: str, amounts: list[float]
+    model: Restorer,
+    images: Float[Tensor, "n c h w"],
+    moment: Moment,
+    name: str,
+    amounts: list[float],
+    at_once: int = 8,
 ) -> list[tuple[float, float]]:
     """Mean PSNR of the input and of what is made of it, one degradation at each amount, the others as in training."""
     points = []
     for amount in amounts:
         given = degrade(images, {**model.config.degrade, name: amount}, moment)
-        errors = (((picture - images) ** 2).flatten(1).mean(1) for picture in (given, model.translate(given)))
+        made = torch.cat([model.translate(part) for part in given.split(at_once)])
+        errors = (((picture - images) ** 2).flatten(1).mean(1) for picture in (given, made))
         before, after = (float(psnr(error).mean()) for error in errors)
         points.append((before, after))
     return points

@@ -48,6 +48,8 @@ def _blur(image: Image, amount: Tensor, moment: Moment) -> Image:
     radius = max(1, int(np.ceil(3 * float(amount.max()))))
     place = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     kernel = torch.exp(-(place**2) / (2 * amount[:, None].clamp(min=1e-3) ** 2))
+    # To each image's own radius, whatever the others of its batch need.
+    kernel = kernel * (place.abs()[None] <= (3 * amount[:, None]).ceil().clamp(min=1))
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(image.shape[1], 0)
     b, c, h, w = image.shape
     flat = image.reshape(1, b * c, h, w)
@@ -118,6 +120,11 @@ def check_degradations(wanted: Mapping[str, Amount]) -> dict[str, Amount]:
 
 def degrade(image: Image, wanted: Mapping[str, Amount], moment: Moment) -> Image:
     """Images in [0, 1] spoiled in all the ways named, noise not clipped: clipping would hide how strong it is."""
+    with torch.autocast(image.device.type, enabled=False):
+        return _degraded(image, wanted, moment)
+
+
+def _degraded(image: Image, wanted: Mapping[str, Amount], moment: Moment) -> Image:
     for name, amount in wanted.items():
         if isinstance(amount, tuple):
             draw = moment.uniform(f"degrade.{name}.amount", len(image)).to(image)

@@ -81,18 +81,22 @@ class _Torchvision(Bare):
         for head in ("avgpool", "fc"):
             parts.pop(head, None)
         self.published = nn.Sequential(parts)
+        self._ends: tuple[int, ...] | None = None
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Map:
         return self.published(image)
 
     def stages(self) -> list[nn.Module]:
         children = list(self.published.children())
-        sizes, shown = [], torch.zeros(1, 3, *self.native, device=next(self.parameters()).device)
-        with torch.no_grad():
-            for child in children:
-                shown = child(shown)
-                sizes.append(shown.shape[2])
-        return [child for child, own, after in zip(children, sizes, [*sizes[1:], 0], strict=True) if own != after]
+        if self._ends is None:
+            sizes, shown = [], torch.zeros(1, 3, *self.native, device=next(self.parameters()).device)
+            with torch.no_grad():
+                for child in children:
+                    shown = child(shown)
+                    sizes.append(shown.shape[2])
+            pairs = zip(sizes, [*sizes[1:], 0], strict=True)
+            self._ends = tuple(place for place, (own, after) in enumerate(pairs) if own != after)
+        return [children[place] for place in self._ends]
 
 
 class _Timm(Bare):

@@ -52,7 +52,7 @@ def encoded(picture: Image.Image, *, lossless: bool) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
-def _fitted(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+def _fitted(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
     """Images no larger than a page needs."""
     longer = max(images.shape[2:])
     images = images.float().cpu().clamp(0, 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ectype.measure.codes import HasPosterior
 from ectype.measure.evaluate import corruption_of
 from ectype.measure.evaluation import number
+from ectype.measure.translation import CONFUSION
 from ectype.models.base import Encodes, Reconstructs, Samples, evaluating
 from ectype.report.charts import Chart, Line, bars, lines, scatter
 from ectype.report.generation import classes, copies, evidence, followed
@@ -288,6 +289,8 @@ def spectra(view: RunView) -> Section | None:
     charts = []
     units = {"KL per number of the code": "nats"}
     for name, values in view.evaluation.series.items():
+        if name == CONFUSION:
+            continue
         more = (view.evaluation.code_numbers or 0) - len(values)
         caption = f"Largest first{f'; {more:,} smaller ones left out' if more > 0 else ''}."
         charts.append(bars(name[:1].upper() + name[1:], caption, values, x="rank", y=units.get(name, "")))

@@ -6,7 +6,7 @@ import torch
 
 from ectype.data.masks import IGNORED
 from ectype.measure.evaluation import number
-from ectype.measure.translation import said_of, sweep
+from ectype.measure.translation import CONFUSION, said_of, sweep
 from ectype.models.degradations import DEGRADATIONS
 from ectype.models.translator import Restorer, Segmenter, Translator
 from ectype.report.charts import Chart, Line, heat, lines
@@ -84,7 +84,7 @@ def confused(view: RunView) -> Section | None:
     model = view.model
     if not isinstance(model, Segmenter) or model.info.target is None:
         return None
-    total = torch.tensor(view.evaluation.series["confusion"]).view(model.channels, model.channels)
+    total = torch.tensor(view.evaluation.series[CONFUSION]).view(model.channels, model.channels)
     shares = (total / total.sum(1, keepdim=True).clamp(min=1)).tolist()
     names = model.info.target.classes
     chart = heat(

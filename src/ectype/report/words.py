@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ectype.measure.evaluation import Evaluation, Figure, number
 from ectype.sections import DataInfo
 
@@ -101,7 +103,8 @@ def _masks(evaluation: Evaluation) -> str:
         f"Its masks of {evaluation.test_images:,} held-out images have a mean Dice of {_range(dice)}; one class for "
         f"every pixel would have {number(trivial)}. {100 * accuracy.value:.1f}% of the pixels are right."
     )
-    worst = min(classes, key=lambda figure: figure.value, default=None)
+    there = [figure for figure in classes if math.isfinite(figure.value)]
+    worst = min(there, key=lambda figure: figure.value, default=None)
     if worst is not None and len(classes) > 1:
         said += f" It is worst at {worst.name.removeprefix('Dice of ')} ({number(worst.value)})."
     return said

@@ -73,14 +73,18 @@ class Position(NamedTuple):
         seed = derive(self.seed, self.seen, self.turn, use)
         return torch.Generator(self.device).manual_seed(seed)
 
+    def _rows(self, wanted: int) -> int:
+        """Of a draw: the global batch's, or all that is asked for, where a handful of large images is looked at."""
+        return max(self.batch, self.start + wanted)
+
     def normal(self, use: str, *shape: int) -> Tensor:
         """Standard normal numbers for this micro-batch, sliced from a draw for the global batch."""
-        drawn = torch.randn(self.batch, *shape[1:], generator=self._generator(use), device=self.device)
+        drawn = torch.randn(self._rows(shape[0]), *shape[1:], generator=self._generator(use), device=self.device)
         return drawn[self.start : self.start + shape[0]]
 
     def uniform(self, use: str, *shape: int) -> Tensor:
         """Numbers in [0, 1), likewise."""
-        drawn = torch.rand(self.batch, *shape[1:], generator=self._generator(use), device=self.device)
+        drawn = torch.rand(self._rows(shape[0]), *shape[1:], generator=self._generator(use), device=self.device)
         return drawn[self.start : self.start + shape[0]]
 
 

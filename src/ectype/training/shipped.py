@@ -124,5 +124,5 @@ def _target(plain: dict[str, Any] | None) -> Target | None:
         classes=tuple(str(name) for name in plain["classes"]),
         shares=tuple(float(share) for share in plain["shares"]),
         colours=tuple((int(r), int(g), int(b)) for r, g, b in plain["colours"]),
-        values=tuple(value if isinstance(value, int) else str(value) for value in plain["values"]),
+        values=tuple(value if isinstance(value, int) else str(value) for value in plain.get("values", ())),
     )
