@@ -202,8 +202,8 @@ def main() -> None:
     notes = [
         "gan-mlp judged in pairs with R1 and R2 (what the program advises), 64 units, learning rate 2e-3, one thread.",
         "Half-life of the average of the weights: 500,000 images on MNIST, 100,000 on emoji; the longer one was chosen "
-        "by the distance to validation images of seed 7. At 100,000 MNIST's distance wanders by a tenth: seed 0 stopped "
-        "at 3.6 million, and the lowest of 40 figures up to 10.8 million was 1.16 times lower.",
+        "by the distance to validation images of seed 7. At 100,000 MNIST's distance wanders by a tenth: seed 0 "
+        "stopped at 3.6 million, and the lowest of 40 figures up to 10.8 million was 1.16 times lower.",
         "With 256 units the distance still falls as a power of the images after 3 million.",
         "The best is the lowest of many noisy figures, which makes it look better than it is.",
     ]
