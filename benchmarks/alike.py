@@ -37,6 +37,7 @@ from ectype.measure.watching import SampleWatch
 from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder
 from ectype.models.base import Samples, evaluating
 from ectype.results import open_data
+from ectype.training.position import looking
 
 SIDE = 64
 NUMBERS = 3 * SIDE * SIDE
@@ -102,7 +103,7 @@ def trial(given: tuple[Arm, int, int]) -> dict[str, Any]:
     prepared, store = open_data(config)
     cpu = torch.device("cpu")
     train, test = (Feed(store.split(part), config, cpu, training=False) for part in ("train", "test"))
-    real = torch.cat([batch.image for batch in test.batches(64)])
+    real = torch.cat([batch.image for batch, _ in test.sequence(*looking(store.info, seed, cpu))])
     found: dict[str, Any] = {"arm": arm.name, "seed": seed, "seen": said["seen"], "images": len(real)}
     with evaluating(model):
         if isinstance(model, Autoencoder):
