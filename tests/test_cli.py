@@ -137,7 +137,7 @@ def test_runs_are_listed_with_state_and_figure(ectype, runs: dict[str, Path]) ->
     [
         ("train vea digits", 2, "did you mean 'vae'"),
         ("train vae digits latent_dims=3", 2, "did you mean 'latent_dim'"),
-        ("train vae digits resize=stretch", 2, "'crop', 'pad' or 'squash'"),
+        ("train vae digits resize=stretch", 2, "'crop', 'pad', 'squash' or 'tiles'"),
         ("train vae digits --images many", 2, "train.images='many'"),
         ("train none.yaml digits", 2, "no recipe at 'none.yaml'"),
         ("train vae nowhere/photos", 3, "no images at"),

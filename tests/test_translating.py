@@ -194,3 +194,16 @@ def test_nothing_is_written_over(restored: RunDir, tmp_path: Path) -> None:
     Image.fromarray(scene(6)[0]).save(tmp_path / "b/a.png")
     with pytest.raises(DataError, match="have one name"):
         translate(restored.path, [str(tmp_path / "a.png"), str(tmp_path / "b/a.png")], tmp_path / "out")
+
+
+def test_partners_of_another_kind_are_said_in_one_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for place, shape in (("a", (24, 24, 3)), ("b", (24, 24))):
+        for i in range(12):
+            for folder, size in (("images", (24, 24)), ("targets", shape)):
+                (tmp_path / place / folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(tmp_path / place / folder / f"{i}.png")
+    words = ["net.width=2", "net.levels=1", "train.images=8", "batch=4", "run.pictures=0"]
+    run = ectype.train("unet-translate", tmp_path / "a", words, out=tmp_path / "run")
+    with pytest.raises(DataError, match="are grey, the model makes pictures that are in colour"):
+        evaluate(run, str(tmp_path / "b"))

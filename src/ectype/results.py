@@ -20,7 +20,7 @@ from ectype.console import progress_line
 from ectype.data.feed import Feed
 from ectype.data.prepare import Prepared, prepare
 from ectype.data.store import Store, open_store
-from ectype.errors import CheckpointError, ModelError, RunError, did_you_mean
+from ectype.errors import CheckpointError, DataError, ModelError, RunError, did_you_mean
 from ectype.measure.evaluate import evaluate as measure
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.features import Source, choose_extractors
@@ -123,7 +123,9 @@ def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunVi
     config = recipe.data if source is None else other_source(recipe.data, source, store.info)
     own = config is recipe.data
     if not own:
-        test = Feed(open_data(config)[1].split("train"), config, here, training=False, seed=recipe.train.seed)
+        other = open_data(config)[1]
+        _check_partners(store.info, other.info, str(source))
+        test = Feed(other.split("train"), config, here, training=False, seed=recipe.train.seed)
     # What the figures depend on: these weights and these images.
     key = [FIGURES, checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
     kept = None
@@ -140,6 +142,24 @@ def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunVi
         held = {"key": key, "evaluation": json.loads(evaluation.to_json())}
         run.evaluation_file.write_text(json.dumps(held, indent=1, ensure_ascii=False))
     return RunView(run, model, train, test, evaluation)
+
+
+def _check_partners(own: DataInfo, other: DataInfo, source: str) -> None:
+    """Raise `DataError` unless the partners of other images are what a model was trained to make."""
+    if own.target is None or other.target is None:
+        return
+    if len(own.target.classes) != len(other.target.classes):
+        found, known = (", ".join(info.target.classes[:6]) for info in (other, own) if info.target is not None)
+        raise DataError(
+            f"masks in '{source}' have {len(other.target.classes)} classes ({found}), the model knows "
+            f"{len(own.target.classes)} ({known}): give masks of these."
+        )
+    if own.target.channels != other.target.channels:
+        kinds = {1: "grey", 3: "in colour"}
+        raise DataError(
+            f"partners in '{source}' are {kinds[other.target.channels]}, the model makes pictures that are "
+            f"{kinds[own.target.channels]}: convert them."
+        )
 
 
 def other_source(config: DataConfig, source: str, info: DataInfo) -> DataConfig:

@@ -188,7 +188,7 @@ class Backbone(nn.Module):
         return maps
 
 
-def _at(features: Map, size: tuple[int, int]) -> Map:
+def _at(features: Map, size: tuple[int, int]) -> Float[Tensor, "b d h3 w3"]:
     if tuple(features.shape[2:]) == size:
         return features
     return F.interpolate(features, size, mode="bilinear", antialias=True)
