@@ -14,13 +14,12 @@ all one image.
 from __future__ import annotations
 
 import os
-from multiprocessing import get_context
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import DATA, KEPT, Clock, Row, arguments, console, tell
+from common import DATA, KEPT, Clock, Row, arguments, console, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -62,6 +61,8 @@ ARMS = [
     *(Arm("vae-conv-256", latent, reduction) for reduction in BETAS for latent in LATENTS),
     *(Arm("gan-conv-256", latent) for latent in LATENTS),
 ]
+
+ORDER = {arm.name: place for place, arm in enumerate(ARMS)}
 
 
 def varied(outputs: Tensor, real: Tensor, draws: int = 1000) -> tuple[float, float, float]:
@@ -134,13 +135,12 @@ def main() -> None:
     )
     minutes, seeds = (1, 1) if given.quick else (given.minutes, given.seeds)
     work = [(arm, seed, minutes) for seed in range(seeds) for arm in ARMS]
-    with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
-        runs = []
-        for run in pool.imap(trial, work):
-            runs.append(run)
-            console.print(run)
+    runs = []
+    for run in side_by_side(trial, work, given.processes):
+        runs.append(run)
+        console.print(run)
     rows = []
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (run["seed"], ORDER[run["arm"]])):
         where = run["arm"] if seeds == 1 else f"{run['arm']}, seed {run['seed']}"
         extra = (
             [f"PSNR {run['PSNR'][0]:.2f} dB ({run['PSNR'][1]:.2f} to {run['PSNR'][2]:.2f})"] if "PSNR" in run else []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from common import DATA, KEPT, Clock, Row, arguments, console, tell
 
@@ -46,10 +47,10 @@ WORDS = [
 """Of `unet-segment`."""
 
 
-def split(recipe: Recipe, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def split(recipe: Recipe, name: Literal["train", "val", "test"]) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and masks of a split as they are."""
     _, store = open_data(recipe.data)
-    images = store.split(name)  # type: ignore[arg-type]
+    images = store.split(name)
     pixels, target = images.parts(images.gather(torch.arange(len(images))))
     assert target is not None
     return pixels.float() / 255, target[:, 0].long()
@@ -104,7 +105,8 @@ def main() -> None:
     model, recipe = ectype.load(run.path, device="cpu"), run.recipe
     assert isinstance(model, Segmenter)
     train, rows, raw = split(recipe, "train"), [], {}
-    for name in ("val", "test"):
+    sides: tuple[Literal["val", "test"], ...] = ("val", "test")
+    for name in sides:
         image, right = split(recipe, name)
         with evaluating(model):
             whole = [model.translate(part) for part in image.split(8)]

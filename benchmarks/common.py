@@ -15,12 +15,14 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -132,6 +134,24 @@ def in_turns(
             for name, value in measure().items():
                 found.setdefault(name, Pairs([], []))[side].append(value)
     return found
+
+
+def side_by_side(trial: Callable[[Any], Any], work: Sequence[Any], processes: int) -> Iterator[Any]:
+    """What becomes of each piece of work, each in a process of its own, as they end."""
+    with get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+        yield from pool.imap_unordered(trial, work)
+
+
+def emoji(first: int, n: int, side: int) -> Path:
+    """A file of `n` emoji of `side` pixels in a random order that never changes, from the place `first` on."""
+    file = KEPT / f"emoji-{side}-{first}-{n}.npy"
+    if not file.is_file():
+        names = sorted((DATA / "emoji64").rglob("*.png"))
+        chosen = np.random.default_rng(0).permutation(len(names))[first : first + n]
+        images = [Image.open(names[i]).convert("RGB").resize((side, side), Image.Resampling.BOX) for i in chosen]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, np.stack([np.asarray(image) for image in images]))
+    return file
 
 
 # ── A peer's environment ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from common import DATA, KEPT, Row, arguments, console, tell
+from common import DATA, KEPT, Row, arguments, console, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -95,11 +94,10 @@ def main() -> None:
     for name, (preset, words) in runs.items():
         budget = 1 if given.quick else given.minutes if preset == "cgan" else max(1, given.minutes // 4)
         work.append((name, preset, words, budget, given.seed))
-    with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
-        raw = {}
-        for name, found in pool.imap_unordered(trial, work):
-            raw[name] = found
-            console.print(name, {key: value for key, value in found.items() if key != "coverage"})
+    raw = {}
+    for name, found in side_by_side(trial, work, given.processes):
+        raw[name] = found
+        console.print(name, {key: value for key, value in found.items() if key != "coverage"})
     rows = []
     for name in runs:
         found = raw[name]

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from multiprocessing import get_context
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import DATA, KEPT, Clock, Row, arguments, console, tell
+from common import DATA, KEPT, Clock, Row, arguments, console, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -87,12 +86,9 @@ def main() -> None:
     console.print(f"advised: {words}")
     work = [(advice, seed) for seed in range(seeds) for advice in ("", words)]
     runs = []
-    with get_context("spawn").Pool(given.processes) as pool:
-        for run in pool.imap_unordered(trial, work):
-            runs.append(run)
-            console.print(
-                {key: value for key, value in run.items() if key != "advice"}, "advised" if run["advice"] else ""
-            )
+    for run in side_by_side(trial, work, given.processes):
+        runs.append(run)
+        console.print({key: value for key, value in run.items() if key != "advice"}, "advised" if run["advice"] else "")
     rows, shares = [], []
     for name, advice in (("as it is", ""), ("as advised", words)):
         these = [run for run in runs if run["advice"] == advice]

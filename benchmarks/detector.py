@@ -16,14 +16,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from common import DATA, KEPT, RESULTS, Clock, Row, arguments, console, tell
+from common import DATA, KEPT, RESULTS, Clock, Row, arguments, console, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -209,12 +208,11 @@ def main() -> None:
     asked = {"half the digits gone": given.half, "memorising": given.memorising}
     wanted = [condition for condition in ALARMS if asked.get(condition, 1)]
     runs: list[dict[str, Any]] = []
-    with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
-        for done in pool.imap_unordered(trials, [(seed, wanted) for seed in seeds]):
-            runs += done
-            for run in done:
-                said = [check["verdict"] for check in run["checks"]]
-                console.print(run["seed"], run["condition"], f"{run['seconds']:.0f} s", said)
+    for done in side_by_side(trials, [(seed, wanted) for seed in seeds], given.processes):
+        runs += done
+        for run in done:
+            said = [check["verdict"] for check in run["checks"]]
+            console.print(run["seed"], run["condition"], f"{run['seconds']:.0f} s", said)
     (KEPT / f"detector-{given.first}.json").write_text(json.dumps(runs))
     rows = []
     before = {row["what"]: row for row in kept_rows()}

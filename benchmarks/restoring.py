@@ -9,20 +9,17 @@ with a map as code, the U-Net with its skips and without: what is between them i
 from __future__ import annotations
 
 import os
-from multiprocessing import get_context
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from common import DATA, KEPT, Clock, Row, arguments, console, tell
+from common import KEPT, Clock, Row, arguments, console, emoji, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from PIL import Image
 
 import ectype
 from ectype.measure.cost import flop
@@ -43,17 +40,6 @@ ARMS: dict[str, tuple[str, list[str]]] = {
 }
 
 
-def emoji(first: int, n: int) -> Path:
-    """A file of `n` emoji in a random order that never changes, from the place `first` on."""
-    file = KEPT / f"emoji-{SIDE}-{first}-{n}.npy"
-    if not file.is_file():
-        names = sorted((DATA / "emoji64").rglob("*.png"))
-        chosen = np.random.default_rng(0).permutation(len(names))[first : first + n]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, np.stack([np.asarray(Image.open(names[i]).convert("RGB")) for i in chosen]))
-    return file
-
-
 def trial(given: tuple[str, int, int]) -> dict[str, Any]:
     """One run, judged on images that no run has seen."""
     name, count, minutes = given
@@ -61,9 +47,11 @@ def trial(given: tuple[str, int, int]) -> dict[str, Any]:
     preset, words = ARMS[name]
     clock = Clock()
     with TemporaryDirectory() as place:
-        run = ectype.train(preset, emoji(0, count), [*SHARED, *words, f"train.minutes={minutes}"], out=f"{place}/run")
+        run = ectype.train(
+            preset, emoji(0, count, SIDE), [*SHARED, *words, f"train.minutes={minutes}"], out=f"{place}/run"
+        )
         model, seen = ectype.load(run.path, device="cpu"), run.summary()["seen"]
-    real = torch.from_numpy(np.load(emoji(3000, 700))).permute(0, 3, 1, 2).float() / 255
+    real = torch.from_numpy(np.load(emoji(3000, 700, SIDE))).permute(0, 3, 1, 2).float() / 255
     spoiled = real + SIGMA * torch.randn(real.shape, generator=torch.Generator().manual_seed(1))
     assert isinstance(model, Autoencoder | Restorer)
     restore = model.translate if isinstance(model, Restorer) else model.reconstruct
@@ -92,13 +80,12 @@ def main() -> None:
     given = arguments(__doc__, minutes=(3, "of training for each run"), processes=(2, "at a time"))
     minutes = 1 if given.quick else given.minutes
     work = [(name, count, minutes) for count in COUNTS for name in ARMS]
-    with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
-        runs = []
-        for run in pool.imap(trial, work):
-            runs.append(run)
-            console.print(run)
+    runs = []
+    for run in side_by_side(trial, work, given.processes):
+        runs.append(run)
+        console.print(run)
     rows = []
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (run["images"], list(ARMS).index(run["arm"]))):
         cost = f"{run['gflop']:.2f} GFLOP, " if run["gflop"] is not None else ""
         detail = (
             f"95% {run['low']:.2f} to {run['high']:.2f}; SSIM {run['ssim']:.3f}; {cost}{run['parameters']:,} "

@@ -7,20 +7,15 @@ Judged on emoji that are in neither, which no user of so few images would have.
 from __future__ import annotations
 
 import os
-from multiprocessing import get_context
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
-from common import DATA, KEPT, Clock, Row, arguments, console, tell
+from common import KEPT, Clock, Row, arguments, console, emoji, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from PIL import Image
 
 import ectype
 from ectype.data.feed import Feed
@@ -33,18 +28,6 @@ SIDE = 32
 AUGMENT = "{policy: [flip, translation, colour, cutout], probability: 1.0}"
 
 
-def emoji(first: int, n: int) -> Path:
-    """A file of `n` emoji in a random order that never changes, from the place `first` on."""
-    file = KEPT / f"emoji-{SIDE}-{first}-{n}.npy"
-    if not file.is_file():
-        names = sorted((DATA / "emoji64").rglob("*.png"))
-        chosen = np.random.default_rng(0).permutation(len(names))[first : first + n]
-        images = [Image.open(names[i]).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX) for i in chosen]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, np.stack([np.asarray(image) for image in images]))
-    return file
-
-
 def trial(given: tuple[int, bool, int]) -> dict[str, Any]:
     """One run: where it stopped, what it said, and what is true of its samples."""
     n, augmented, minutes = given
@@ -53,12 +36,14 @@ def trial(given: tuple[int, bool, int]) -> dict[str, Any]:
     words += [f"objective.adversary.augment={AUGMENT}"] if augmented else []
     clock = Clock()
     with TemporaryDirectory() as place:
-        run = ectype.train("gan", emoji(0, n), words, out=f"{place}/run")
+        run = ectype.train("gan", emoji(0, n, SIDE), words, out=f"{place}/run")
         said, model = run.summary(), ectype.load(run.path, device="cpu")
         checks = [line for line in run.metrics() if line["kind"] == "check"]
         config = run.recipe.data
     fresh = open_data(
-        run.recipe.override({"data.source": str(emoji(2000, 1500)), "data.split.val": 0, "data.split.test": 0}).data
+        run.recipe.override(
+            {"data.source": str(emoji(2000, 1500, SIDE)), "data.split.val": 0, "data.split.test": 0}
+        ).data
     )[1]
     cpu = torch.device("cpu")
     store = open_data(config)[1]
@@ -93,10 +78,9 @@ def main() -> None:
     minutes = 1 if given.quick else given.minutes
     work = [(n, augmented, minutes) for n in (1000, 500) for augmented in (False, True)]
     runs = []
-    with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
-        for run in pool.imap_unordered(trial, work):
-            runs.append(run)
-            console.print(run)
+    for run in side_by_side(trial, work, given.processes):
+        runs.append(run)
+        console.print(run)
     rows = []
     for run in sorted(runs, key=lambda run: (run["images"], run["augmented"])):
         what = (

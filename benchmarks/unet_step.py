@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from ectype.data.feed import Feed
 from ectype.models.translator import Segmenter
+from ectype.objectives.base import Objective
 from ectype.recipe import Recipe, load_recipe
 from ectype.results import open_data
 from ectype.training.distributed import World
@@ -53,10 +54,11 @@ def our_trainer(found: Recipe, *, last: bool) -> Trainer:
     feed = Feed(store.split("train"), found.data, CPU, training=True, seed=0)
     torch.manual_seed(0)
     objective = found.objective.build(found.model.build(store.info), store.info, images=found.train.images)
+    assert isinstance(objective, Objective)
     if last:
         objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not typed
     changed = found.override({"train.channels_last": last})
-    return Trainer(objective, feed, changed, budget=found.train.images, device=CPU, world=World())  # type: ignore[arg-type]
+    return Trainer(objective, feed, changed, budget=found.train.images, device=CPU, world=World())
 
 
 def bare_loop(found: Recipe) -> Callable[[], None]:

@@ -248,13 +248,9 @@ class DataConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _sized(self) -> DataConfig:
+    def _fits_together(self) -> DataConfig:
         if self.resize == "tiles" and self.sides is None:
             raise ValueError("resize=tiles cuts images into parts of a size that must be named: size=256")
-        return self
-
-    @model_validator(mode="after")
-    def _paired(self) -> DataConfig:
         if self.pairs == "none" and (self.input is not None or self.target is not None):
             raise ValueError("input and target are of pairs: set pairs=images or pairs=masks, or leave them out")
         return self
@@ -316,7 +312,8 @@ class TrainConfig(Section):
     batch: int = Field(default=128, ge=1)
     """Images per update, over all processes and micro-batches."""
     ema_images: Annotated[Count, Field(ge=0)] = 0
-    """Half-life, in images, of the running average of the weights; 0 for none."""
+    """Half-life, in images, of the running average of the weights; 0 for none. Never more than a twentieth of the
+    budget, or a short run would ship what it began with."""
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 elsewhere (bf16 is slow on most CPUs)."""

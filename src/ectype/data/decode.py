@@ -9,13 +9,15 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-from ectype.data.masks import Coding
 from ectype.data.sources import Single, Tile, Unreadable
+
+if TYPE_CHECKING:
+    from ectype.data.masks import Coding
 
 __all__ = [
     "FORMATS",
@@ -115,15 +117,18 @@ def decode(raw: Single, spec: Spec) -> Decoded:
     Raises:
         Rejected: It cannot be used.
     """
-    if isinstance(raw, Unreadable):
-        raise Rejected(raw.reason)
-    if isinstance(raw, Tile):
+    if not isinstance(raw, str | bytes):
         return _finish(upright(raw), spec, set())
-    if isinstance(raw, np.ndarray):
-        return _finish(Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw), spec, set())
+    with _reading(raw) as image:
+        return _decode(image, spec)
+
+
+@contextlib.contextmanager
+def _reading(raw: str | bytes) -> Iterator[Image.Image]:
+    """An image that was opened; whatever goes wrong with it becomes a reason to reject it."""
     try:
         with _strict(), _open(raw) as image:
-            return _decode(image, spec)
+            yield image
     except Rejected:
         raise
     except Exception as error:  # decoders of hostile bytes fail in every way there is
@@ -143,17 +148,12 @@ def upright(raw: Single) -> Image.Image:
         return whole.crop((raw.left, raw.top, raw.left + raw.width, raw.top + raw.height))
     if isinstance(raw, np.ndarray):
         return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
-    try:
-        with _strict(), _open(raw) as image:
-            turn = _TURNS.get(_orientation(image))
-            image.load()
-            whole = image.copy() if turn is None else image.transpose(turn)
-            whole.format = image.format
-            return whole
-    except Rejected:
-        raise
-    except Exception as error:
-        raise Rejected(_reason(error, raw)) from None
+    with _reading(raw) as image:
+        turn = _TURNS.get(_orientation(image))
+        image.load()
+        whole = image.copy() if turn is None else image.transpose(turn)
+        whole.format = image.format
+        return whole
 
 
 @functools.lru_cache(maxsize=2)
@@ -368,11 +368,9 @@ def size_of(raw: Single) -> tuple[int, int] | None:
         return raw.shape[0], raw.shape[1]
     if isinstance(raw, Tile):
         return raw.height, raw.width
-    try:
-        if isinstance(raw, Unreadable):
-            raise Rejected(raw.reason)
-        with _strict(), _open(raw) as image:
-            sideways = _TURNS.get(_orientation(image)) in _SIDEWAYS
-            return image.size if sideways else (image.height, image.width)
-    except Exception:  # whatever it is, decoding will reject it with a reason
-        return None
+    with contextlib.suppress(Rejected):  # decoding will say why
+        if not isinstance(raw, Unreadable):
+            with _reading(raw) as image:
+                sideways = _TURNS.get(_orientation(image)) in _SIDEWAYS
+                return image.size if sideways else (image.height, image.width)
+    return None

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image
 
+from ectype.data.decode import colour
 from ectype.errors import DataError
 
 __all__ = ["IGNORED", "Coding", "find_coding", "indices", "look"]
 
 IGNORED = 255
 """Index of pixels that count for nothing; so there are 255 classes at most."""
-MOST_CLASSES = 255
 LOSSY = 32
 """More values than this, nearly all close to black or white, are a mask that a lossy format has blurred."""
 MOST_GREYS = 64
@@ -130,8 +130,8 @@ def find_coding(
     palettes: dict[int, tuple[int, int, int]] = {}
     agree = True
     for one in seen:
-        for value, colour in zip(sorted(one.values), one.palette, strict=False):
-            agree &= palettes.setdefault(value, colour) == colour
+        for value, paint in zip(sorted(one.values), one.palette, strict=False):
+            agree &= palettes.setdefault(value, paint) == paint
     if kinds == {"values"} and agree:
         values = sorted(set().union(*(one.values for one in seen)))
         if given is None and not palettes and _blurred(seen, values):
@@ -161,7 +161,7 @@ def find_coding(
         )
     void = _void(kind, values, ignore, palettes, pinned=given is not None)
     values = [value for value in values if value != void]
-    if len(values) > MOST_CLASSES:
+    if len(values) > IGNORED:
         raise DataError(
             f"masks hold {len(values):,} {'colours' if kind == 'colours' else 'values'}, which are no classes: give "
             "masks in a lossless format such as PNG, or pairs=images if they are pictures."
@@ -209,9 +209,9 @@ def _void(
             return _colour_value(ignore)
         if isinstance(ignore, int) or ignore.isdigit():
             return int(ignore)
-        colour = _colour_value(ignore)
-        near = [value for value, paint in palettes.items() if _packed(paint) == colour]
-        return near[0] if near else colour & 255
+        wanted = _colour_value(ignore)
+        near = [value for value, paint in palettes.items() if _packed(paint) == wanted]
+        return near[0] if near else wanted & 255
     if kind == "colours":
         return None
     if pinned:
@@ -236,7 +236,7 @@ def indices(image: Image.Image, coding: Coding) -> np.ndarray:
         return np.zeros_like(values, np.uint8) if noise else (values > top / 2).astype(np.uint8)
     if coding.kind == "colours" and kind == "values":
         palette = _palette(image)
-        flat = np.array([_packed(colour) for colour in palette], np.int64) if palette else np.arange(256) * 0x010101
+        flat = np.array([_packed(paint) for paint in palette], np.int64) if palette else np.arange(256) * 0x010101
         if values.max(initial=0) > 255:
             raise ValueError(f"{values.max()} is no class of these masks")
         values = flat[values]
@@ -281,23 +281,21 @@ def _as_colours(one: Look) -> frozenset[int]:
     return one.colours or frozenset(value * 0x010101 for value in one.values if value < 256)
 
 
-def _packed(colour: tuple[int, int, int]) -> int:
-    return 65536 * colour[0] + 256 * colour[1] + colour[2]
+def _packed(paint: tuple[int, int, int]) -> int:
+    return 65536 * paint[0] + 256 * paint[1] + paint[2]
 
 
 def _unpacked(value: int) -> tuple[int, int, int]:
     return value >> 16, value >> 8 & 255, value & 255
 
 
-def _colour_value(ignore: int | str) -> int:
-    if isinstance(ignore, int):
-        return ignore * 0x010101
+def _colour_value(value: int | str) -> int:
+    if isinstance(value, int):
+        return value * 0x010101
     try:
-        return _packed(ImageColor.getrgb(ignore)[:3])  # type: ignore[arg-type]
+        return _packed(colour(value))
     except ValueError:
-        raise DataError(
-            f"data.ignore='{ignore}' is no colour: give a value, a name such as white, or #rrggbb."
-        ) from None
+        raise DataError(f"'{value}' is no colour: give a value, a name such as white, or #rrggbb.") from None
 
 
 def _written(kind: str, value: int) -> str:

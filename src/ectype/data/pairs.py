@@ -37,6 +37,8 @@ TARGETS = (
 HALVES = ("left", "right", "top", "bottom")
 BEHIND = re.compile(r"[-_ .](masks?|labels?|seg|segmentation|gt|target|annotation)$", re.IGNORECASE)
 """What stands behind a mask's name that its image's lacks."""
+SIDE = re.compile(r"^(train|val|valid|test)(?=[ab]$)", re.IGNORECASE)
+"""What trainA and trainB begin with."""
 
 
 def open_pairs(source: Source, input: str | None, target: str | None, *, pictures: bool = False) -> Source:
@@ -159,14 +161,28 @@ class PairedFolder(Source):
         where = f"{self.input}|{self.target}"
         super().__init__(source.text, f"{source.location}#{where}", source.signature)
 
+    def _known(self) -> tuple[set[str], set[tuple[tuple[str, ...], tuple[str, ...]]]]:
+        """Of the images: their names without suffix, and the folders above and below the one that holds them.
+
+        A partner's name that an image has is whole, and folders that images lie in are no classes.
+        """
+        stems, inside = set(), set()
+        for path in map(PurePosixPath, self.source.names):
+            parts = path.parts[:-1]
+            where = next((i for i, part in enumerate(parts) if _called(part, self.input)), None)
+            if where is not None:
+                stems.add(path.stem)
+                inside.add((_shared(parts[:where], parts[where]), _shared(parts[where + 1 :])))
+        return stems, inside
+
     def _sorted(self) -> tuple[list[_File], list[_File]]:
         """Images and partners, by what they share: the path without the folder, the suffix and what stands behind."""
         images: list[_File] = []
         masks: list[_File] = []
-        stems = self._stems()
+        stems, inside = self._known()
         for name in self.source.names:
             path = PurePosixPath(name)
-            parts = list(path.parts[:-1])
+            parts = path.parts[:-1]
             where = next((i for i, part in enumerate(parts) if _called(part, self.input, self.target)), None)
             if self.input == "" and where is None:
                 stem = path.stem
@@ -177,30 +193,13 @@ class PairedFolder(Source):
             if where is None:
                 continue
             is_image = _called(parts[where], self.input)
-            before, rest = list(_shared(parts[:where], parts[where])), list(_shared(parts[where + 1 :]))
+            before, rest = _shared(parts[:where], parts[where]), _shared(parts[where + 1 :])
             stem = path.stem if is_image or path.stem in stems else BEHIND.sub("", path.stem)
             kind = ""
-            if not is_image and rest and rest[-1].lower() not in SPLITS and not self._beside(before, rest):
+            if not is_image and rest and rest[-1].lower() not in SPLITS and (before, rest) not in inside:
                 kind, rest = rest[-1], rest[:-1]
             (images if is_image else masks).append(_File("/".join([*before, *rest, stem]), name, kind))
         return images, masks
-
-    def _beside(self, before: Sequence[str], rest: Sequence[str]) -> bool:
-        """Whether an image lies in folders of the same names: they are then part of the name, not a class."""
-        if not hasattr(self, "_inner"):
-            inner = set()
-            for name in self.source.names:
-                parts = PurePosixPath(name).parts[:-1]
-                where = next((i for i, part in enumerate(parts) if _called(part, self.input)), None)
-                if where is not None:
-                    inner.add((_shared(parts[:where], parts[where]), _shared(parts[where + 1 :])))
-            self._inner = inner
-        return (tuple(before), tuple(rest)) in self._inner
-
-    def _stems(self) -> set[str]:
-        """Names of images, without suffix."""
-        paths = map(PurePosixPath, self.source.names)
-        return {path.stem for path in paths if any(_called(part, self.input) for part in path.parts[:-1])}
 
     def listing(self) -> Listing:
         names = [self._name(name) for name, _ in self.pairs]
@@ -223,7 +222,7 @@ class PairedFolder(Source):
         for part in parts[:-1]:
             if not _called(part, self.input):
                 kept.append(part)
-            elif split := re.match(r"(?i)(train|val|valid|test)(?=[ab]$)", part):
+            elif split := SIDE.match(part):
                 kept.append(split[0])
         return "/".join([*kept, parts[-1]])
 
@@ -241,14 +240,14 @@ class PairedFolder(Source):
 
 def _shared(folders: Sequence[str], last: str = "") -> tuple[str, ...]:
     """Folders as partners share them: splits in one spelling, and that of trainA, if such a folder follows."""
-    split = re.match(r"(?i)(train|val|valid|test)(?=[ab]$)", last)
+    split = SIDE.match(last)
     found = [*folders, *([split[0]] if split else [])]
     return tuple(str(SPLITS[folder.lower()]) if folder.lower() in SPLITS else folder for folder in found)
 
 
 def _called(folder: str, *names: str) -> bool:
     """Whether a folder has one of these names; trainA is called a."""
-    short = re.sub(r"(?i)^(train|val|valid|test)(?=[ab]$)", "", folder).lower()
+    short = SIDE.sub("", folder).lower()
     return any(name and name.lower() in (folder.lower(), short) for name in names)
 
 

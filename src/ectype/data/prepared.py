@@ -159,7 +159,7 @@ def _target(entry: Path, manifest: dict[str, Any], sides: np.ndarray) -> tuple[T
     colours = tuple((int(r), int(g), int(b)) for r, g, b in coding.colours)
     told = ", ".join(f"{name} {share:.1%}" for name, share in zip(coding.names, shares, strict=True))
     missing = [name for name, share in zip(coding.names, shares, strict=True) if share == 0]
-    notes = [Coding(**{**found["coding"], "values": tuple(coding.values)}).summary, f"training pixels: {told}"]
+    notes = [coding.summary, f"training pixels: {told}"]
     if missing:
         notes.append(f"no training mask has {', '.join(missing)}: nothing can be learned of it")
     return Target("masks", 1, tuple(coding.names), shares, colours, coding.written), notes

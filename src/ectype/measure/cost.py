@@ -21,8 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ectype.data.batch import Batch
 from ectype.errors import EctypeError, ModelError, TrainingError
 from ectype.measure.evaluation import number
-from ectype.models.base import Encodes, Reconstructs, Samples, evaluating
-from ectype.models.translator import Translator
+from ectype.models.base import Encodes, Reconstructs, Samples, Translates, evaluating
 from ectype.objectives.base import Objective
 from ectype.recipe import Recipe, load_recipe
 from ectype.sections import DataInfo, Target
@@ -174,14 +173,18 @@ class _Callable(nn.Module):
 def _main_use(model: nn.Module) -> tuple[str, Callable[[], Tensor]] | None:
     """What a model is shipped for, on one image."""
     if isinstance(model, Reconstructs):
-        info: DataInfo = model.info  # type: ignore[attr-defined]  # every model has one
-        here = next(model.parameters()).device
-        return "reconstruct", lambda: model.reconstruct(torch.zeros(1, *info.shape, device=here))
-    if isinstance(model, Translator):
-        return "translate", lambda: model.translate(torch.zeros(1, *model.info.shape, device=model.last_layer.device))
+        return "reconstruct", lambda: model.reconstruct(_blank(model))
+    if isinstance(model, Translates):
+        return "translate", lambda: model.translate(_blank(model))
     if isinstance(model, Samples):
         return "sample", lambda: model.sample(1, generator=torch.Generator().manual_seed(0))
     return None
+
+
+def _blank(model: nn.Module) -> Tensor:
+    """One image of nothing, where the model is."""
+    info: DataInfo = model.info  # type: ignore[assignment]  # every model has one
+    return torch.zeros(1, *info.shape, device=next(model.parameters()).device)
 
 
 def _info(recipe: Recipe) -> DataInfo:

@@ -142,9 +142,9 @@ class _Evaluator:
         if isinstance(self.model, Translator):
             seen = translated(self.model, self.test, self.seed, self.most)
             self.figures += figures_of(self.model, seen)
-            cases = self._cases(seen.error)
-            if (counts := seen.counts) is not None:
-                self.series[CONFUSION] = counts.sum(0).flatten().tolist()
+            cases = self._cases(seen["error"])
+            if "counts" in seen:
+                self.series[CONFUSION] = seen["counts"].sum(0).flatten().tolist()
         if "restored psnr" in found:
             self._denoising(found)
         if "loss" in found:

@@ -23,7 +23,7 @@ from ectype.models.translator import Restorer, Segmenter, Translator
 from ectype.nets.pretrained import find_weights
 from ectype.training.position import looking
 
-__all__ = ["CONFUSION", "Translated", "figures_of", "said_of", "sweep", "translated"]
+__all__ = ["CONFUSION", "figures_of", "said_of", "sweep", "translated"]
 
 CONFUSION = "confusion"
 """Under which an evaluation keeps pixels by right and found class, row by row."""
@@ -32,52 +32,28 @@ CLASSES = 12
 """Most classes that have figures of their own; the means are over all."""
 
 
-class Translated:
-    """What became of every test image.
+PerImage = dict[str, Tensor]
 
-    Attributes:
-        error: [n] a number for each image, the larger the worse.
-        counts: [n, k, k] of a mask's pixels by right and found class; None for pictures.
-        values: Name → [n] of each other measure.
+
+def translated(model: Translator, test: Feed, seed: int, most: int) -> PerImage:
+    """Every test image's numbers by name. The model is in evaluation mode and without gradients.
+
+    `error` is what images are put in order by, the larger the worse. Of masks, `counts` [n, k, k] are pixels by right
+    and found class.
     """
-
-    def __init__(self) -> None:
-        self._parts: dict[str, list[Tensor]] = defaultdict(list)
-
-    def add(self, found: dict[str, Tensor]) -> None:
-        """Of some images more."""
-        for name, value in found.items():
-            self._parts[name].append(value.detach().cpu())
-
-    @property
-    def values(self) -> dict[str, Tensor]:
-        return {name: torch.cat(parts) for name, parts in self._parts.items()}
-
-    @property
-    def counts(self) -> Float[Tensor, "n k k"] | None:
-        return torch.cat(self._parts["counts"]) if "counts" in self._parts else None
-
-    @property
-    def error(self) -> Float[Tensor, " n"]:
-        return torch.cat(self._parts["error"])
-
-
-def translated(model: Translator, test: Feed, seed: int, most: int) -> Translated:
-    """Look at test images one by one. The model is in evaluation mode and without gradients."""
     device = next(model.parameters()).device
     size, moment = looking(model.info, seed, device)
     features = None if isinstance(model, Segmenter) else _features(model)
     features = None if features is None else features.to(device)
-    found = Translated()
+    found: dict[str, list[Tensor]] = defaultdict(list)
     for batch, here in test.sequence(size, moment, most=most):
         given, wanted = model.pair(batch, here)
         made = model.translate(given)
-        found.add(
-            _of_masks(model, made, wanted)
-            if isinstance(model, Segmenter)
-            else _of_pictures(given, made, wanted, features)
-        )
-    return found
+        masks = isinstance(model, Segmenter)
+        seen = _of_masks(model, made, wanted) if masks else _of_pictures(given, made, wanted, features)
+        for name, values in seen.items():
+            found[name].append(values.cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def _of_masks(model: Segmenter, chance: Tensor, right: Tensor) -> dict[str, Tensor]:
@@ -111,23 +87,22 @@ def _features(model: Translator) -> Perceptual | None:
         return None
 
 
-def figures_of(model: Translator, found: Translated) -> list[Figure]:
+def figures_of(model: Translator, found: PerImage) -> list[Figure]:
     """All figures, with intervals over test images."""
     return _mask_figures(model, found) if isinstance(model, Segmenter) else _picture_figures(model, found)
 
 
-def _mask_figures(model: Segmenter, found: Translated) -> list[Figure]:
-    counts = found.counts
-    assert counts is not None
+def _mask_figures(model: Segmenter, found: PerImage) -> list[Figure]:
+    counts = found["counts"]
     assert model.info.target is not None
     total, n = counts.sum(0), len(counts)
     names = model.info.target.classes
     figures = []
 
-    def figure(name: str, of: Callable[[Tensor], float], note: str = "", **beside: float) -> None:
+    def figure(name: str, of: Callable[[Tensor], float], note: str = "", trivial: Tensor | None = None) -> None:
         low, high = segmentation.resampled(of, counts)
-        more = {key.replace("_", " "): value for key, value in beside.items()}
-        figures.append(Figure(name, of(total), "masks", "", low, high, n, "higher", more, note))
+        beside = {} if trivial is None else {"one class for all": of(trivial)}
+        figures.append(Figure(name, of(total), "masks", "", low, high, n, "higher", beside, note))
 
     # What calling every pixel by the most frequent class would reach.
     common = total.sum(1).argmax()
@@ -135,46 +110,30 @@ def _mask_figures(model: Segmenter, found: Translated) -> list[Figure]:
     trivial[:, common] = total.sum(1)
     note = "over all pixels of the test images; a class that is neither there nor found is left out"
     for name, measure in (("mean Dice", segmentation.dice), ("mean IoU", segmentation.iou)):
-        figure(
-            name,
-            lambda c, measure=measure: segmentation.mean_of_classes(measure(c)),
-            note,
-            one_class_for_all=segmentation.mean_of_classes(measure(trivial)),
-        )
-    figure("pixel accuracy", segmentation.accuracy, one_class_for_all=segmentation.accuracy(trivial))
+        figure(name, lambda c, measure=measure: segmentation.mean_of_classes(measure(c)), note, trivial)
+    figure("pixel accuracy", segmentation.accuracy, trivial=trivial)
     for name, measure in (("Dice", segmentation.dice), ("IoU", segmentation.iou)):
         for index, called in enumerate(names[:CLASSES]):
             figure(f"{name} of {called}", lambda c, measure=measure, index=index: float(measure(c)[index]))
-    outlines = found.values["boundary F1"]
+    outlines = found["boundary F1"]
     outlines = outlines[~outlines.isnan()]
     low, high = interval(outlines)
     note = "a mean over classes, then over images; outlines within 0.75% of the diagonal count as met"
-    figures.append(
-        Figure(
-            "boundary F1",
-            float(outlines.mean()) if len(outlines) else math.nan,
-            "masks",
-            "",
-            low,
-            high,
-            n,
-            "higher",
-            note=note,
-        )
-    )
+    mean = float(outlines.mean()) if len(outlines) else math.nan
+    figures.append(Figure("boundary F1", mean, "masks", "", low, high, n, "higher", note=note))
     return figures
 
 
-def _picture_figures(model: Translator, found: Translated) -> list[Figure]:
-    values, figures = found.values, []
+def _picture_figures(model: Translator, found: PerImage) -> list[Figure]:
+    figures = []
     restores = isinstance(model, Restorer)
     note = f"input spoiled by {said_of(model.config.degrade)}; not clipped" if restores else "against the partner"
-    for name, value in values.items():
+    for name, value in found.items():
         if name == "error" or name.startswith("input "):
             continue
         beside = {}
-        if f"input {name}" in values:
-            beside["the input itself"] = float(values[f"input {name}"].mean())
+        if f"input {name}" in found:
+            beside["the input itself"] = float(found[f"input {name}"].mean())
         better = "higher" if name in ("PSNR", "SSIM") else "lower"
         unit = "dB" if name == "PSNR" else ""
         low, high = interval(value)

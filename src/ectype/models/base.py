@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ectype.data.batch import Batch, Moment
 from ectype.errors import ModelError
 from ectype.sections import DataInfo
 
@@ -24,6 +25,7 @@ __all__ = [
     "Scores",
     "StartsFromData",
     "StartsFromWeights",
+    "Translates",
     "conditional",
     "evaluating",
     "truncated_normal",
@@ -64,6 +66,23 @@ class Encodes(Protocol):
 
     def decode(self, code: Float[Tensor, " b *code"]) -> Image:
         """Codes to images in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """Makes of an image another map of its size, whatever that is."""
+
+    def translate(self, image: Image) -> Float[Tensor, "b k h w"]:
+        """Images of any size in [0, 1] to numbers in [0, 1]: a picture, or the probability of each class."""
+        ...
+
+    def pair(self, batch: Batch, moment: Moment) -> tuple[Image, Tensor]:
+        """What the model is shown of a batch, and what it should make of it. Raises `ModelError` without partners."""
+        ...
+
+    def picture(self, found: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """What was found, or should have been, as it is shown to people: in [0, 1]."""
         ...
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ectype.data.batch import Moment
 from ectype.errors import RecipeError, did_you_mean
-from ectype.models.corruptions import NoiseConfig
 
 __all__ = ["DEGRADATIONS", "Amount", "check_degradations", "degrade"]
 
@@ -35,8 +34,8 @@ class Degradation(NamedTuple):
 
 
 def _noise(image: Image, amount: Tensor, moment: Moment) -> Image:
-    unit = NoiseConfig(sigma=1.0).apply(torch.zeros_like(image), moment)
-    return image + amount[:, None, None, None] * unit
+    # The draw of a denoising autoencoder's corruption: twins see the same noise.
+    return image + amount[:, None, None, None] * moment.normal("corruption", *image.shape)
 
 
 def _mask(image: Image, amount: Tensor, moment: Moment) -> Image:

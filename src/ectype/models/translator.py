@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,18 +20,9 @@ from ectype.nets.mapper import MapperConfig
 from ectype.nets.unet import UNetConfig
 from ectype.sections import DataInfo, ModelConfig
 
-__all__ = ["Painter", "Restorer", "Segmenter", "Translates", "Translator", "TranslatorConfig"]
+__all__ = ["Painter", "Restorer", "Segmenter", "Translator", "TranslatorConfig"]
 
 Image = Float[Tensor, "b c h w"]
-
-
-@runtime_checkable
-class Translates(Protocol):
-    """Makes of an image another map of its size, whatever that is."""
-
-    def translate(self, image: Image) -> Float[Tensor, "b k h w"]:
-        """Images in [0, 1] to numbers in [0, 1]: a picture, or the probability of each class."""
-        ...
 
 
 def _checked(wanted: dict[str, Amount]) -> dict[str, Amount]:
@@ -94,10 +85,6 @@ class Translator(Model):
         """What parts ask for, such as a pretrained encoder; all the rest moves at the full rate."""
         return grouped(self)
 
-    def levels(self, image: Image) -> list[Float[Tensor, "b k _ _"]]:
-        """Unbounded numbers of each pixel, then those of the lower levels if there are any."""
-        return self.net.levels(image) if self.config.deep else [self.net(image)]
-
     def pair(self, batch: Batch, moment: Moment) -> tuple[Image, Tensor]:
         """What the model is shown of a batch, and what it should make of it. Raises `ModelError` without partners."""
         if batch.target is None:
@@ -116,13 +103,9 @@ class Translator(Model):
 class Segmenter(Translator):
     """Gives every pixel a class."""
 
-    def scores(self, image: Image) -> Float[Tensor, "b k h w"]:
-        """Unbounded, one for each class."""
-        return self.net(image).float()
-
     def translate(self, image: Image) -> Float[Tensor, "b k h w"]:
         """The probability of each class."""
-        return self.scores(image).softmax(1)
+        return self.net(image).float().softmax(1)
 
     def picture(self, found: Tensor) -> Float[Tensor, "b 3 h w"]:
         """Class indices, or the probabilities of classes, in the classes' colours; ignored pixels are grey."""
@@ -143,6 +126,8 @@ class Painter(Translator):
                 f"residual=true adds to the input's {info.channels} channels, the picture has {channels}: set "
                 "residual=false."
             )
+        if config.residual:
+            self.net.start_silent()  # a fresh model leaves its input as it is
 
     def paint(self, image: Image) -> Float[Tensor, "b k h w"]:
         """The picture before it is cut to [0, 1], which is how it is trained."""

@@ -39,9 +39,21 @@ class Mapper(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define body(image, deep=…)")
 
     @property
+    def heads(self) -> nn.ModuleList:
+        """The last layers, 1×1 convolutions: that of the whole output first, then those of the lower levels."""
+        raise NotImplementedError(f"{type(self).__name__} must define heads")
+
+    @property
     def last_layer(self) -> nn.Parameter:
-        """Weights of the last layer."""
-        raise NotImplementedError(f"{type(self).__name__} must define last_layer")
+        """Weights that the whole output comes through."""
+        weight = self.heads[0].weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    def start_silent(self) -> None:
+        """Have all outputs begin at 0."""
+        for parameter in self.heads.parameters():
+            nn.init.zeros_(parameter)
 
 
 class MapperConfig(Choice):

@@ -117,13 +117,6 @@ class Decoder(nn.Module):
                 found.append(self.heads[level](x))
         return found[::-1]
 
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """Weights of the whole output."""
-        weight = self.heads[0].weight
-        assert isinstance(weight, nn.Parameter)
-        return weight
-
 
 class UNet(Mapper):
     """See `UNetConfig`."""
@@ -150,8 +143,8 @@ class UNet(Mapper):
         return self.decoder(maps, deep)
 
     @property
-    def last_layer(self) -> nn.Parameter:
-        return self.decoder.last_layer
+    def heads(self) -> nn.ModuleList:
+        return self.decoder.heads
 
 
 class BackboneUNet(Mapper):
@@ -183,5 +176,5 @@ class BackboneUNet(Mapper):
         return self.decoder(maps, deep)
 
     @property
-    def last_layer(self) -> nn.Parameter:
-        return self.decoder.last_layer
+    def heads(self) -> nn.ModuleList:
+        return self.decoder.heads

@@ -130,7 +130,7 @@ class Supervised(Judged):
         self, model: Translator, given: Float[Tensor, "b c h w"], wanted: Tensor, deep: float = 0.0
     ) -> tuple[LossTerms, Tensor]:
         """Losses averaged over the images, and the output; those of lower levels are counted into them."""
-        outputs = model.levels(given) if deep else [model.net(given)]
+        outputs = model.net.levels(given) if deep else [model.net(given)]
         whole = outputs[0][:, :, : given.shape[2], : given.shape[3]]
         terms = self._compared(model, whole, given, wanted)
         total = 1.0

@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from ectype.data.batch import Batch, Moment
 from ectype.data.preview import save_grid
 from ectype.errors import RecipeError
-from ectype.models.base import Reconstructs, Samples, evaluating
-from ectype.models.translator import Translator
+from ectype.models.base import Reconstructs, Samples, Translates, evaluating
 from ectype.training.loop import Callback, Check, Outcome
 from ectype.training.monitor import Monitor
 from ectype.training.trainer import Trainer
 
 __all__ = ["JsonLines", "Pictures", "ProgressDisplay", "TensorBoard", "to_uint8"]
+
+
+TOGETHER = {"reconstructions": 2, "translations": 3, "samples": 1}
+"""Pictures that belong side by side in a grid."""
 
 
 def to_uint8(image: Float[Tensor, "b c h w"]) -> Tensor:
@@ -98,7 +101,8 @@ class Pictures(Callback):
     def checked(self, trainer: Trainer, check: Check) -> None:
         self.directory.mkdir(exist_ok=True)
         for name, grid in self.grids(trainer.model).items():
-            columns = 3 * math.ceil((len(grid) / 3) ** 0.5) if name == "translations" else None
+            side = TOGETHER[name]
+            columns = side * math.ceil((len(grid) / side) ** 0.5)
             save_grid(to_uint8(grid), self.directory / f"{name}-{check.step:08d}.png", columns=columns)
 
     def grids(self, model: nn.Module) -> dict[str, Tensor]:
@@ -108,7 +112,7 @@ class Pictures(Callback):
         with evaluating(model):
             if isinstance(model, Reconstructs):
                 shown["reconstructions"] = torch.stack([images, model.reconstruct(images)], dim=1).flatten(0, 1)
-            if isinstance(model, Translator):
+            if isinstance(model, Translates):
                 given, wanted = model.pair(self.batch, self.moment)
                 seen = (
                     given.clamp(0, 1).expand(-1, 3, -1, -1),
