@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from ectype.data.chunks import decode_chunk, measure
 from ectype.data.decode import Rejected, Spec, colour, decode, reduce16
-from ectype.data.sources import Unreadable
+from ectype.data.raw import Unreadable
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from ectype.data.chunks import decode_chunk
 from ectype.data.decode import Spec
-from ectype.data.sources import NONE, TEST, TRAIN, VAL, Unreadable, layout, natural, open_source, spread
+from ectype.data.raw import Unreadable
+from ectype.data.sources import NONE, TEST, TRAIN, VAL, layout, natural, open_source, spread
 from ectype.errors import DataError
 
 

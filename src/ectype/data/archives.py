@@ -13,18 +13,8 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from ectype.data.sources import (
-    LARGEST,
-    MAGIC,
-    Listing,
-    Raw,
-    Source,
-    Unreadable,
-    judge,
-    layout,
-    signature_of_files,
-    spread,
-)
+from ectype.data.raw import Raw, Unreadable
+from ectype.data.sources import LARGEST, MAGIC, Listing, Source, judge, layout, signature_of_files, spread
 from ectype.errors import DataError
 
 __all__ = ["TarSource", "ZipSource"]

@@ -21,16 +21,8 @@ import numpy as np
 
 from ectype.data.decode import reduce16
 from ectype.data.names import Numbered
-from ectype.data.sources import (
-    NONE,
-    SPLITS,
-    TEST,
-    Listing,
-    Raw,
-    Source,
-    natural,
-    signature_of_files,
-)
+from ectype.data.raw import Raw
+from ectype.data.sources import NONE, SPLITS, TEST, Listing, Source, natural, signature_of_files
 from ectype.errors import DataError
 
 __all__ = ["ArraySource", "Part", "open_idx", "open_numpy", "stream"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ectype.data.decode import GREY_TOLERANCE, Rejected, Spec, decode, size_of
 from ectype.data.decode_pairs import decode_pair
-from ectype.data.sources import Halves, Pair, Raw
+from ectype.data.raw import Halves, Pair, Raw
 
 __all__ = ["DIGEST", "Outcome", "decode_chunk", "measure"]
 

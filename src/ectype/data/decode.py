@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-from ectype.data.sources import Single, Tile, Unreadable
+from ectype.data.raw import Single, Tile, Unreadable
 
 if TYPE_CHECKING:
     from ectype.data.masks import Coding

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ectype.data.decode import Decoded, Rejected, Spec, decode, eight_bits, fit, size_of, upright
 from ectype.data.masks import IGNORED, Coding, indices
-from ectype.data.sources import Halves, Pair
+from ectype.data.raw import Halves, Pair
 
 __all__ = ["decode_pair", "masks_of", "parted"]
 

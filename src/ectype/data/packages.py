@@ -15,7 +15,8 @@ import numpy as np
 from ectype.data.arrays import ArraySource, File, Part, stream
 from ectype.data.cache import cache_root
 from ectype.data.names import Numbered
-from ectype.data.sources import NONE, TEST, TRAIN, VAL, Listing, Raw, Source, spread
+from ectype.data.raw import Raw
+from ectype.data.sources import NONE, TEST, TRAIN, VAL, Listing, Source, spread
 from ectype.errors import DataError, did_you_mean
 
 __all__ = ["TorchvisionSource", "digits"]

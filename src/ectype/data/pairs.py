@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from ectype.data.sources import SPLITS, FolderSource, Halves, Listing, Pair, Raw, Source, layout, natural, spread
+from ectype.data.raw import Halves, Pair, Raw
+from ectype.data.sources import SPLITS, FolderSource, Listing, Source, layout, natural, spread
 from ectype.errors import DataError, did_you_mean
 
 __all__ = ["HALVES", "HalvedSource", "PairedFolder", "open_pairs"]

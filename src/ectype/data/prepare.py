@@ -29,7 +29,8 @@ from ectype.data.masks import IGNORED, find_coding
 from ectype.data.names import write_names
 from ectype.data.pairs import PairedFolder, open_pairs
 from ectype.data.prepared import Prepared, Reject, assemble, reasons
-from ectype.data.sources import Halves, Listing, Pair, Raw, Single, Source, open_source
+from ectype.data.raw import Halves, Pair, Raw, Single
+from ectype.data.sources import Listing, Source, open_source
 from ectype.data.tiles import TiledSource
 from ectype.data.workers import Decode, LookAtMasks, Measure, default_workers, run
 from ectype.errors import DataError

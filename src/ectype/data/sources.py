@@ -15,27 +15,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from ectype.data.raw import Raw
 from ectype.errors import DataError, did_you_mean
 
-__all__ = [
-    "FolderSource",
-    "Halves",
-    "Listing",
-    "Pair",
-    "Raw",
-    "Single",
-    "Source",
-    "Tile",
-    "Unreadable",
-    "layout",
-    "natural",
-    "open_source",
-    "untiled",
-]
+__all__ = ["FolderSource", "Listing", "Source", "layout", "natural", "open_source", "untiled"]
 
 # Split codes, as stored with prepared images. NONE: the source does not say.
 NONE, TRAIN, VAL, TEST = 0, 1, 2, 3
@@ -44,52 +30,15 @@ SPLITS |= {"test": TEST, "testing": TEST, "t10k": TEST}
 
 SUFFIXES = frozenset(
     [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".avif",
-        ".mpo",
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif"),
+        *(".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".mpo"),
     ]
 )
 # Images to their owner, though not to us: they are rejected by name, so that nobody wonders where they went.
 FOREIGN = frozenset(
     [
-        ".heic",
-        ".heif",
-        ".svg",
-        ".psd",
-        ".xcf",
-        ".tga",
-        ".ico",
-        ".exr",
-        ".hdr",
-        ".jxl",
-        ".dcm",
-        ".nii",
-        ".cr2",
-        ".cr3",
-        ".nef",
-        ".arw",
-        ".dng",
-        ".orf",
-        ".raf",
-        ".eps",
+        *(".heic", ".heif", ".svg", ".psd", ".xcf", ".tga", ".ico", ".exr", ".hdr", ".jxl"),
+        *(".dcm", ".nii", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".eps"),
     ]
 )
 MAGIC = re.compile(
@@ -99,44 +48,6 @@ PART = re.compile(r"#\d+,\d+$")
 """Behind the name of an image that a part was cut from: its top and left."""
 LARGEST = 256 << 20
 """Bytes of an encoded image in an archive beyond which it is rejected: the cure for zip bombs."""
-
-
-class Unreadable(NamedTuple):
-    """An item whose content the source itself could not give."""
-
-    reason: str
-
-
-class Tile(NamedTuple):
-    """A part of an image, in pixels of the image as it would be seen."""
-
-    file: str | bytes | np.ndarray
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-class Pair(NamedTuple):
-    """An image and its partner."""
-
-    image: Single
-    targets: tuple[Single | None, ...]
-    """One file, or one for each class of a mask; None where an image has nothing of that class."""
-
-
-class Halves(NamedTuple):
-    """An image and its partner in one file."""
-
-    file: Single
-    first: str
-    """Where the image is: left, right, top or bottom."""
-
-
-Single: TypeAlias = str | bytes | np.ndarray | Unreadable | Tile
-Raw: TypeAlias = Single | Pair | Halves
-"""An item before decoding: a path, an encoded image, uint8 pixels [h, w] or [h, w, c], a part of one of these, or why
-there is nothing; or two of these that belong together."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ectype.data.names import Numbered
-from ectype.data.sources import MAGIC, NONE, SPLITS, Listing, Raw, Source, Unreadable, natural, signature_of
+from ectype.data.raw import Raw, Unreadable
+from ectype.data.sources import MAGIC, NONE, SPLITS, Listing, Source, natural, signature_of
 from ectype.errors import DataError, did_you_mean
 
 __all__ = ["HubSource", "ParquetSource"]

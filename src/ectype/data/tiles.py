@@ -10,7 +10,8 @@ import numpy as np
 
 from ectype.data.decode import Rejected, size_of
 from ectype.data.decode_pairs import parted
-from ectype.data.sources import Halves, Listing, Pair, Raw, Single, Source, Tile, Unreadable
+from ectype.data.raw import Halves, Pair, Raw, Single, Tile, Unreadable
+from ectype.data.sources import Listing, Source
 
 __all__ = ["TiledSource"]
 

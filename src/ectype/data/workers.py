@@ -27,7 +27,7 @@ from ectype.data.chunks import decode_chunk, measure
 from ectype.data.decode import Rejected, Spec
 from ectype.data.decode_pairs import masks_of
 from ectype.data.masks import Look, look
-from ectype.data.sources import Halves, Pair, Raw
+from ectype.data.raw import Halves, Pair, Raw
 from ectype.errors import DataError
 
 __all__ = ["Decode", "Decoding", "LookAtMasks", "Measure", "default_workers", "run"]
