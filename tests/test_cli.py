@@ -271,6 +271,9 @@ def test_reconstruct_keeps_names_and_folders(ectype, runs: dict[str, Path], phot
     assert code == 0
     assert len(draws) == 8
     assert len({path.read_bytes() for path in draws}) == 8, "each draw is another"
+    code, _, said = ectype("reconstruct", runs["ae"], out, "--out", out)
+    assert code == 3
+    assert "would be written over" in one_line(said)
     code, _, said = ectype("reconstruct", runs["ae"], tmp_path / "none.png", "--out", out)
     assert code == 3
     assert "no image at" in one_line(said)

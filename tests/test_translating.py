@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from PIL.ExifTags import Base
 import ectype
 from ectype.errors import DataError, EctypeError, ModelError
 from ectype.results import evaluate, report
+from ectype.sections import DataConfig
 from ectype.training.rundir import RunDir
-from ectype.translating import translate
+from ectype.translating import trained_size, translate
 
 QUICK = [
     *("net.width=4", "net.levels=2", "ema_images=0", "run.pictures=4"),
@@ -96,6 +98,41 @@ def test_large_images_go_through_in_tiles_without_seams(segmented: RunDir, tmp_p
     assert "1 larger than 96 pixels, in tiles" in tiled
     one, two = (np.asarray(Image.open(tmp_path / place / "large.png")) for place in ("whole", "tiles"))
     assert (one == two).mean() > 0.98
+
+
+def test_images_go_through_at_the_scale_of_training(cells: Path, tmp_path: Path) -> None:
+    """As large as in training: what an image is shrunk to by hand gives the same, but for being enlarged again."""
+    run = ectype.train("unet-segment", cells, ["size=40", "resize=crop", *QUICK], out=tmp_path / "run")
+    image = Image.fromarray(scene(7, 120, 156)[0])
+    image.save(tmp_path / "large.png")
+    image.resize((52, 40), Image.Resampling.LANCZOS).save(tmp_path / "small.png")
+    found = {}
+    for name, scale in (("large", "auto"), ("large", "trained"), ("large", "full"), ("small", "full")):
+        said = translate(run.path, [str(tmp_path / f"{name}.png")], tmp_path / scale, scale=scale, probabilities=True)
+        assert ("1 through the model at the scale of its training" in said) == (scale != "full")
+        found[name, scale] = Image.open(tmp_path / scale / f"{name}-p-255.png")
+    assert found["large", "auto"].size == image.size
+    assert np.array_equal(*(np.asarray(found["large", scale]) for scale in ("auto", "trained")))
+    again = found["small", "full"].resize(image.size, Image.Resampling.BICUBIC)
+    apart = {
+        scale: np.abs(np.asarray(found["large", scale], int) - np.asarray(again)).mean() for scale in ("auto", "full")
+    }
+    assert apart["auto"] < 3
+    assert apart["auto"] < apart["full"] / 2
+
+
+@pytest.mark.parametrize(
+    "words, size",
+    [
+        ({"size": 40, "resize": "crop"}, (40, 60)),
+        ({"size": 40, "resize": "pad"}, (27, 40)),
+        ({"size": 40, "resize": "squash"}, (40, 40)),
+        ({"size": 40, "resize": "tiles"}, (80, 120)),
+        ({"size": "own"}, (80, 120)),
+    ],
+)
+def test_the_scale_of_training_follows_how_images_were_fitted(words: dict[str, Any], size: tuple[int, int]) -> None:
+    assert trained_size((80, 120), (40, 40), DataConfig(source="", **words)) == size
 
 
 def test_mirror_images_can_be_averaged(segmented: RunDir, tmp_path: Path) -> None:

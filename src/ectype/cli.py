@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -205,14 +205,49 @@ def translate(
     overlay: Annotated[bool, typer.Option("--overlay", help="Of masks: also laid over the images.")] = False,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Of masks: also of each class.")] = False,
     flips: Annotated[bool, typer.Option("--flips", help="Average with what is made of the mirror image.")] = False,
+    scale: Annotated[
+        Literal["auto", "trained", "full"],
+        typer.Option(help="At that of the training images, or at their own; auto: full for what restores."),
+    ] = "auto",
     tile: Annotated[int, typer.Option(help="Larger images go through in tiles of so many pixels a side.")] = 512,
     device: Device = "auto",
 ) -> None:
     """Make masks, pictures or restored images of images, at their own size and under their own names."""
     from ectype import translating
 
-    given: dict[str, Any] = {"overlay": overlay, "probabilities": probabilities, "flips": flips, "tile": tile}
-    say(translating.translate(run, images, to, device=device, **given))
+    given: dict[str, Any] = {"overlay": overlay, "probabilities": probabilities, "flips": flips}
+    say(translating.translate(run, images, to, scale=scale, tile=tile, device=device, **given))
+
+
+@app.command()
+def score(
+    run: Run,
+    images: Annotated[list[str], typer.Argument(help="Images or folders of them.")],
+    to: Annotated[Path, typer.Option("--out", help="A .csv file.")] = Path("scores.csv"),
+    maps: Annotated[Path | None, typer.Option(help="A directory for a picture of each image's errors.")] = None,
+    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Of the tiles of a large image, as a share.")] = 0.25,
+    device: Device = "auto",
+) -> None:
+    """Find odd images: how badly each comes back, beside how badly held-out images do."""
+    from ectype import scoring
+
+    say(scoring.score(run, images, to, maps=maps, overlap=overlap, device=device))
+
+
+@app.command()
+def nearest(
+    run: Run,
+    images: Annotated[list[str], typer.Argument(help="Images or folders of them.")],
+    source: Annotated[str, typer.Option("--in", metavar="DATA", help="Among which to look.")],
+    to: Annotated[Path, typer.Option("--out", help="A picture.")] = Path("nearest.png"),
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each.")] = 8,
+    device: Device = "auto",
+) -> None:
+    """Find the images whose codes are nearest to those of an image."""
+    from ectype import scoring
+
+    for line in scoring.nearest(run, images, source, to, k=k, device=device):
+        say(line)
 
 
 @app.command()

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 
 from ectype.data.decode import Rejected, Spec, colour, size_of
 from ectype.data.decode import decode as decode_image
 from ectype.data.preview import save_grid
 from ectype.errors import DataError, ModelError
 from ectype.models.base import evaluating
-from ectype.models.translator import Segmenter, Translator
+from ectype.models.translator import Restorer, Segmenter, Translator
 from ectype.results import load
+from ectype.sections import DataConfig, DataInfo
 from ectype.tiling import tiled
 from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
-from ectype.use import able, files_of, outputs_of, png
+from ectype.use import OVERVIEW, able, destinations, files_of, png
 
-__all__ = ["translate"]
+__all__ = ["Scale", "trained_size", "translate"]
 
+Scale = Literal["auto", "trained", "full"]
 TILE, OVERLAP = 512, 0.25
 """Side in pixels beyond which an image goes through in tiles, and the share of a side that neighbours share."""
 BLEND = 0.4
@@ -44,13 +47,16 @@ def translate(
     overlay: bool = False,
     probabilities: bool = False,
     flips: bool = False,
+    scale: Scale = "auto",
     tile: int = TILE,
     device: str = "auto",
 ) -> str:
     """Save what the model makes of images, each at its own size and under its own name, as PNG.
 
-    Masks are index PNGs with the classes' colours as palette. Images are as large as they are: what does not divide is
-    filled up inside and cut back. Beyond `tile` pixels a side they go through in tiles that are blended.
+    Masks are index PNGs with the classes' colours as palette. Where training shrank its images, so are these before
+    they go through, so that things have the size that was learned, and what was made is brought back to theirs. What
+    restores images sees each pixel instead, as its use is the fine detail. Sizes that do not divide are filled up
+    inside and cut back; beyond `tile` pixels a side images go through in tiles that are blended.
 
     Args:
         run: Of a model from image to image.
@@ -59,6 +65,8 @@ def translate(
         overlay: Of masks: also save the image with the classes' colours laid over it.
         probabilities: Of masks: also save each class's probability as a grey picture.
         flips: Average what is made of an image and of its mirror image.
+        scale: `trained`: through the model at the scale of its training images; `full`: at their own; `auto`: full for
+            models that restore, else trained.
         tile: Side of a tile in pixels.
         device: See `choose_device`.
 
@@ -73,20 +81,15 @@ def translate(
     if tile < 64:
         raise DataError(f"--tile {tile} is too small to be seen in: 64 is the least.")
     files = list(files_of(images))
-    if not files:
-        raise DataError(f"no images in {', '.join(images)}: name files, or folders that hold some.")
+    endings = ["", *(["-overlay"] if overlay else []), *(_endings(model.info) if probabilities else [])]
+    places = destinations(files, out, endings)
     data, info = RunDir.existing(run).recipe.data, model.info
     spec = Spec(info.size, info.channels, "squash", colour(data.background), 1)
-    places = outputs_of([name for name, _, _ in files])
-    written = {(out / png(place)).resolve() for place in places.values()}
-    if len(places) < len(files):
-        raise DataError("two of the images have one name, and would be one file: translate their folders one by one.")
-    if clash := next((path for _, path, _ in files if path.resolve() in written), None):
-        raise DataError(f"'{clash}' would be written over: give another --out than the folder of the images.")
+    full = scale == "full" or (scale == "auto" and isinstance(model, Restorer))
     here = next(model.parameters()).device
     shown: list[Tensor] = []
     skipped: list[str] = []
-    in_tiles = larger = 0
+    in_tiles = larger = scaled = 0
 
     def through(pixels: Tensor) -> Tensor:
         given = pixels.to(here).float() / 255
@@ -96,20 +99,27 @@ def translate(
     with evaluating(model):
         for name, path, asked in files:
             try:
-                pixels = _whole(path, spec)
+                size = _size(path, spec)
+                pixels = _pixels(path, spec, size)
+                work = size if full else trained_size(size, info.size, data)
+                seen = pixels if work == size else _pixels(path, spec, work)
             except Rejected as reason:
                 if asked:
                     raise DataError(f"'{path}' cannot be used ({reason}): leave it out.") from None
                 skipped.append(f"{name} ({reason})")
                 continue
-            made, tiles = _made(through, pixels, tile)
+            made, tiles = _made(through, seen, tile)
+            if work != size:
+                made = interpolate(made[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
             in_tiles += tiles
-            larger += min(pixels.shape[1] / info.size[0], pixels.shape[2] / info.size[1]) > LARGER
-            _write(model, made, pixels, out / places[name], path, overlay=overlay, probabilities=probabilities)
+            scaled += work != size
+            larger += min(work[0] / info.size[0], work[1] / info.size[1]) > LARGER
+            _write(model, made, pixels, places[name], path, overlay=overlay, probabilities=probabilities)
             if len(shown) < 2 * SHOWN:
                 shown += [_square(pixels[None].float() / 255), _square(model.picture(made[None]).cpu())]
     said = f"; {in_tiles} larger than {tile} pixels, in tiles" if in_tiles else ""
-    if larger and data.resize != "tiles":
+    said += f"; {scaled} through the model at the scale of its training (--scale full: at their own)" if scaled else ""
+    if full and larger and data.resize != "tiles":
         said += (
             f"; {larger} larger than the {info.size[1]}×{info.size[0]} it was trained at, where things were smaller: "
             "data.resize=tiles trains at full resolution"
@@ -117,18 +127,40 @@ def translate(
     said += f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
     if not shown:
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
-    save_grid(to_uint8(torch.cat(shown)), out / "overview.png", columns=4)
+    save_grid(to_uint8(torch.cat(shown)), out / OVERVIEW, columns=4)
     what = "masks" if isinstance(model, Segmenter) else "pictures"
-    return f"{len(files) - len(skipped)} {what} → {out}; the first beside their inputs in {out / 'overview.png'}{said}"
+    return f"{len(files) - len(skipped)} {what} → {out}; the first beside their inputs in {out / OVERVIEW}{said}"
 
 
-def _whole(path: Path, spec: Spec) -> Tensor:
-    """An image at its own size, [c, h, w] uint8."""
+def _size(path: Path, spec: Spec) -> tuple[int, int]:
+    """Height and width of an image as it is seen."""
     size = size_of(str(path))
     if size is None:
         decode_image(str(path), spec)  # says why
         raise Rejected("not an image")
+    return size
+
+
+def _pixels(path: Path, spec: Spec, size: tuple[int, int]) -> Tensor:
+    """An image at some size, [c, h, w] uint8."""
     return torch.from_numpy(decode_image(str(path), spec._replace(size=size)).pixels.copy())
+
+
+def trained_size(size: tuple[int, int], known: tuple[int, int], data: DataConfig) -> tuple[int, int]:
+    """The size at which things in an image are as large as in training: what was cut off or filled up there is kept."""
+    if data.size == "own" or data.resize == "tiles":
+        return size
+    if data.resize == "squash":
+        return known
+    across = [k / s for k, s in zip(known, size, strict=True)]
+    factor = max(across) if data.resize == "crop" else min(across)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _endings(info: DataInfo) -> list[str]:
+    """Of the pictures of each class's probability."""
+    assert info.target is not None
+    return ["-p-" + "".join(c if c.isalnum() else "_" for c in name) for name in info.target.classes]
 
 
 def _made(through: Callable[[Tensor], Tensor], pixels: Tensor, tile: int) -> tuple[Float[Tensor, "k h w"], bool]:
@@ -159,9 +191,8 @@ def _write(
         laid = (pixels.float() / 255).expand(3, -1, -1) * (1 - marked) + painted * marked
         Image.fromarray(to_uint8(laid[None])[0].permute(1, 2, 0).numpy()).save(png(place, "-overlay"))
     if probabilities:
-        for name, chance in zip(model.info.target.classes, to_uint8(made[None])[0].numpy(), strict=True):
-            safe = "".join(c if c.isalnum() else "_" for c in name)
-            Image.fromarray(np.ascontiguousarray(chance)).save(png(place, f"-p-{safe}"))
+        for ending, chance in zip(_endings(model.info), to_uint8(made[None])[0].numpy(), strict=True):
+            Image.fromarray(np.ascontiguousarray(chance)).save(png(place, ending))
 
 
 def _kept(source: Path, mode: str) -> dict[str, Any]:
@@ -185,6 +216,6 @@ def _square(image: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 3 128 128"]:
     height, width = image.shape[2:]
     scale = 128 / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = torch.nn.functional.interpolate(image.expand(-1, 3, -1, -1), size, mode="bilinear", antialias=True)
+    small = interpolate(image.expand(-1, 3, -1, -1), size, mode="bilinear", antialias=True)
     top, left = (128 - size[0]) // 2, (128 - size[1]) // 2
-    return torch.nn.functional.pad(small, (left, 128 - size[1] - left, top, 128 - size[0] - top), value=1.0)
+    return pad(small, (left, 128 - size[1] - left, top, 128 - size[0] - top), value=1.0)

@@ -28,10 +28,25 @@ from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
 
-__all__ = ["able", "decode", "encode", "files_of", "outputs_of", "png", "reconstruct"]
+__all__ = [
+    "OVERVIEW",
+    "able",
+    "at_size",
+    "decode",
+    "destinations",
+    "encode",
+    "files_of",
+    "png",
+    "readable",
+    "reconstruct",
+    "save",
+    "spec_of",
+]
 
 AT_ONCE = 256
 """Codes that go through a decoder together."""
+OVERVIEW = "overview.png"
+"""The picture of inputs beside what was made of them."""
 
 
 C = TypeVar("C")
@@ -44,7 +59,7 @@ def able(model: nn.Module, what: type[C], run: Path, verb: str) -> C:
     return model
 
 
-def _save(image: Tensor, path: Path) -> None:
+def save(image: Tensor, path: Path) -> None:
     """One image [c, h, w] in [0, 1] as PNG."""
     pixels = to_uint8(image[None])[0].permute(1, 2, 0).numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +80,7 @@ def files_of(given: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
             raise DataError(f"no image at '{text}': there is no such file or folder; check the path.")
 
 
-def _spec(info: DataInfo, recipe: Recipe) -> Spec:
+def spec_of(info: DataInfo, recipe: Recipe) -> Spec:
     """What an image becomes so that it is as the model was trained to see it."""
     data = recipe.data
     return Spec(info.size, info.channels, data.fitting, colour(data.background), 1)
@@ -77,7 +92,7 @@ def _own_size(path: Path, spec: Spec) -> tuple[int, int] | None:
     return found if found is not None and (found[0] > spec.size[0] or found[1] > spec.size[1]) else None
 
 
-def _readable(
+def readable(
     files: Sequence[tuple[str, Path, bool]], spec: Spec, skipped: list[str], *, at_once: int, resize: bool
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Names and images [b, c, h, w] uint8, some at a time; what cannot be used is skipped, unless it was asked for.
@@ -106,7 +121,7 @@ def _readable(
         yield names, torch.stack(images)
 
 
-def _at_size(image: Tensor, spec: Spec) -> Tensor:
+def at_size(image: Tensor, spec: Spec) -> Tensor:
     """One image [c, h, w] in [0, 1] or uint8, brought to the model's size, in [0, 1]."""
     if image.shape[1:] != spec.size:
         pixels = image if image.dtype == torch.uint8 else to_uint8(image[None])[0]
@@ -114,11 +129,34 @@ def _at_size(image: Tensor, spec: Spec) -> Tensor:
     return image.cpu() if image.is_floating_point() else image / 255
 
 
-def outputs_of(names: Sequence[str]) -> dict[str, Path]:
+def _outputs_of(names: Sequence[str]) -> dict[str, Path]:
     """Where each file's picture goes, without its suffix: this is added where two would be one without it."""
     inside = {name: _inside(name) for name in names}
     taken = Counter(path.with_suffix("") for path in inside.values())
     return {name: path if taken[path.with_suffix("")] > 1 else path.with_suffix("") for name, path in inside.items()}
+
+
+def destinations(files: Sequence[tuple[str, Path, bool]], out: Path, endings: Sequence[str] = ("",)) -> dict[str, Path]:
+    """Where each file's pictures go below `out`, without suffix; an input is never written over.
+
+    Args:
+        files: As `files_of` gives them.
+        out: A directory.
+        endings: What the names of pictures made of one file end in.
+
+    Raises:
+        DataError: Two would be one, or an input would be lost.
+    """
+    if not files:
+        raise DataError("no images there: name files, or folders that hold some.")
+    places = {name: out / place for name, place in _outputs_of([name for name, _, _ in files]).items()}
+    if len(places) < len(files):
+        raise DataError("two of the images have one name, and would be one file: take their folders one by one.")
+    written = {png(place, ending).resolve() for place in places.values() for ending in endings}
+    written.add((out / OVERVIEW).resolve())
+    if clash := next((path for _, path, _ in files if path.resolve() in written), None):
+        raise DataError(f"'{clash}' would be written over: give another --out than the folder of the images.")
+    return places
 
 
 def png(place: Path, more: str = "") -> Path:
@@ -161,10 +199,9 @@ def reconstruct(
     capable = able(model, Reconstructs, run, "reconstruct")
     if draws and not isinstance(model, DrawsPosterior):
         raise ModelError(f"the model of '{run}' has no q(z|x) to draw from: leave --draws out, or train a vae.")
-    info, spec = model.info, _spec(model.info, RunDir.existing(run).recipe)
+    info, spec = model.info, spec_of(model.info, RunDir.existing(run).recipe)
     files = list(files_of(images))
-    if not files:
-        raise DataError(f"no images in {', '.join(images)}: name files, or folders that hold some.")
+    places = destinations(files, out, [f"-{k + 1}" for k in range(draws)] or [""])
     size = f"{info.size[1]}×{info.size[0]}"
     if draws and not resize and (large := next((path for _, path, _ in files if _own_size(path, spec)), None)):
         raise ModelError(
@@ -173,7 +210,6 @@ def reconstruct(
         )
     here = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    places = outputs_of([name for name, _, _ in files])
     shown: list[Tensor] = []
     skipped: list[str] = []
     at_once, in_tiles = looking(info, 0, here)[0], 0
@@ -182,7 +218,7 @@ def reconstruct(
         return capable.reconstruct(pixels.to(here).float() / 255)
 
     with evaluating(model):
-        for names, pixels in _readable(files, spec, skipped, at_once=at_once, resize=resize):
+        for names, pixels in readable(files, spec, skipped, at_once=at_once, resize=resize):
             if pixels.shape[2:] != info.size:
                 back = tiled(through, pixels[0], info.size, overlap=overlap, at_once=at_once)[None, None]
                 in_tiles += 1
@@ -192,17 +228,17 @@ def reconstruct(
                 back = through(pixels)[None]
             for place, name in enumerate(names):
                 for k in range(len(back)):
-                    _save(back[k, place], out / png(places[name], f"-{k + 1}" if draws else ""))
+                    save(back[k, place], png(places[name], f"-{k + 1}" if draws else ""))
                 if len(shown) < 32:
-                    shown.append(torch.stack([_at_size(each, spec) for each in (pixels[place], *back[:, place])]))
+                    shown.append(torch.stack([at_size(each, spec) for each in (pixels[place], *back[:, place])]))
     said = f"; {in_tiles} larger than {size}, in tiles" if in_tiles else ""
     said += f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
     if not shown:
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
-    save_grid(to_uint8(torch.cat(shown)), out / "overview.png", columns=len(shown[0]) * (1 if draws else 4))
+    save_grid(to_uint8(torch.cat(shown)), out / OVERVIEW, columns=len(shown[0]) * (1 if draws else 4))
     what = f"{draws} draws of each" if draws else "reconstructions"
     done = len(files) - len(skipped)
-    return f"{done} images, {what} → {out}; the first beside their inputs in {out / 'overview.png'}{said}"
+    return f"{done} images, {what} → {out}; the first beside their inputs in {out / OVERVIEW}{said}"
 
 
 def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
@@ -304,12 +340,12 @@ def decode(run: Path, codes: Path, out: Path, *, device: str = "auto") -> str:
             "encode with the same run."
         )
     here = next(model.parameters()).device
-    places = outputs_of(paths)
+    places = _outputs_of(paths)
     with evaluating(model):
         for at in range(0, len(flat), AT_ONCE):
             code = torch.from_numpy(np.ascontiguousarray(flat[at : at + AT_ONCE])).float().to(here)
             for path, image in zip(paths[at:], capable.decode(code.view(-1, *shape)), strict=False):
-                _save(image, out / png(places[path]))
+                save(image, out / png(places[path]))
     return f"{len(flat):,} images → {out}"
 
 

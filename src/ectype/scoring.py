@@ -1,0 +1,213 @@
+"""Which images a trained run finds odd, and which it finds alike."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ectype.data.feed import Feed
+from ectype.data.preview import save_grid
+from ectype.errors import DataError
+from ectype.measure.neighbours import nearest as nearest_points
+from ectype.models.base import Encodes, Reconstructs, evaluating
+from ectype.results import load, open_data, other_source
+from ectype.tiling import tiled
+from ectype.training.position import looking
+from ectype.training.rundir import RunDir
+from ectype.training.watch import to_uint8
+from ectype.use import able, at_size, destinations, files_of, png, readable, save, spec_of
+
+__all__ = ["nearest", "score"]
+
+BLUR = 2.0
+"""Deviation in pixels of the Gaussian that errors are averaged by: one wrong pixel is noise, several are a fault."""
+RED, WHITE = 95, 3.0
+"""A heat map is red where an error is as large as the worst place of all but 5% of held-out images, white at three
+times that."""
+CALIBRATED = 2000
+"""Held-out images that scores are compared with, at the most."""
+SHOWN = 8
+"""Oddest images in the overview."""
+
+
+class _Errors(NamedTuple):
+    """How far images come back from what they were."""
+
+    mean: Float[Tensor, " b"]
+    """Squared error over all pixels."""
+    peak: Float[Tensor, " b"]
+    """The largest of the averaged map."""
+    map: Float[Tensor, "b h w"]
+
+
+def _errors(image: Float[Tensor, "b c h w"], back: Float[Tensor, "b c h w"]) -> _Errors:
+    squared = (image - back.clamp(0, 1)).square().mean(1)
+    reach = min(round(3 * BLUR), min(squared.shape[1:]) - 1)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / BLUR) ** 2)
+    weights = weights / weights.sum()
+    blurred = F.pad(squared[:, None], (reach,) * 4, mode="reflect") if reach else squared[:, None]
+    blurred = F.conv2d(F.conv2d(blurred, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))[:, 0]
+    return _Errors(squared.flatten(1).mean(1).cpu(), blurred.flatten(1).amax(1).cpu(), blurred.cpu())
+
+
+def score(
+    run: Path,
+    images: Sequence[str],
+    out: Path,
+    *,
+    maps: Path | None = None,
+    overlap: float = 0.25,
+    device: str = "auto",
+) -> str:
+    """Write how badly a model reconstructs each image: what it has not learned comes back as something else.
+
+    Two scores: `error`, the mean squared error of all pixels in [0, 1], and `peak`, the largest error of a place, for
+    faults that are small beside the image. Beside each stands the share of the run's own held-out images that do at
+    least as badly: an image is odd where that is small (a conformal p-value; Bates et al. 2023, "Testing for outliers
+    with conformal p-values").
+
+    Images larger than the model's size go through in tiles; `peak` has more places to be large in then.
+
+    Args:
+        run: Of a model that reconstructs.
+        images: Files, or folders of them.
+        out: A .csv file: image, error, share, peak, share of that; the oddest first.
+        maps: A directory for a picture of each image's errors.
+        overlap: Of tiles.
+        device: See `choose_device`.
+
+    Raises:
+        ModelError: The model does not reconstruct.
+        DataError: Another suffix, or an image is missing or broken.
+    """
+    if out.suffix != ".csv":
+        raise DataError(f"--out {out} should end in .csv.")
+    model = load(run, device=device)
+    capable = able(model, Reconstructs, run, "reconstruct, and so cannot score")
+    recipe, info = RunDir.existing(run).recipe, model.info
+    files = list(files_of(images))
+    places = destinations(files, maps if maps is not None else out.parent / out.stem)
+    spec, here = spec_of(info, recipe), next(model.parameters()).device
+    held_out = Feed(open_data(recipe.data)[1].split("val"), recipe.data, here, training=False, seed=recipe.train.seed)
+    at_once = looking(info, 0, here)[0]
+    skipped: list[str] = []
+    found: list[tuple[str, float, float]] = []
+    kept: list[tuple[float, Tensor]] = []
+
+    def through(pixels: Tensor) -> Tensor:
+        return capable.reconstruct(pixels.to(here).float() / 255)
+
+    with evaluating(model):
+        usual = [
+            _errors(batch.image, capable.reconstruct(batch.image))
+            for batch, _ in held_out.sequence(*looking(info, recipe.train.seed, here), most=CALIBRATED)
+        ]
+        mean, peak = (torch.cat([getattr(one, name) for one in usual]).double().numpy() for name in ("mean", "peak"))
+        white = max(WHITE * float(np.percentile(peak, RED)), 1e-12)
+        for names, pixels in readable(files, spec, skipped, at_once=at_once, resize=False):
+            given = pixels.to(here).float() / 255
+            if given.shape[2:] == info.size:
+                back = capable.reconstruct(given)
+            else:
+                back = tiled(through, pixels[0], info.size, overlap=overlap, at_once=at_once)[None].to(here)
+            errors = _errors(given, back)
+            for i, name in enumerate(names):
+                found.append((name, float(errors.mean[i]), float(errors.peak[i])))
+                heat = _heat(errors.map[i] / white)
+                if maps is not None:
+                    save(heat, png(places[name]))
+                picture = [at_size(each, spec).expand(3, -1, -1) for each in (pixels[i], back[i].clamp(0, 1), heat)]
+                kept = sorted([*kept, (_share(peak, float(errors.peak[i])), torch.stack(picture))], key=lambda k: k[0])
+                kept = kept[:SHOWN]
+    said = f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
+    if not found:
+        raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
+    rows = [(name, error, _share(mean, error), highest, _share(peak, highest)) for name, error, highest in found]
+    rows.sort(key=lambda row: (min(row[2], row[4]), -row[1]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("image", "error", "share of held-out images", "peak", "share of held-out images' peaks"))
+        writer.writerows((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)
+    overview = out.with_suffix(".png")
+    save_grid(to_uint8(torch.cat([picture for _, picture in kept])), overview, columns=6)
+    name, error, share, _, share_of_peak = rows[0]
+    return (
+        f"{len(rows)} images → {out}; the oddest is {name} (error {error:.4g}; of {len(mean)} held-out images "
+        f"{min(share, share_of_peak):.1%} are as odd); image, reconstruction and errors of the first → {overview}{said}"
+    )
+
+
+def _share(usual: np.ndarray, value: float) -> float:
+    """Of held-out images and this one, how many score at least as high."""
+    return float((1 + (usual >= value).sum()) / (1 + len(usual)))
+
+
+def _heat(values: Float[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
+    """0 to 1 as black, red, yellow, white."""
+    return torch.stack([(3 * values.clamp(0, 1) - k).clamp(0, 1) for k in range(3)])
+
+
+def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int = 8, device: str = "auto") -> list[str]:
+    """Find the images of a source whose codes are nearest to an image's, and save them in a picture.
+
+    Args:
+        run: Of a model that encodes.
+        images: Files, or folders of them.
+        source: Anything that training accepts.
+        out: A picture: each image, then its neighbours, a row for each.
+        k: Neighbours of each.
+        device: See `choose_device`.
+
+    Returns:
+        A line for each image: its neighbours, the nearest first, with the Euclidean distance of their codes.
+
+    Raises:
+        ModelError: The model cannot encode.
+        DataError: Unusable images, or fewer than k.
+    """
+    model = load(run, device=device)
+    capable = able(model, Encodes, run, "encode")
+    recipe, info = RunDir.existing(run).recipe, model.info
+    spec, here = spec_of(info, recipe), next(model.parameters()).device
+    config = other_source(recipe.data, source, info)
+    _, store = open_data(config)
+    skipped: list[str] = []
+    moments = looking(info, recipe.train.seed, here)
+    codes, names, where = [], [], []
+    with evaluating(model):
+        asked = [
+            (name, image)
+            for some, pixels in readable(list(files_of(images)), spec, skipped, at_once=moments[0], resize=True)
+            for name, image in zip(some, pixels, strict=True)
+        ]
+        if not asked:
+            raise DataError(f"no image in {', '.join(images)} can be used: name others.")
+        mine = torch.stack([image for _, image in asked])
+        points = torch.cat([capable.encode(some.to(here).float() / 255).cpu() for some in mine.split(moments[0])])
+        for _, part in store.splits():
+            for batch, _ in Feed(part, config, here, training=False, seed=recipe.train.seed).sequence(*moments):
+                codes.append(capable.encode(batch.image).float().cpu())
+            names += list(part.names)
+            where += [(part, i) for i in range(len(part))]
+    if k > len(names):
+        raise DataError(f"-k {k}: there are {len(names)} images in '{source}'; ask for fewer.")
+    found = nearest_points(points.float().flatten(1), torch.cat(codes).flatten(1), k)
+    rows, lines = [], []
+    for (name, image), distances, places in zip(asked, found.distance, found.place, strict=True):
+        rows.append(image[None])
+        for place in places.tolist():
+            part, i = where[place]
+            rows.append(part.gather(torch.tensor([i]))[:, : info.channels])
+        said = ", ".join(f"{names[p]} ({d:.4g})" for d, p in zip(distances.tolist(), places.tolist(), strict=True))
+        lines.append(f"{name}: {said}")
+    save_grid(torch.cat(rows), out, columns=k + 1)
+    return [*lines, f"→ {out}"]

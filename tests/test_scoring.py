@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ectype
+from ectype.errors import DataError, ModelError
+from ectype.scoring import nearest, score
+from ectype.training.rundir import RunDir
+
+
+def disc(seed: int, side: int = 24) -> np.ndarray:
+    """A grey disc somewhere, of some size, on black."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    where, radius = rng.integers(side // 3, 2 * side // 3, 2), rng.integers(side // 6, side // 3)
+    return np.where((y - where[0]) ** 2 + (x - where[1]) ** 2 < radius**2, 160, 20).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("discs")
+    for i in range(160):
+        Image.fromarray(disc(i)).save(root / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    words = ["width=8", "latent_dim=8", "train.images=12000", "batch=32", "monitor.every=4000", "optimizer.lr=0.004"]
+    return ectype.train(
+        "ae", discs, [*words, "run.pictures=0", "split={val: 0.2}"], out=tmp_path_factory.mktemp("runs") / "run"
+    )
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_odd_images_come_first_and_their_faults_are_bright(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        Image.fromarray(disc(1000 + i)).save(tmp_path / f"in/usual-{i}.png")
+    scratched = disc(1020)
+    scratched[3:6, 15:21] = 255
+    Image.fromarray(scratched).save(tmp_path / "in/scratched.png")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (24, 24), dtype=np.uint8)).save(tmp_path / "in/noise.png")
+    (tmp_path / "in/broken.png").write_bytes(b"nothing")
+    said = score(run.path, [str(tmp_path / "in")], tmp_path / "scores.csv", maps=tmp_path / "maps")
+    rows = read(tmp_path / "scores.csv")
+    assert "14 images" in said
+    assert "1 skipped: broken.png" in said
+    assert [row["image"] for row in rows[:2]] == ["noise.png", "scratched.png"]
+    assert float(rows[0]["error"]) > 3 * float(rows[-1]["error"])
+    share = [float(row["share of held-out images"]) for row in rows]
+    assert share[0] == pytest.approx(1 / (1 + round(1 / share[0] - 1)))  # one of all held-out images and itself
+    assert share[0] < 0.06
+    # Usual images are spread over what held-out ones do.
+    assert 0.1 < np.mean(share[2:]) < 0.9
+    with Image.open(tmp_path / "maps/scratched.png") as heat:
+        values = np.asarray(heat, float).sum(2)
+    assert heat.size == (24, 24)
+    assert values[2:7, 14:22].mean() > 2 * values[10:].mean()
+    assert values[3:6, 15:21].mean() > 255  # beyond red
+    assert (tmp_path / "scores.png").is_file()
+
+
+def test_large_images_are_scored_in_tiles(run: RunDir, tmp_path: Path) -> None:
+    large = np.block([[disc(1), disc(2)], [disc(3), disc(4)]])
+    large[40:44, 4:10] = 255
+    Image.fromarray(large).save(tmp_path / "large.png")
+    score(run.path, [str(tmp_path / "large.png")], tmp_path / "s.csv", maps=tmp_path / "maps")
+    with Image.open(tmp_path / "maps/large.png") as heat:
+        assert heat.size == (48, 48)
+    assert float(read(tmp_path / "s.csv")[0]["share of held-out images' peaks"]) < 0.1
+
+
+def test_neighbours_are_found_by_their_codes(run: RunDir, discs: Path, tmp_path: Path) -> None:
+    lines = nearest(run.path, [str(discs / "007.png")], str(discs), tmp_path / "near.png", k=4)
+    first = lines[0].removeprefix("007.png: ").split(", ")
+    assert first[0].startswith("007.png (")  # itself
+    distances = [float(part.rsplit("(", 1)[1].rstrip(")")) for part in first]
+    assert distances == sorted(distances)
+    assert distances[0] == pytest.approx(0, abs=1e-3)
+    assert lines[-1] == f"→ {tmp_path / 'near.png'}"
+    with Image.open(tmp_path / "near.png") as sheet:
+        assert sheet.width > 4 * sheet.height
+    # Another disc's neighbours are discs where it is.
+    Image.fromarray(disc(5000)).save(tmp_path / "new.png")
+    said = nearest(run.path, [str(tmp_path / "new.png")], str(discs), tmp_path / "new-near.png", k=3)[0]
+    found = [disc(int(part.split(".")[0])) for part in said.removeprefix("new.png: ").split(", ")]
+    apart = [np.abs(disc(5000).astype(int) - one).mean() for one in found]
+    everyone = [np.abs(disc(5000).astype(int) - disc(i)).mean() for i in range(160)]
+    assert np.mean(apart) < np.quantile(everyone, 0.2)
+
+
+def test_what_cannot_be_done_is_said(run: RunDir, discs: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"should end in \.csv"):
+        score(run.path, [str(discs)], tmp_path / "scores.txt")
+    with pytest.raises(DataError, match=r"-k 161: there are 160 images"):
+        nearest(run.path, [str(discs / "007.png")], str(discs), tmp_path / "n.png", k=161)
+    gan = ["net.width=8", "net.max_width=8", "critic.width=8", "train.images=64", "batch=32", "run.pictures=0"]
+    other = ectype.train("gan", discs, [*gan, "monitor.features=pixels"], out=tmp_path / "gan")
+    with pytest.raises(ModelError, match="cannot reconstruct, and so cannot score"):
+        score(other.path, [str(discs)], tmp_path / "s.csv")
+    with pytest.raises(ModelError, match="cannot encode"):
+        nearest(other.path, [str(discs / "007.png")], str(discs), tmp_path / "n.png")
