@@ -46,7 +46,7 @@ from torch import Tensor
 from ectype.data.feed import Feed
 from ectype.recipe import Recipe, load_recipe
 from ectype.results import open_data
-from ectype.training.distributed import World
+from ectype.training.assemble import assemble
 from ectype.training.trainer import Trainer
 
 GOAL = 0.97
@@ -74,9 +74,7 @@ def our_trainer(recipe: Recipe) -> Trainer:
     """As `ectype.run` assembles it."""
     _, store = open_data(recipe.data)
     feed = Feed(store.split("train"), recipe.data, CPU, training=True, seed=0)
-    model = recipe.model.build(store.info)
-    objective = recipe.objective.build(model, store.info, images=recipe.train.images)
-    return Trainer(objective, feed, recipe, budget=recipe.train.images, device=CPU, world=World())
+    return assemble(recipe, store.info, feed, budget=recipe.train.images, device=CPU)
 
 
 def bare_loop(recipe: Recipe, *, watched: bool = False) -> Callable[[], None]:

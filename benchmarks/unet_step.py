@@ -21,16 +21,12 @@ os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 import torch
 import torch.nn.functional as F
 
-from ectype.data.feed import Feed
 from ectype.models.translator import Segmenter
-from ectype.objectives.base import Objective
 from ectype.recipe import Recipe, load_recipe
 from ectype.results import open_data
-from ectype.training.distributed import World
-from ectype.training.trainer import Trainer
+from step import our_trainer
 
 GOAL = 0.97
-CPU = torch.device("cpu")
 
 
 def recipe(width: int) -> Recipe:
@@ -46,19 +42,6 @@ def recipe(width: int) -> Recipe:
             "optimizer.warmup": 0.0,
         },
     )
-
-
-def our_trainer(found: Recipe, *, last: bool) -> Trainer:
-    """As `ectype.run` assembles it."""
-    _, store = open_data(found.data)
-    feed = Feed(store.split("train"), found.data, CPU, training=True, seed=0)
-    torch.manual_seed(0)
-    objective = found.objective.build(found.model.build(store.info), store.info, images=found.train.images)
-    assert isinstance(objective, Objective)
-    if last:
-        objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not typed
-    changed = found.override({"train.channels_last": last})
-    return Trainer(objective, feed, changed, budget=found.train.images, device=CPU, world=World())
 
 
 def bare_loop(found: Recipe) -> Callable[[], None]:
@@ -106,7 +89,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     found = recipe(given.width)
     bare = bare_loop(found)
-    ours, last = our_trainer(found, last=False), our_trainer(found, last=True)
+    ours, last = (our_trainer(found.override({"train.channels_last": last})) for last in (False, True))
 
     def timed(step: Callable[[], object]) -> dict[str, float]:
         began = time.perf_counter()

@@ -24,22 +24,26 @@ from ectype.measure.validation import spoiled, validation
 from ectype.measure.verdict import judged_by
 from ectype.measure.watching import LEAST_WATCHED, SampleEvidence, SampleWatch
 from ectype.models.base import Samples, StartsFromData, StartsFromWeights
-from ectype.objectives.base import Objective, Restarts, Validates
+from ectype.objectives.base import Restarts, Validates
 from ectype.recipe import Recipe
 from ectype.results import keep, load, open_data
 from ectype.training import checkpoint
+from ectype.training.assemble import assemble
 from ectype.training.distributed import World
-from ectype.training.environment import EXACT, environment
+from ectype.training.environment import EXACT, environment, multiplies_bf16
 from ectype.training.loop import Callback, Choices, Outcome, choose, fit
 from ectype.training.memory import fitting, peak_memory
 from ectype.training.monitor import Monitor, Verdict
-from ectype.training.position import derive, looking
-from ectype.training.recompute import recompute
+from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.trainer import Diverged, Trainer
 from ectype.training.watch import JsonLines, Pictures, ProgressDisplay, TensorBoard, to_uint8
 
 __all__ = ["Session"]
+
+
+MANY = 2**26
+"""Numbers of the images that a model may start from."""
 
 
 class _Watch(NamedTuple):
@@ -76,26 +80,7 @@ class Session:
 
     def assemble(self, budget: int) -> Trainer:
         """Everything that the recipe makes, at its beginning."""
-        recipe = self.recipe
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(recipe.train.seed, "weights"))
-            model = recipe.model.build(self.info)
-            objective = recipe.objective.build(model, self.info, images=budget)
-        assert isinstance(objective, Objective)
-        objective.to(self.device)
-        wanted = recipe.train.channels_last
-        if wanted is True or (wanted == "auto" and self.device.type == "cuda"):
-            objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # documented, not typed
-        if recipe.run.checkpoint_activations:
-            for player in objective.players.values():
-                recompute(player)
-        if recipe.train.compile:
-            if objective.phase != "whole":
-                # A critic's weight asks for gradients twice, for which a compiled graph must keep its buffers.
-                torch._functorch.config.donated_buffer = False  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
-            for part in objective.compilable():
-                part.compile()
-        return Trainer(objective, self.feed, recipe, budget=budget, device=self.device, world=self.world)
+        return assemble(self.recipe, self.info, self.feed, budget=budget, device=self.device, world=self.world)
 
     def watch(self, trainer: Trainer) -> _Watch | None:
         """What the run is followed by: the loss on held-out images where that says how good the model is, else the
@@ -159,7 +144,8 @@ class Session:
                     part.start_from_weights()
             trainer.restart_average()
             if isinstance(trainer.objective.model, StartsFromData):
-                trainer.objective.model.start_from(_mean_image(self.store).to(self.device))
+                shown = (_mean_image(self.store), _some_images(self.store))
+                trainer.objective.model.start_from(*(images.to(self.device) for images in shown))
                 trainer.restart_average()
             if start is not None:
                 self.say(_warm_start(trainer, Path(start)))
@@ -265,6 +251,12 @@ class Session:
             f"{recipe.about.name}: {numbers:,} parameters, {trainer.budget:,} images ({said}), "
             f"a check each {monitor.every:,}, {limit} → {self.run.path}"
         )
+        convolves = any(isinstance(part, nn.Conv2d) for part in trainer.objective.modules())
+        if recipe.train.precision == "auto" and convolves and multiplies_bf16(self.device):
+            self.say(
+                "this processor has units for bf16: train.precision=bf16 makes wide convolutions two to three times as "
+                "fast, at its precision."
+            )
 
     def _watchers(self) -> list[Callback]:
         recipe = self.recipe
@@ -362,6 +354,13 @@ def _mean_image(store: Store) -> Tensor:
     chosen = torch.arange(n) * len(images) // n
     sums = sum(images.gather(some).sum(0, dtype=torch.float64) for some in chosen.split(1000))
     return (torch.as_tensor(sums) / (255 * n)).float()
+
+
+def _some_images(store: Store) -> Tensor:
+    """[n, c, h, w] in [0, 1]: training images from all over, as many as a quarter of a gigabyte holds."""
+    images = store.split("train")
+    n = max(1, min(len(images), MANY // store.info.numbers))
+    return images.gather(torch.arange(n) * len(images) // n).float() / 255
 
 
 def _warm_start(trainer: Trainer, start: Path) -> str:

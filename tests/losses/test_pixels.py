@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from skimage.metrics import peak_signal_noise_ratio
 
 from ectype.errors import ModelError
-from ectype.losses.pixels import bce, charbonnier, gradient, l1, mse
+from ectype.losses.pixels import bce, charbonnier, gradient, l1, mse, psnr
 
 GENERATOR = torch.Generator().manual_seed(0)
 OUTPUT = torch.rand(3, 2, 5, 7, generator=GENERATOR)
@@ -23,6 +24,25 @@ TARGET = torch.rand(3, 2, 5, 7, generator=GENERATOR)
 def test_equals_torch(ours, theirs) -> None:
     expected = [theirs(o, t) for o, t in zip(OUTPUT, TARGET, strict=True)]
     torch.testing.assert_close(ours(OUTPUT, TARGET), torch.stack(expected))
+
+
+def test_psnr_is_what_scikit_image_finds_and_heeds_images_alike() -> None:
+    near = torch.stack([0.999 * TARGET[0], 0.9 * TARGET[1], TARGET[2]])
+    near = near.detach().requires_grad_()
+    value = psnr(near, TARGET)
+    for output, image, short in zip(near, TARGET, value, strict=True):
+        if not torch.equal(output, image):
+            found = peak_signal_noise_ratio(image.double().numpy(), output.detach().double().numpy(), data_range=1)
+            # What stands beside the error in the logarithm is 60 dB below 1.
+            assert 60 - short.item() == pytest.approx(-10 * math.log10(10 ** (-found / 10) + 1e-6), abs=1e-4)
+    assert value[2].item() == 0
+    # A tenth less of its error is worth as much to an image that is nearly right as to one that is not.
+    half = psnr(TARGET + 0.9 * (near.detach() - TARGET), TARGET)
+    gains = (value - half).detach()
+    assert gains[1].item() == pytest.approx(-20 * math.log10(0.9), abs=1e-3)
+    assert gains[0].item() > 0.1 * gains[1].item()
+    (slope,) = torch.autograd.grad(value.sum(), near)
+    assert slope.isfinite().all()
 
 
 def test_charbonnier_is_the_formula_and_smooth_at_zero() -> None:

@@ -13,7 +13,7 @@ from ectype.errors import RecipeError, did_you_mean
 from ectype.losses.features import FeatureLoss, Features, Maps, choose_network, load_features
 from ectype.losses.lpips import LPIPS
 from ectype.losses.perceptual import Perceptual, Style
-from ectype.losses.pixels import bce, charbonnier, gradient, l1, mse
+from ectype.losses.pixels import bce, charbonnier, gradient, l1, mse, psnr
 from ectype.losses.ssim import ms_ssim, ssim
 
 __all__ = ["LOSSES", "Mixture"]
@@ -35,6 +35,7 @@ class Plain(nn.Module):
 
 LOSSES: dict[str, Callable[[int, Callable[[], Features]], nn.Module]] = {
     "mse": lambda channels, features: Plain(mse),
+    "psnr": lambda channels, features: Plain(psnr),
     "l1": lambda channels, features: Plain(l1),
     "charbonnier": lambda channels, features: Plain(charbonnier),
     "bce": lambda channels, features: Plain(bce),

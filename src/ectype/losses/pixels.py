@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ectype.errors import ModelError
 
-__all__ = ["bce", "charbonnier", "gradient", "l1", "mse"]
+__all__ = ["bce", "charbonnier", "gradient", "l1", "mse", "psnr"]
 
 EPSILON = 1e-3
 """Of the Charbonnier loss, for pixels in [0, 1]."""
+CEILING = 60.0
+"""PSNR in dB beyond which hardly anything is gained."""
 LEAST = 1e-12
 """Probability below which a logarithm falls no further."""
 
@@ -22,6 +26,15 @@ Values = Float[Tensor, " b"]
 def mse(output: Images, target: Images) -> Values:
     """Mean squared error: the mean of (o − t)²."""
     return (output - target).square().flatten(1).mean(1)
+
+
+def psnr(output: Images, target: Images) -> Values:
+    """Decibels by which the peak signal-to-noise ratio falls short of 60: 10 · log₁₀(1 + MSE / 10⁻⁶).
+
+    Each image is to be better by the same share of its own error, where `mse` heeds those that are hardest (minus the
+    PSNR as a loss: Chen et al. 2021, "HINet").
+    """
+    return 10 / math.log(10) * (mse(output, target) / 10 ** (-CEILING / 10)).log1p()
 
 
 def l1(output: Images, target: Images) -> Values:

@@ -25,12 +25,11 @@ from ectype.models.base import Encodes, Reconstructs, Samples, Translates, evalu
 from ectype.objectives.base import Objective
 from ectype.recipe import Recipe, load_recipe
 from ectype.sections import DataInfo, Target
-from ectype.training.distributed import World, choose_device
+from ectype.training.assemble import assemble
+from ectype.training.distributed import choose_device
 from ectype.training.environment import numerics
 from ectype.training.memory import peak_memory
 from ectype.training.position import Position
-from ectype.training.recompute import recompute
-from ectype.training.trainer import Trainer
 
 __all__ = ["Cost", "Memory", "cost", "flop", "gigabytes", "gigaflop", "layers", "step_memory"]
 
@@ -283,16 +282,8 @@ def _measure() -> None:
     with numerics(recipe):
         for images in (1, 2, 4, 8):
             one = recipe.override({"train.batch": images, "run.micro_batch": images})
-            objective = one.objective.build(one.model.build(info), info, images=budget)
-            assert isinstance(objective, Objective)
-            objective.to(device)
-            objective.rehearse()
-            if one.train.channels_last is True or (one.train.channels_last == "auto" and device.type == "cuda"):
-                objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not typed
-            if one.run.checkpoint_activations:
-                for player in objective.players.values():
-                    recompute(player)
-            trainer = Trainer(objective, _Noise(info, device), one, budget=budget, device=device, world=World())
+            trainer = assemble(one, info, _Noise(info, device), budget=budget, device=device)
+            trainer.objective.rehearse()
             try:
                 for _ in range(2):  # the second beside the state that the optimizers made in the first
                     # At the end of the budget every turn has begun, and at step 0 each is due.

@@ -21,6 +21,7 @@ from ectype.models.quantizers import Quantizer
 from ectype.nets.coder import CoderConfig
 from ectype.nets.conv import ConvConfig
 from ectype.nets.groups import Group, grouped
+from ectype.nets.squares import WithCode, WithSquares
 from ectype.sections import DataInfo, ModelConfig
 
 __all__ = [
@@ -91,8 +92,14 @@ class Autoencoder(Model):
         """Weights of the decoder's last layer, where the gradients of losses are compared."""
         return [parameter for parameter in self.decoder.parameters() if parameter.ndim > 1][-1]
 
-    def start_from(self, mean: Float[Tensor, "c h w"]) -> None:
-        """Set the decoder's last bias so that a network that knows nothing yet gives the mean image."""
+    def start_from(self, mean: Float[Tensor, "c h w"], images: Float[Tensor, "n c h w"]) -> None:
+        """Set the decoder's last bias so that a network that knows nothing yet gives the mean image.
+
+        Networks around a linear code begin with that of the images instead.
+        """
+        if isinstance(self.encoder, WithSquares) and isinstance(self.decoder, WithCode):
+            self.decoder.start_from(self.encoder.start_from(images))
+            return
         last = [module for module in self.decoder.modules() if isinstance(getattr(module, "bias", None), nn.Parameter)]
         if not self._start_at_mean or not last:
             return

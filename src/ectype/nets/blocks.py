@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ectype.nets.resampling import Shuffle
 
-__all__ = ["Activation", "Attention", "Plain", "Residual", "activation", "he", "norm"]
+__all__ = ["Activation", "Attention", "Residual", "activation", "he", "norm"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -56,34 +56,27 @@ def he(module: M) -> M:
     return module
 
 
-class Plain(nn.Module):
-    """Two 3×3 convolutions beside the identity without any normalisation (zero-initialised last layer)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        last = nn.Conv2d(channels, channels, 3, padding=1)
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
-        first = he(nn.Conv2d(channels, channels, 3, padding=1))
-        self.body = nn.Sequential(activation("leaky_relu"), first, activation("leaky_relu"), last)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return x + self.body(x)
-
-
 class Residual(nn.Module):
-    """Two 3×3 convolutions beside the identity, which is all there is at the start (zero-initialised last layer)."""
+    """Two 3×3 convolutions beside the identity, which is all there is at the start (zero-initialised last layer).
 
-    def __init__(self, channels: int, act: Activation) -> None:
+    Args:
+        channels: In and out.
+        act: Activation.
+        normalised: Whether a group normalisation stands before each activation.
+    """
+
+    def __init__(self, channels: int, act: Activation, *, normalised: bool = True) -> None:
         super().__init__()
         last = nn.Conv2d(channels, channels, 3, padding=1)
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
+        first = nn.Conv2d(channels, channels, 3, padding=1, bias=not normalised)
+        before = [[norm(channels)] if normalised else [] for _ in range(2)]
         self.body = nn.Sequential(
-            norm(channels),
+            *before[0],
             activation(act),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            norm(channels),
+            first if normalised else he(first),
+            *before[1],
             activation(act),
             last,
         )

@@ -11,13 +11,14 @@ from ectype.errors import ModelError
 from ectype.nets.blocks import Activation, Attention, Residual, activation, norm
 from ectype.nets.coder import CoderConfig
 from ectype.nets.resampling import Down, Patch, Squeeze, Upsampling, beside, halved, upsampling
+from ectype.nets.squares import WithCode, WithSquares
 from ectype.sections import DataInfo
 
 __all__ = ["ConvConfig"]
 
 
 class ConvConfig(CoderConfig):
-    """Levels of residual blocks, each at half the size and twice the width of the last; GroupNorm throughout.
+    """Levels of residual blocks, each at half the size and twice the width of the last; GroupNorm unless switched off.
 
     The first level already stands at half the image's size: full resolution costs most and, at the widths that a
     processor affords, adds least. A decoder of maps takes maps of other sizes too, and returns an image as much larger.
@@ -45,12 +46,17 @@ class ConvConfig(CoderConfig):
     up: Upsampling = "nearest"
     """How the decoder doubles a size. residual_shuffle beside `shortcut` starts near plain down- and upsampling where
     the code is a map and nothing else moves the start (likelihood.output=linear start_at_mean=false)."""
-    shortcut: bool = False
-    """Averages of pixels beside each of the encoder's convolutions between levels, and beside the last if the code is a
-    map (DC-AE, Chen et al. 2024)."""
+    shortcut: bool | Literal["pca"] = False
+    """true: averages of pixels beside each of the encoder's convolutions between levels, and beside the last if the
+    code is a map (DC-AE, Chen et al. 2024). pca: where the code is a map, the networks stand around the best linear
+    code of squares of pixels, fitted on training images at the start, and learn what it lacks
+    (likelihood.output=linear start_at_mean=false)."""
     attention: int = Field(default=0, ge=0)
     """Levels with no side longer than this end in self-attention; 0 for none. Its time grows with the fourth power."""
     activation: Activation = "silu"
+    norm: Literal["group", "none"] = "group"
+    """none: nothing makes images of little contrast as loud as others; what matters is then how large an error is, as
+    where smooth images are to be exact (EDSR, Lim et al. 2017)."""
 
     def sizes(self, info: DataInfo) -> list[tuple[int, int]]:
         """Image size, then that of each level."""
@@ -74,6 +80,11 @@ class ConvConfig(CoderConfig):
         return [min(self.width * 2**level, self.max_width) for level in range(len(self.sizes(info)) - 1)]
 
     def code_shape(self, info: DataInfo) -> tuple[int, ...]:
+        if self.shortcut == "pca" and (self.latent is None or self.latent[0] > info.channels * self._square(info) ** 2):
+            raise ModelError(
+                "shortcut=pca stands around a map of fewer numbers than the image has: set latent=[channels, height, "
+                f"width], such as latent=[4, {-(-info.size[0] // 8)}, {-(-info.size[1] // 8)}]."
+            )
         return self.latent or (self.latent_dim,)
 
     def encoder(self, info: DataInfo, heads: int) -> nn.Module:
@@ -86,7 +97,7 @@ class ConvConfig(CoderConfig):
             patched = level == 0 and self.patch > 1
             first += [Patch(before, after, self.patch, self.kernel) if patched else Down(before, after, self.kernel)]
             factor = self.patch if patched else 2
-            layers += [beside(first, Squeeze(after, factor))] if self.shortcut else first
+            layers += [beside(first, Squeeze(after, factor))] if self.shortcut is True else first
             layers += self._level(after, sizes[level + 1], depth)
         last = self._first(widths[-1])
         if self.latent is None:
@@ -94,6 +105,8 @@ class ConvConfig(CoderConfig):
             return nn.Sequential(*layers, *last, nn.Flatten(), nn.Linear(numbers, heads * self.latent_dim))
         channels = self.latent[0]
         last += [nn.Conv2d(widths[-1], heads * channels, 1)]
+        if self.shortcut == "pca":
+            return WithSquares([*layers, *last], info.channels, channels, self._square(info))
         # The first head is the code itself or its mean; what else there is starts near 0.
         return nn.Sequential(
             *layers, *([beside(last, Squeeze(heads * channels, 1, carried=channels))] if self.shortcut else last)
@@ -115,6 +128,7 @@ class ConvConfig(CoderConfig):
                 between = self._first(width) if self.depth == 0 else []
                 layers += upsampling(self.up, width, widths[level - 1], sizes[level], first=between, kernel=self.kernel)
         unpatched = self.patch > 1 and self.up in ("nearest", "transposed")
+        unpatched |= self.shortcut == "pca" and self.up == "residual_shuffle"  # there is a shortcut already
         layers += upsampling(
             "shuffle" if unpatched else self.up,
             widths[0],
@@ -125,11 +139,19 @@ class ConvConfig(CoderConfig):
             factor=max(2, self.patch),
             carried=info.channels,
         )
+        if self.shortcut == "pca" and self.latent is not None:
+            return WithCode(layers, self.latent[0], info.channels, self._square(info))
         return nn.Sequential(*layers)
 
+    def _square(self, info: DataInfo) -> int:
+        """Pixels of a side that a place of the code stands for."""
+        return max(2, self.patch) * 2 ** (len(self.sizes(info)) - 2)
+
     def _first(self, channels: int) -> list[nn.Module]:
-        return [norm(channels), activation(self.activation)]
+        return [*([norm(channels)] if self.norm == "group" else []), activation(self.activation)]
 
     def _level(self, width: int, size: tuple[int, int], depth: int) -> list[nn.Module]:
-        blocks: list[nn.Module] = [Residual(width, self.activation) for _ in range(depth)]
+        blocks: list[nn.Module] = [
+            Residual(width, self.activation, normalised=self.norm == "group") for _ in range(depth)
+        ]
         return [*blocks, Attention(width)] if max(size) <= self.attention else blocks

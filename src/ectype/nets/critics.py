@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.nets.blocks import Activation, Plain, activation, he
+from ectype.nets.blocks import Activation, Residual, activation, he
 from ectype.nets.mlp import mlp
 from ectype.sections import Choice
 
@@ -85,7 +85,7 @@ class _Conv(CriticFeatures):
         before, after = channels + extra, config.width
         while max(size) > config.bottom and min(size) > 1:
             layers += [he(nn.Conv2d(before, after, 4, stride=2, padding=1)), activation("leaky_relu")]
-            layers += [Plain(after) for _ in range(config.depth)]
+            layers += [Residual(after, "leaky_relu", normalised=False) for _ in range(config.depth)]
             size = (size[0] // 2, size[1] // 2)
             before, after = after, min(2 * after, config.max_width)
         self.body = nn.Sequential(*layers)

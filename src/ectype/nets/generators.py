@@ -8,7 +8,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.nets.blocks import Activation, Plain, activation, he
+from ectype.nets.blocks import Activation, Residual, activation, he
 from ectype.nets.mlp import mlp
 from ectype.nets.resampling import Upsampling, halved, upsampling
 from ectype.sections import Choice, DataInfo
@@ -64,7 +64,7 @@ class ConvGeneratorConfig(GeneratorConfig):
         layers: list[nn.Module] = [_Dense(numbers, first)]
         for level in reversed(range(len(sizes))):
             if level > 0:
-                layers += [Plain(widths[level]) for _ in range(self.depth)]
+                layers += [Residual(widths[level], "leaky_relu", normalised=False) for _ in range(self.depth)]
                 first = [activation("leaky_relu")]
                 doubled = upsampling(self.up, widths[level], widths[level - 1], sizes[level - 1], first=first)
                 layers += he(nn.Sequential(*doubled))

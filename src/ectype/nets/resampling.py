@@ -22,7 +22,10 @@ __all__ = [
     "Up",
     "Upsampling",
     "beside",
+    "filled",
     "halved",
+    "quiet",
+    "unshuffle",
     "upsampling",
 ]
 
@@ -58,10 +61,11 @@ class Patch(nn.Conv2d):
         self.factor = factor
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        return super().forward(_unshuffle(input, self.factor))
+        return super().forward(unshuffle(input, self.factor))
 
 
-def _unshuffle(x: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b d h2 w2"]:
+def unshuffle(x: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b d h2 w2"]:
+    """Squares of pixels as channels; sides that do not divide are filled up with their last row or column."""
     down, right = -x.shape[2] % factor, -x.shape[3] % factor
     if down or right:
         x = F.pad(x, (0, right, 0, down), mode="replicate")
@@ -165,11 +169,12 @@ def _matched(x: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b d h
     many, few = max(before, channels), min(before, channels)
     times = many // few if many % few == 0 else 2 ** round(math.log2(many / few))
     if channels >= before:
-        return _filled(x.repeat_interleave(times, dim=1), channels)
-    return _filled(_filled(x, before + -before % times).unflatten(1, (-1, times)).mean(2), channels)
+        return filled(x.repeat_interleave(times, dim=1), channels)
+    return filled(filled(x, before + -before % times).unflatten(1, (-1, times)).mean(2), channels)
 
 
-def _filled(x: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b d h w"]:
+def filled(x: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b d h w"]:
+    """So many channels: zeros behind, or the last cut off."""
     return F.pad(x, (0, 0, 0, 0, 0, channels - x.shape[1]))
 
 
@@ -188,7 +193,7 @@ class Squeeze(nn.Module):
         self.channels, self.factor, self.carried = channels, factor, carried or channels
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        return _filled(_matched(_unshuffle(x, self.factor), self.carried), self.channels)
+        return filled(_matched(unshuffle(x, self.factor), self.carried), self.channels)
 
 
 class Stretch(nn.Module):
@@ -201,7 +206,7 @@ class Stretch(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         height, width = _grown(x, self.size, self.factor)
         pixels = F.pixel_shuffle(_matched(x, self.carried * self.factor**2), self.factor)
-        return _filled(pixels[:, :, :height, :width], self.channels)
+        return filled(pixels[:, :, :height, :width], self.channels)
 
 
 class Beside(nn.Module):
@@ -215,11 +220,16 @@ class Beside(nn.Module):
         return self.body(x) + self.shortcut(x)
 
 
+@torch.no_grad()
+def quiet(layer: nn.Module) -> None:
+    """Make a fresh layer start so that what stands beside it is heard first."""
+    for parameter in layer.parameters():
+        parameter.mul_(QUIET)
+
+
 def beside(layers: Sequence[nn.Module], shortcut: nn.Module) -> Beside:
     """Layers around a shortcut; the last one starts quiet."""
-    with torch.no_grad():
-        for parameter in layers[-1].parameters():
-            parameter.mul_(QUIET)
+    quiet(layers[-1])
     return Beside(nn.Sequential(*layers), shortcut)
 
 

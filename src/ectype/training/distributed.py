@@ -102,5 +102,7 @@ def launched(device: torch.device) -> Iterator[World]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), size)
+        # Who leaves while another still reads its last message breaks it off.
+        dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -14,7 +14,7 @@ import torch
 
 from ectype.recipe import Recipe
 
-__all__ = ["EXACT", "environment", "numerics"]
+__all__ = ["EXACT", "environment", "multiplies_bf16", "numerics"]
 
 EXACT = ("torch", "device", "threads", "machine")
 """What must be the same for a resumed run to be bit-equal."""
@@ -36,6 +36,12 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "command": sys.argv,
     }
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a CPU multiplies matrices of bf16 in units of their own (AMX); False where PyTorch does not tell."""
+    tell = getattr(torch.cpu, "get_capabilities", None)  # not in the oldest PyTorch we support
+    return device.type == "cpu" and tell is not None and bool(tell().get("amx_bf16", False))
 
 
 def _processor() -> str:
