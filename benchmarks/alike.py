@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import DATA, KEPT, Clock, Row, arguments, console, side_by_side, tell
+from common import DATA, KEPT, Clock, Row, arguments, console, fastest, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -84,6 +84,7 @@ def trial(given: tuple[Arm, int, int]) -> dict[str, Any]:
     arm, seed, minutes = given
     torch.set_num_threads(1)
     words = [
+        *fastest(),
         f"size={SIDE}",
         f"latent_dim={arm.latent}",
         "train.batch=32",

@@ -136,6 +136,15 @@ def in_turns(
     return found
 
 
+def fastest() -> list[str]:
+    """The words that have a run compute in bf16 where this processor has units for it."""
+    import torch
+
+    from ectype.training.environment import multiplies_bf16
+
+    return ["train.precision=bf16"] if multiplies_bf16(torch.device("cpu")) else []
+
+
 def side_by_side(trial: Callable[[Any], Any], work: Sequence[Any], processes: int) -> Iterator[Any]:
     """What becomes of each piece of work, each in a process of its own, as they end."""
     with get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
@@ -207,7 +216,7 @@ def tell(name: str, title: str, rows: Sequence[Row], notes: Sequence[str], **raw
         table.add_row(row.what, _short(row.peer), _short(row.ours), ratio, row.goal + mark, row.detail)
     console.print(table)
     for note in notes:
-        console.print(f"· {note}")
+        console.print(f"· {note}", markup=False)
     said = {
         "benchmark": name,
         "title": title,
@@ -245,4 +254,10 @@ def _machine() -> dict[str, Any]:
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
     load = os.getloadavg()[0]
-    return {"processor": processor, "cores": os.cpu_count(), "platform": platform.platform(), "load at the end": load}
+    return {
+        "processor": processor,
+        "bf16 units": bool(fastest()),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "load at the end": load,
+    }

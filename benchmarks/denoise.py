@@ -12,7 +12,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 
-from common import KEPT, RESULTS, Clock, Row, arguments, console, tell
+from common import KEPT, RESULTS, Clock, Row, arguments, console, fastest, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -32,10 +32,11 @@ TUNED = 12
 WORDS = [
     f"size={SIDE}",
     f"degrade={{noise: {SIGMA}}}",
-    "width=24",
+    "width=16",
     "net.norm=group",
     "batch=8",
     "optimizer.lr=0.001",
+    "channels_last=true",
     "objective.loss={mse: 1.0}",
     "augment={flip: true, turn: true}",
     "split.val=0.03",
@@ -83,7 +84,7 @@ def main() -> None:
     given = arguments(__doc__, minutes=(30, "of training"), threads=(2, "of torch"), seed=(0, "of the run"))
     torch.set_num_threads(given.threads)
     budget = 1 if given.quick else given.minutes
-    words = [*WORDS, f"train.minutes={budget}", f"train.seed={given.seed}", f"run.threads={given.threads}"]
+    words = [*WORDS, *fastest(), f"train.minutes={budget}", f"train.seed={given.seed}", f"run.threads={given.threads}"]
     source, clock = training_crops(), Clock()
     run = ectype.train("unet-denoise", source, words, out=KEPT / "denoise" / f"{budget}-{given.seed}", console=console)
     took = clock.read()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from common import DATA, KEPT, RESULTS, Clock, Row, arguments, console, tell
+from common import DATA, KEPT, RESULTS, Clock, Row, arguments, console, fastest, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -34,6 +34,7 @@ WORDS = [
     "net.norm=group",
     "batch=16",
     "optimizer.lr=0.002",
+    "channels_last=true",
     "augment={flip: true, shift: 0.05}",
     "train.ema_images=2000",
     "monitor.patience=null",
@@ -67,7 +68,14 @@ def main() -> None:
     notes, judge = [], Judge([JUDGED_BY])
     outline = wanted = torch.empty(0)
     for name, more in ARMS.items():
-        words = [*WORDS, *more, f"train.minutes={budget}", f"train.seed={given.seed}", f"run.threads={given.threads}"]
+        words = [
+            *WORDS,
+            *fastest(),
+            *more,
+            f"train.minutes={budget}",
+            f"train.seed={given.seed}",
+            f"run.threads={given.threads}",
+        ]
         clock, place = Clock(), KEPT / "drawings" / f"{name.replace(' ', '-')}-{budget}-{given.seed}"
         run = ectype.train("unet-translate", DATA / "pairs128", words, out=place, console=console)
         model = ectype.load(run.path, device="cpu")

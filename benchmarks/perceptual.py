@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from common import KEPT, RESULTS, Clock, Row, arguments, console, tell
+from common import KEPT, RESULTS, Clock, Row, arguments, console, fastest, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -42,6 +42,7 @@ def main() -> None:
     for name, loss in LOSSES.items():
         words = [
             *WORDS,
+            *fastest(),
             f"objective.loss={loss}",
             f"objective.network={TRAINED_WITH}",
             f"train.minutes={budget}",

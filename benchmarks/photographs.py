@@ -2,10 +2,11 @@
 
     python benchmarks/photographs.py [--minutes 40] [--threads 2]
 
-`ae`, without any normal distribution or critic: 3×256×256 to 4×32×32, the codes rounded to 256 steps between what
-training images reach. Judged on crops of held-out photographs beside bicubic down- and upsampling by way of as many
-numbers, and beside the best JPEG of as many bytes; on photographs from other packages; and on 512 px with the model
-that was trained at 256.
+`ae`, without any normal distribution or critic: 3×256×256 to 16×16×16, around the best linear code of squares of 16
+pixels, the codes rounded to 256 steps between what training images reach. Judged on crops of held-out photographs
+beside bicubic down- and upsampling by way of as many numbers, beside the best linear code of squares of 32 pixels, and
+beside the best JPEG of as many bytes; on photographs from other packages; and on 512 px with the model that was trained
+at 256.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import KEPT, RESULTS, Clock, Row, arguments, console, tell
+from common import KEPT, RESULTS, Clock, Row, arguments, console, fastest, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -31,11 +32,25 @@ from ectype.training.loop import Callback, Check
 from ectype.training.monitor import Monitor
 from ectype.training.rundir import RunDir
 from ectype.training.trainer import Trainer
-from photos import SIDE, Judge, between, bicubic, bytes_of, crops, in_parts, jpeg, sheet, stacked, training_crops
+from photos import (
+    SIDE,
+    Judge,
+    PatchPCA,
+    between,
+    bicubic,
+    bytes_of,
+    crops,
+    in_parts,
+    jpeg,
+    sheet,
+    stacked,
+    training_crops,
+)
 
-LATENT = (4, 32, 32)
+LATENT = (16, 16, 16)
 BITS = 8
 NUMBERS = LATENT[0] * LATENT[1] * LATENT[2]
+PEERS = ("bicubic", "PCA of squares", "JPEG")
 GOAL = 2.5
 """dB above bicubic."""
 WORDS = [
@@ -44,22 +59,23 @@ WORDS = [
     "patch=4",
     "width=64",
     "max_width=128",
-    "depth=2",
-    "up=residual_shuffle",
-    "shortcut=true",
+    "up=shuffle",
+    "shortcut=pca",
+    "norm=none",
     "likelihood.output=linear",
     "start_at_mean=false",
-    "objective.loss={mse: 1.0}",
-    "augment.flip=true",
+    "objective.loss={psnr: 0.01}",
+    "augment={flip: true, turn: true}",
     "batch=8",
-    "optimizer.lr=0.001",
+    "optimizer={lr: 0.0004, clip: 10}",
+    "channels_last=true",
     "split.val=0.03",
     "split.test=0",
     "monitor.images=64",
     "monitor.patience=null",
     "run.pictures=0",
 ]
-"""Of `ae`; chosen on training photographs, see the notes of the result."""
+"""Of `ae`; chosen by training on 19 of the training photographs and looking at the other 5."""
 
 
 class Rounded:
@@ -92,7 +108,7 @@ class When(Callback):
         self.at[check.seen] = (time.perf_counter() - self.began) / 60
 
 
-def compare(model: Rounded, part: str, side: int, judge: Judge) -> dict[str, Any]:
+def compare(model: Rounded, linear: PatchPCA, part: str, side: int, judge: Judge) -> dict[str, Any]:
     """Ours, bicubic and JPEG on crops of a part, with intervals of means and of differences."""
     found = crops(part, side)
     names = [crop.photograph for crop in found]
@@ -101,13 +117,14 @@ def compare(model: Rounded, part: str, side: int, judge: Judge) -> dict[str, Any
     made = {
         "ours": in_parts(model, real),
         "bicubic": bicubic(real, numbers),
+        "PCA of squares": in_parts(linear, real),
         "JPEG": torch.from_numpy(np.stack([jpeg(crop.image, numbers) for crop in found])).permute(0, 3, 1, 2) / 255,
     }
     values = {who: judge(images, real) for who, images in made.items()}
     said: dict[str, Any] = {"crops": len(found), "photographs": len(set(names))}
     for measure in values["ours"]:
         said[measure] = {who: float(value[measure].mean()) for who, value in values.items()}
-        for other in ("bicubic", "JPEG"):
+        for other in PEERS:
             apart = values["ours"][measure] - values[other][measure]
             said[measure][f"ours − {other}"] = [float(apart.mean()), *between(apart, names)]
     gain, of = values["ours"]["PSNR"] - values["bicubic"]["PSNR"], np.asarray(names)
@@ -141,6 +158,7 @@ def main() -> None:
     budget = 1 if given.quick else given.minutes
     words = [
         *WORDS,
+        *fastest(),
         f"train.minutes={budget}",
         f"train.seed={given.seed}",
         f"run.threads={given.threads}",
@@ -154,9 +172,9 @@ def main() -> None:
     known = torch.from_numpy(np.load(source, mmap_mode="r")[::8].copy()).permute(0, 3, 1, 2).float() / 255
     loaded = ectype.load(run.path, device="cpu")
     assert isinstance(loaded, Autoencoder)
-    model, judge = Rounded(loaded, known), Judge()
+    model, linear, judge = Rounded(loaded, known), PatchPCA(known, 32, 3 * 32**2 * NUMBERS // (3 * SIDE**2)), Judge()
     found = {
-        (part, side): compare(model, part, side, judge)
+        (part, side): compare(model, linear, part, side, judge)
         for part, side in (("test", SIDE), ("test", 2 * SIDE), ("others", SIDE))
     }
     pictures = [said.pop("images") for said in found.values()]
@@ -167,7 +185,7 @@ def main() -> None:
         for measure, values in said.items():
             if not isinstance(values, dict) or "ours" not in values:
                 continue
-            for other in ("bicubic", "JPEG"):
+            for other in PEERS:
                 apart, low, high = values[f"ours − {other}"]
                 goal, met = "", None
                 if (part, side, other) == ("test", SIDE, "bicubic") and measure in ("PSNR", "SSIM"):
@@ -183,6 +201,7 @@ def main() -> None:
         f"{seen:,} crops of 24 photographs in {took.wall / 60:.1f} minutes, {took.cpu / 60:.1f} CPU minutes.",
         f"{NUMBERS:,} numbers of {BITS} bits for {3 * SIDE * SIDE:,}: {3 * SIDE * SIDE / NUMBERS:g} times fewer; as "
         "many bytes for a JPEG, headers included (best quality and colour sampling that fit, progressive, optimised).",
+        "PCA of squares: the best linear code of squares of 32 pixels, fitted on training crops, not rounded.",
         "Means over crops that do not overlap; intervals by drawing photographs, then crops of each.",
         "The model had never seen either network: it was trained for pixels only.",
     ]

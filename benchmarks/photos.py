@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from common import DATA, KEPT
 from ectype.losses.perceptual import Perceptual
@@ -87,6 +87,29 @@ def bicubic(images: Tensor, numbers: int) -> Tensor:
     return interpolate(down, images.shape[2:], mode="bicubic", antialias=True).clamp(0, 1)
 
 
+class PatchPCA:
+    """The best linear code of squares that do not overlap, fitted on images: what a network has to beat.
+
+    Args:
+        images: To fit on, [n, 3, h, w] in [0, 1].
+        side: Of a square.
+        numbers: Kept of each.
+    """
+
+    def __init__(self, images: Tensor, side: int, numbers: int) -> None:
+        self.side = side
+        squares = pixel_unshuffle(images, side).movedim(1, -1).flatten(0, 2).double()
+        self.mean = squares.mean(0)
+        centred = squares - self.mean
+        self.basis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -numbers:]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Through the code and back, in [0, 1]; numbers are not rounded."""
+        squares = pixel_unshuffle(images, self.side).movedim(1, -1).double() - self.mean
+        back = squares @ self.basis @ self.basis.T + self.mean
+        return pixel_shuffle(back.movedim(-1, 1), self.side).float().clamp(0, 1)
+
+
 def jpeg(image: np.ndarray, size: int) -> np.ndarray:
     """The best JPEG of at most so many bytes, in PSNR: any quality, colour at full or half resolution."""
     best, least = None, np.inf
@@ -148,14 +171,19 @@ def sheet(columns: Mapping[str, Sequence[np.ndarray]], place: Path) -> None:
     """A picture: a row for each image, a column for each contestant, its name above."""
     from PIL import ImageDraw, ImageFont
 
-    side, height = next(iter(columns.values()))[0].shape[0], 26
+    first, height = next(iter(columns.values()))[0], 26
+    times = max(1, 96 // first.shape[0])  # small images are enlarged to be seen
+    side = first.shape[0] * times
     rows = len(next(iter(columns.values())))
-    picture = Image.new("RGB", (len(columns) * (side + 4), rows * (side + 4) + height), "white")
+    font = ImageFont.load_default(16)
+    wide = max(side, *(int(font.getlength(name)) + 4 for name in columns)) + 4
+    picture = Image.new("RGB", (len(columns) * wide, rows * (side + 4) + height), "white")
     draw = ImageDraw.Draw(picture)
     for column, (name, images) in enumerate(columns.items()):
-        draw.text((column * (side + 4) + 4, 4), name, fill="black", font=ImageFont.load_default(16))
+        draw.text((column * wide + 4, 4), name, fill="black", font=font)
         for row, image in enumerate(images):
-            picture.paste(Image.fromarray(image), (column * (side + 4), row * (side + 4) + height))
+            shown = Image.fromarray(image.repeat(times, 0).repeat(times, 1))
+            picture.paste(shown, (column * wide, row * (side + 4) + height))
     place.parent.mkdir(parents=True, exist_ok=True)
     picture.save(place, quality=92)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from common import KEPT, Clock, Row, arguments, console, emoji, side_by_side, tell
+from common import KEPT, Clock, Row, arguments, console, emoji, fastest, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -30,7 +30,15 @@ from ectype.models.translator import Restorer
 
 SIDE, SIGMA = 64, 0.2
 COUNTS = (250, 1000, 3000)
-SHARED = [f"size={SIDE}", "train.batch=32", "monitor.patience=null", "run.threads=1", "run.pictures=0", "split.test=0"]
+SHARED = [
+    f"size={SIDE}",
+    "channels_last=true",
+    "train.batch=32",
+    "monitor.patience=null",
+    "run.threads=1",
+    "run.pictures=0",
+    "split.test=0",
+]
 NOISE = f"{{kind: gaussian, sigma: {SIGMA}}}"
 ARMS: dict[str, tuple[str, list[str]]] = {
     "dae, a vector of 64": ("dae", [f"corruption={NOISE}", "latent_dim=64"]),
@@ -48,7 +56,7 @@ def trial(given: tuple[str, int, int]) -> dict[str, Any]:
     clock = Clock()
     with TemporaryDirectory() as place:
         run = ectype.train(
-            preset, emoji(0, count, SIDE), [*SHARED, *words, f"train.minutes={minutes}"], out=f"{place}/run"
+            preset, emoji(0, count, SIDE), [*SHARED, *fastest(), *words, f"train.minutes={minutes}"], out=f"{place}/run"
         )
         model, seen = ectype.load(run.path, device="cpu"), run.summary()["seen"]
     real = torch.from_numpy(np.load(emoji(3000, 700, SIDE))).permute(0, 3, 1, 2).float() / 255

@@ -10,7 +10,7 @@ import os
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import KEPT, Clock, Row, arguments, console, emoji, side_by_side, tell
+from common import KEPT, RESULTS, Clock, Row, arguments, console, emoji, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,31 +22,37 @@ from ectype.data.feed import Feed
 from ectype.measure.features import PixelFeatures
 from ectype.measure.verdict import judge
 from ectype.measure.watching import SampleWatch
+from ectype.models.base import Samples, evaluating
 from ectype.results import open_data
+from photos import bytes_of, sheet
 
-SIDE = 32
-AUGMENT = "{policy: [flip, translation, colour, cutout], probability: 1.0}"
+SIDE, SHOWN = 32, 16
+WORDS = ["net.width=16", "critic.width=16", "run.threads=1", "run.pictures=0", "monitor.features=pixels"]
+"""Of `gan`: narrow, so that many hundred passes over the images fit into minutes."""
+ARMS = {
+    "as they are": "{policy: []}",
+    "changed as far as it takes": "{policy: [flip, translation, colour, cutout], probability: adaptive}",
+    "always changed": "{policy: [flip, translation, colour, cutout], probability: 1.0}",
+}
+"""How the critic sees images."""
 
 
-def trial(given: tuple[int, bool, int]) -> dict[str, Any]:
+def trial(given: tuple[int, str, int]) -> dict[str, Any]:
     """One run: where it stopped, what it said, and what is true of its samples."""
-    n, augmented, minutes = given
+    n, arm, minutes = given
     torch.set_num_threads(1)
-    words = [f"train.minutes={minutes}", "run.threads=1", "run.pictures=0", "monitor.features=pixels"]
-    words += [f"objective.adversary.augment={AUGMENT}"] if augmented else []
+    words = [*WORDS, f"train.minutes={minutes}", f"objective.adversary.augment={ARMS[arm]}"]
     clock = Clock()
     with TemporaryDirectory() as place:
         run = ectype.train("gan", emoji(0, n, SIDE), words, out=f"{place}/run")
         said, model = run.summary(), ectype.load(run.path, device="cpu")
         checks = [line for line in run.metrics() if line["kind"] == "check"]
-        config = run.recipe.data
+        recipe = run.recipe
     fresh = open_data(
-        run.recipe.override(
-            {"data.source": str(emoji(2000, 1500, SIDE)), "data.split.val": 0, "data.split.test": 0}
-        ).data
+        recipe.override({"data.source": str(emoji(2000, 1500, SIDE)), "data.split.val": 0, "data.split.test": 0}).data
     )[1]
     cpu = torch.device("cpu")
-    store = open_data(config)[1]
+    config, store = recipe.data, open_data(recipe.data)[1]
     train = Feed(store.split("train"), config, cpu, training=False)
     watch = SampleWatch(
         store.info,
@@ -57,10 +63,13 @@ def trial(given: tuple[int, bool, int]) -> dict[str, Any]:
     )
     found = watch(model)
     verdict = judge(found, watch.reference)
+    assert isinstance(model, Samples)
+    with evaluating(model):
+        drawn = model.sample(SHOWN, generator=torch.Generator().manual_seed(0))
     keys = ("FD-pixels", "recall", "coverage", "authenticity", "closer to training images", "copied, z")
     return {
         "images": n,
-        "augmented": augmented,
+        "arm": arm,
         "state": said["state"],
         "reason": said["reason"],
         "seen": said["seen"],
@@ -69,30 +78,34 @@ def trial(given: tuple[int, bool, int]) -> dict[str, Any]:
         **{key: found[key] for key in keys},
         "floor": watch.floor,
         "seconds": clock.read().wall,
+        "samples": bytes_of(drawn),
     }
 
 
 def main() -> None:
     """Measure and tell."""
-    given = arguments(__doc__, minutes=(12, "of training at most"), processes=(2, "at a time"))
+    given = arguments(__doc__, minutes=(9, "of training at most"), processes=(2, "at a time"))
     minutes = 1 if given.quick else given.minutes
-    work = [(n, augmented, minutes) for n in (1000, 500) for augmented in (False, True)]
+    work = [(n, arm, minutes) for n in (1000, 500) for arm in ARMS]
     runs = []
     for run in side_by_side(trial, work, given.processes):
         runs.append(run)
-        console.print(run)
+        console.print({key: value for key, value in run.items() if key != "samples"})
+    runs.sort(key=lambda run: (run["images"], list(ARMS).index(run["arm"])))
+    names = [f"{run['images']:,} emoji, {run['arm']}" for run in runs]
+    sheet({name: list(run.pop("samples")) for name, run in zip(names, runs, strict=True)}, RESULTS / "small_data.png")
     rows = []
-    for run in sorted(runs, key=lambda run: (run["images"], run["augmented"])):
-        what = (
-            f"{run['images']:,} emoji, {'critic sees them changed' if run['augmented'] else 'as they are'}: FD-pixels"
-        )
+    for name, run in zip(names, runs, strict=True):
         detail = (
             f"{run['state']} at {run['seen']:,} images; last verdict {run['verdicts'][-1]}, afresh {run['afresh']}; "
             f"authenticity {run['authenticity']:.2f}, copied z {run['copied, z']:.1f}, coverage {run['coverage']:.2f}"
         )
-        rows.append(Row(what, run["floor"], run["FD-pixels"], run["FD-pixels"] / run["floor"], detail=detail))
+        rows.append(
+            Row(f"{name}: FD-pixels", run["floor"], run["FD-pixels"], run["FD-pixels"] / run["floor"], detail=detail)
+        )
     notes = [
-        f"Peer: real emoji against other real emoji. Preset gan at {SIDE} px, one thread; augmentation: {AUGMENT}."
+        f"Peer: real emoji against other real emoji. Preset gan at {SIDE} px, {' '.join(WORDS[:2])}, one thread.",
+        *(f"{arm}: {augment}" for arm, augment in ARMS.items()),
     ]
     tell("small_data", "A few hundred images", rows, notes, runs=runs)
 
