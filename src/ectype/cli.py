@@ -302,6 +302,67 @@ def keep(run: Run, step: Annotated[int, typer.Argument(help="A step that has a c
     say(f"{run}/model now holds the weights of step {step}")
 
 
+Data = Annotated[str, typer.Option("--data", help="What `ectype train` would be given.")]
+Images = Annotated[str | None, typer.Option(help="Budget of each run in images shown, such as 500k.")]
+Minutes = Annotated[float | None, typer.Option(help="Budget of each run in time.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs of each.")]
+Processes = Annotated[int, typer.Option(min=0, help="Runs at a time; 0 leaves each two cores.")]
+
+
+@app.command()
+def compare(
+    what: Annotated[list[str], typer.Argument(metavar="RECIPE… [key=value…]", help="Presets, and overrides of all.")],
+    data: Data,
+    images: Images = None,
+    minutes: Minutes = None,
+    seeds: Seeds = 1,
+    to: Annotated[Path, typer.Option("--out", help="A directory; the same command goes on.")] = Path("comparison"),
+    processes: Processes = 0,
+) -> None:
+    """Weigh recipes against each other: same images, split and budget: `ectype compare ae vae gan --data photos/`."""
+    from ectype import compare as comparing
+
+    arms = [comparing.Arm(Path(word).stem, word) for word in what if "=" not in word]
+    words = [word for word in what if "=" in word]
+    _compared(comparing, arms, data, to, words, images, minutes, seeds, processes)
+
+
+@app.command()
+def study(
+    recipe: Annotated[str, typer.Argument(help="A preset or a YAML file.")],
+    words: Annotated[list[str], typer.Argument(metavar="key=V1,V2,… [key=value…]", help="The knob, and overrides.")],
+    data: Data,
+    images: Images = None,
+    minutes: Minutes = None,
+    seeds: Seeds = 1,
+    to: Annotated[Path, typer.Option("--out", help="A directory; the same command goes on.")] = Path("study"),
+    processes: Processes = 0,
+) -> None:
+    """Turn one knob of a recipe: `ectype study vae latent_dim=2,8,32 --data photos/ --images 500k`."""
+    from ectype import compare as comparing
+
+    arms, shared = comparing.arms_of(recipe, words)
+    _compared(comparing, arms, data, to, shared, images, minutes, seeds, processes)
+
+
+def _compared(comparing: Any, arms: Any, data: str, to: Path, words: list[str], *given: Any) -> None:
+    images, minutes, seeds, processes = given
+    found = comparing.compare(
+        arms,
+        data,
+        to,
+        words=words,
+        images=images,
+        minutes=minutes,
+        seeds=seeds,
+        processes=processes,
+        console=out,
+    )
+    for sentence in found.said:
+        say(sentence)
+    say(f"page: {found.page}")
+
+
 @app.command()
 def report(
     runs_: Annotated[list[Path], typer.Argument(metavar="RUN…", help="One or more runs.")],

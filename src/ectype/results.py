@@ -24,6 +24,7 @@ from ectype.errors import CheckpointError, DataError, ModelError, RunError, did_
 from ectype.measure.evaluate import evaluate as measure
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.features import Source, choose_extractors
+from ectype.measure.standing import Standing
 from ectype.models.base import Model, Samples, evaluating
 from ectype.models.densities import DENSITIES, Density, fit_density
 from ectype.objectives.base import Objective
@@ -108,6 +109,15 @@ def report(runs: Sequence[RunDir], out: Path | None = None) -> Path:
 
     target = out or runs[0].report
     return write_report(target, [_view(run) for run in runs])
+
+
+def comparison_page(
+    runs: Sequence[RunDir], found: Sequence[Standing], said: Sequence[str], *, out: Path, command: str
+) -> Path:
+    """Write one page about runs that were made to be compared: what the figures say, then each run."""
+    from ectype.report.page import write_report
+
+    return write_report(out, [_view(run) for run in runs], standings=found, said=said, command=command)
 
 
 def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunView:

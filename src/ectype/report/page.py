@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from ectype.errors import CheckpointError, RunError
 from ectype.measure.cost import flop, gigabytes, gigaflop
 from ectype.measure.evaluation import Evaluation, number
+from ectype.measure.standing import Standing
 from ectype.models.base import Encodes
 from ectype.report.parts import Section
 from ectype.report.sections import sections
@@ -46,7 +47,14 @@ class _Part:
     commands: list[str]
 
 
-def write_report(target: Path, views: Sequence[RunView]) -> Path:
+def write_report(
+    target: Path,
+    views: Sequence[RunView],
+    *,
+    standings: Sequence[Standing] = (),
+    said: Sequence[str] = (),
+    command: str = "",
+) -> Path:
     """Write one page about one or more runs.
 
     The file holds all it needs, pictures, scripts and styles included: nothing is fetched, which its own
@@ -55,6 +63,9 @@ def write_report(target: Path, views: Sequence[RunView]) -> Path:
     Args:
         target: The HTML file; written beside first, then renamed.
         views: At least one.
+        standings: What the runs were made to be compared by, over all seeds.
+        said: The conclusion, sentence by sentence.
+        command: What repeats the comparison.
 
     Returns:
         The file.
@@ -70,12 +81,17 @@ def write_report(target: Path, views: Sequence[RunView]) -> Path:
     parts = [_part(view, f"run-{i}") for i, view in enumerate(views, 1)]
     shown = [name for name in COMPARED if any(name in part.evaluation for part in parts)]
     page = template.render(
-        title=parts[0].name if len(parts) == 1 else f"{len(parts)} runs",
+        title=f"Comparison of {target.parent.resolve().name}" if said else _title(parts),
+        standings=standings,
+        arms=list(dict.fromkeys(arm for standing in standings for arm in standing.values)),
+        said=said,
+        command=command,
         parts=parts,
-        compared=shown if len(parts) > 1 else [],
+        compared=shown if len(parts) > 1 and not standings else [],
         number=number,
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),
+        sorting=(HERE / "sort.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
         charts=any(section.charts for part in parts for section in part.sections),
     )
@@ -87,6 +103,10 @@ def write_report(target: Path, views: Sequence[RunView]) -> Path:
     except OSError as error:
         raise RunError(f"cannot write '{target}' ({error.strerror}): give a place that can be written.") from None
     return target
+
+
+def _title(parts: Sequence[_Part]) -> str:
+    return parts[0].name if len(parts) == 1 else f"{len(parts)} runs"
 
 
 def _part(view: RunView, key: str) -> _Part:

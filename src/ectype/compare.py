@@ -1,0 +1,286 @@
+"""Several recipes on the same images with the same budget: trained, measured, and weighed against each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from ectype.errors import EctypeError, Interrupted, RecipeError, RunError
+from ectype.measure.evaluation import Evaluation
+from ectype.measure.standing import Standing, sentences, standings
+from ectype.recipe import Recipe
+from ectype.results import comparison_page, evaluate
+from ectype.run import resolve
+from ectype.sections import count
+from ectype.training.rundir import RunDir
+
+__all__ = ["Arm", "Comparison", "arms_of", "compare"]
+
+PLAN = "comparison.json"
+
+
+class Arm(NamedTuple):
+    """One of the things compared."""
+
+    name: str
+    recipe: str
+    words: tuple[str, ...] = ()
+    """Overrides."""
+
+
+class Comparison(NamedTuple):
+    """What came of it."""
+
+    path: Path
+    runs: dict[str, list[RunDir]]
+    """Arm → the runs that came to their end, a seed each."""
+    failed: dict[str, str]
+    """Run → why it has none."""
+    standings: list[Standing]
+    said: list[str]
+    """The conclusion, sentence by sentence."""
+    page: Path
+
+
+def arms_of(preset: str, words: Sequence[str]) -> tuple[list[Arm], list[str]]:
+    """The arms of a study of one knob, and the words that all of them share.
+
+    Args:
+        preset: Of all arms.
+        words: `key=value`; the one with several values, commas between, is the knob.
+
+    Raises:
+        RecipeError: No knob, or several.
+    """
+    split = {word: _values(word.partition("=")[2]) for word in words}
+    knobs = [word for word, values in split.items() if len(values) > 1]
+    if len(knobs) != 1:
+        raise RecipeError(f"{len(knobs)} keys with several values: a study turns one knob, such as latent_dim=2,8,32.")
+    key = knobs[0].partition("=")[0]
+    arms = [Arm(f"{key}={value}", preset, (f"{key}={value}",)) for value in split[knobs[0]]]
+    return arms, [word for word in words if word != knobs[0]]
+
+
+def _values(text: str) -> list[str]:
+    """Parts between commas that stand in no bracket."""
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+    return [part.strip() for part in [*parts, text[start:]]]
+
+
+def compare(
+    arms: Sequence[Arm],
+    data: str | Path,
+    out: str | Path,
+    *,
+    words: Sequence[str] = (),
+    images: str | None = None,
+    minutes: float | None = None,
+    seeds: int = 1,
+    processes: int = 0,
+    console: Console | None = None,
+) -> Comparison:
+    """Train every arm with every seed on the same split of the same images, measure all, and write one page.
+
+    Runs are processes of their own: one that fails leaves the others be. Killed and called again with the same
+    arguments it goes on where it was, each run bit-equal.
+
+    Args:
+        arms: At least two, with different names.
+        data: Anything that training accepts.
+        out: A directory: made, or gone on with if it holds the same comparison.
+        words: Overrides of all arms; what an arm overrides itself comes after.
+        images: Budget of each run, such as `500k`.
+        minutes: Budget in time instead; each run turns it into images at its start.
+        seeds: Runs of each arm, from seed 0 on.
+        processes: Runs at a time; 0 for as many as leave each two cores.
+        console: Where to speak; None is silent.
+
+    Raises:
+        RecipeError: A recipe that does not resolve, fewer than two arms, or no budget.
+        RunError: Another comparison lies there, or no run came to its end.
+    """
+    place = Path(out)
+    names = [arm.name for arm in arms]
+    if len(set(names)) < max(2, len(names)):
+        raise RecipeError(f"{', '.join(names)}: compare at least two different recipes.")
+    if (images is None) == (minutes is None):
+        raise RecipeError("give one budget for all: --images 500k, or --minutes 10.")
+    cores = os.cpu_count() or 1
+    processes = processes or max(1, cores // 2)
+    budget = [f"train.images={images}"] if images is not None else [f"train.minutes={minutes:g}"]
+    shared = [*words, *budget, f"run.threads={max(1, cores // processes)}"]
+    recipes = {
+        f"{_safe(arm.name)}-{seed}": (arm.name, resolve(arm.recipe, data, [*shared, *arm.words, f"train.seed={seed}"]))
+        for arm in arms
+        for seed in range(seeds)
+    }
+    _same_plan(place, {name: recipe.plain() for name, (_, recipe) in recipes.items()})
+
+    def say(text: str) -> None:
+        if console is not None:
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    say(f"{len(recipes)} runs, {processes} at a time → {place}")
+    failed = _train(place, {name: recipe for name, (_, recipe) in recipes.items()}, processes, say)
+    runs: dict[str, list[RunDir]] = {arm.name: [] for arm in arms}
+    found: dict[str, list[Evaluation]] = {arm.name: [] for arm in arms}
+    for name, (arm, _) in recipes.items():
+        if name in failed:
+            continue
+        run = RunDir.existing(place / name)
+        try:
+            found[arm].append(evaluate(run))
+            runs[arm].append(run)
+            say(f"{name}: measured")
+        except EctypeError as error:
+            failed[name] = str(error)
+    if not any(runs.values()):
+        raise RunError(f"no run came to its end: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
+    standing = standings(found)
+    said = [_premise(found, runs, budget[0], seeds), *sentences(standing, names)]
+    said += [f"{name} has no figures: {why}" for name, why in failed.items()]
+    command = _command(arms, data, place, words, images, minutes, seeds)
+    page = comparison_page(
+        [some[0] for some in runs.values() if some], standing, said, out=place / "comparison.html", command=command
+    )
+    return Comparison(place, runs, failed, standing, said, page)
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-=." else "_" for letter in name)
+
+
+def _same_plan(place: Path, plan: Mapping[str, Any]) -> None:
+    """Note what is compared, or make sure that it is what was compared there before."""
+    file, text = place / PLAN, json.dumps(plan, indent=1, ensure_ascii=False, default=str)
+    if file.is_file():
+        if file.read_text(encoding="utf-8") != text:
+            raise RunError(
+                f"'{place}' holds another comparison: give another --out, or repeat the command it was made by."
+            )
+        return
+    if place.exists() and any(place.iterdir()):
+        raise RunError(f"'{place}' holds something else: give another --out.")
+    place.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+def _train(place: Path, recipes: Mapping[str, Recipe], processes: int, say: Callable[[str], None]) -> dict[str, str]:
+    """Run all that have not come to their end; why those that failed did."""
+    waiting = [name for name in recipes if not RunDir(place / name).ended]
+    failed: dict[str, str] = {}
+    running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
+    try:
+        with _signals():
+            while waiting or running:
+                while waiting and len(running) < processes:
+                    name = waiting.pop(0)
+                    running[name] = _start(place, name, recipes[name])
+                for name, (process, log) in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[name]
+                    summary = RunDir(place / name).summary()
+                    if process.returncode:
+                        failed[name] = _last_line(log)
+                        say(f"{name}: failed: {failed[name]}")
+                    else:
+                        took = f"{summary['seconds'] / 60:.1f} minutes"
+                        say(f"{name}: {summary['state']}, {summary['seen']:,} images, {took}")
+                time.sleep(0.2)
+    finally:
+        # Each saves what it has at the first signal.
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.wait()
+    return failed
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """What asks this process to end becomes an error, so that the runs are told too."""
+
+    def stop(*_: Any) -> None:
+        raise Interrupted("stopped: what was trained is saved, and the same command goes on.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {which: signal.signal(which, stop) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+def _start(place: Path, name: str, recipe: Recipe) -> tuple[subprocess.Popen[bytes], Path]:
+    log = place / f"{name}.log"
+    file = place / f"{name}.yaml"
+    file.write_text(recipe.yaml(), encoding="utf-8")
+    with log.open("ab") as target:
+        command = [sys.executable, "-m", "ectype.cli", "train", str(file), str(recipe.data.source)]
+        process = subprocess.Popen(
+            [*command, "--out", str(place / name)], stdout=target, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    return process, log
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else f"no word of it in {log}"
+
+
+def _premise(
+    found: Mapping[str, Sequence[Evaluation]], runs: Mapping[str, Sequence[RunDir]], budget: str, seeds: int
+) -> str:
+    one = next(some[0] for some in found.values() if some)
+    key, value = budget.split("=")
+    much = f"{count(value):,} images" if key == "train.images" else f"{value} minutes"
+    early = {name for name, some in runs.items() for run in some if run.summary().get("state") == "stopped early"}
+    stopped = f" Stopped by itself before that: {', '.join(sorted(early))}." if early else ""
+    how = (
+        f"{seeds} seeds each; intervals are over seeds, 95%."
+        if seeds > 1
+        else "One seed each: intervals are over test images, 95%, and say nothing of other seeds."
+    )
+    return (
+        f"On these {one.train_images:,} training images, with {much} each, judged on {one.test_images:,} held-out test "
+        f"images. {how}{stopped}"
+    )
+
+
+def _command(
+    arms: Sequence[Arm],
+    data: str | Path,
+    out: Path,
+    words: Sequence[str],
+    images: str | None,
+    minutes: float | None,
+    seeds: int,
+) -> str:
+    given = ["--images", images] if images is not None else ["--minutes", f"{minutes:g}"]
+    if any(arm.words for arm in arms):
+        key = arms[0].words[0].partition("=")[0]
+        what = ["study", arms[0].recipe, f"{key}={','.join(arm.words[0].partition('=')[2] for arm in arms)}"]
+    else:
+        what = ["compare", *(arm.recipe for arm in arms)]
+    return shlex.join(["ectype", *what, *words, "--data", str(data), *given, "--seeds", str(seeds), "--out", str(out)])

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ectype.compare import Arm, Comparison, arms_of, compare
+from ectype.errors import RecipeError, RunError
+from ectype.training.rundir import RunDir
+
+QUICK = ["size=8", "batch=32", "run.pictures=0", "monitor.every=640", "monitor.features=pixels"]
+ARMS = [
+    Arm("ae", "ae", ("width=8", "latent_dim=8")),
+    Arm("vae", "vae", ("width=8", "latent_dim=8")),
+    Arm("gan", "gan", ("net.width=8", "net.max_width=8", "critic.width=8", "critic.max_width=8")),
+]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    out = tmp_path_factory.mktemp("comparisons") / "families"
+    return compare(ARMS, "digits", out, words=QUICK, images="1280", seeds=2, processes=2)
+
+
+def test_families_are_compared_on_what_each_can_do(compared: Comparison) -> None:
+    assert {name: len(runs) for name, runs in compared.runs.items()} == {"ae": 2, "vae": 2, "gan": 2}
+    assert not compared.failed
+    standing = {standing.name: standing for standing in compared.standings}
+    assert set(standing["PSNR"].values) == {"ae", "vae"}
+    assert set(standing["FD-pixels"].values) == {"ae", "vae", "gan"}
+    assert all(len(value.each) == 2 for one in compared.standings for value in one.values.values())
+    assert compared.said[0].startswith("On these 1,430 training images, with 1,280 images each, judged on 186")
+    assert "2 seeds each" in compared.said[0]
+    assert any("gan has no such figure" in text for text in compared.said)
+    assert {RunDir(compared.path / f"{arm}-{seed}").recipe.train.seed for arm in ("ae", "gan") for seed in (0, 1)} == {
+        0,
+        1,
+    }
+
+
+def test_the_page_says_what_was_found_and_how_to_repeat_it(compared: Comparison) -> None:
+    page = compared.page.read_text()
+    assert compared.page.stat().st_size < 15e6
+    assert "What the figures say" in page
+    assert all(text.replace("'", "&#39;") in page for text in compared.said)
+    assert "aria-sort" in page
+    assert page.count("<article") == 3  # one run of each arm
+
+
+def test_the_same_command_changes_nothing_and_another_is_refused(compared: Comparison) -> None:
+    before = {path: path.stat().st_mtime_ns for path in compared.path.rglob("metrics.jsonl")}
+    again = compare(ARMS, "digits", compared.path, words=QUICK, images="1280", seeds=2, processes=2)
+    assert again.standings == compared.standings
+    assert {path: path.stat().st_mtime_ns for path in compared.path.rglob("metrics.jsonl")} == before
+    with pytest.raises(RunError, match="holds another comparison"):
+        compare(ARMS, "digits", compared.path, words=QUICK, images="1280", seeds=3)
+    (compared.path.parent / "other").mkdir()
+    (compared.path.parent / "other/note.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds something else"):
+        compare(ARMS, "digits", compared.path.parent / "other", words=QUICK, images="1280")
+
+
+def test_a_run_that_fails_leaves_the_others_be(tmp_path: Path) -> None:
+    arms = [Arm("ae", "ae", ("width=8",)), Arm("broken", "ae", ("width=8", "latent=[4, 3, 3]"))]
+    found = compare(arms, "digits", tmp_path / "c", words=QUICK, images="640", processes=2)
+    assert len(found.runs["ae"]) == 1
+    assert list(found.failed) == ["broken-0"]
+    assert "a map of 3×3 is not among the halvings" in found.failed["broken-0"]
+    assert any(text.startswith("broken-0 has no figures") for text in found.said)
+    with pytest.raises(RunError, match="no run came to its end"):
+        compare([arms[1], Arm("too", *arms[1][1:])], "digits", tmp_path / "d", words=QUICK, images="640", processes=2)
+
+
+def test_killed_and_called_again_it_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    words = ["size=8", "batch=32", "run.pictures=0", "monitor.every=640", "width=8"]
+    command = [sys.executable, "-m", "ectype.cli", "study", "ae", "latent_dim=2,8", *words, "--data", "digits"]
+    command += ["--images", "6400", "--processes", "1"]
+    whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    with subprocess.Popen([*command, "--out", str(tmp_path / "parts")], start_new_session=True) as process:
+        metrics = tmp_path / "parts/latent_dim=2-0/metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (metrics.is_file() and '"check"' in metrics.read_text()):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) != 0
+    again = subprocess.run([*command, "--out", str(tmp_path / "parts")], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    kept = ("figures", "test_images", "seed")
+    for name in ("latent_dim=2-0", "latent_dim=8-0"):
+        files = [tmp_path / place / name / "evaluation.json" for place in ("whole", "parts")]
+        one, two = (json.loads(file.read_text())["evaluation"] for file in files)
+        assert {key: one[key] for key in kept} == {key: two[key] for key in kept}
+    assert "latent_dim=8" in again.stdout
+    assert "is better than latent_dim=2" in again.stdout
+
+
+def test_a_study_turns_one_knob() -> None:
+    arms, shared = arms_of("vae", ["latent_dim=2,8", "size=32", "latent=[4, 8, 8]"])
+    assert [arm.name for arm in arms] == ["latent_dim=2", "latent_dim=8"]
+    assert shared == ["size=32", "latent=[4, 8, 8]"]
+    arms, _ = arms_of("ae", ["latent=[4, 8, 8],[8, 4, 4]"])
+    assert [arm.words for arm in arms] == [("latent=[4, 8, 8]",), ("latent=[8, 4, 4]",)]
+    for words in (["size=32"], ["size=32,64", "width=8,16"]):
+        with pytest.raises(RecipeError, match="a study turns one knob"):
+            arms_of("vae", words)
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="at least two different"):
+        compare(ARMS[:1], "digits", tmp_path / "c", images="10")
+    with pytest.raises(RecipeError, match="at least two different"):
+        compare([ARMS[0], ARMS[0]], "digits", tmp_path / "c", images="10")
+    with pytest.raises(RecipeError, match="one budget for all"):
+        compare(ARMS, "digits", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
