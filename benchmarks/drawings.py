@@ -111,7 +111,7 @@ def main() -> None:
         distance = found[f"distance, {JUDGED_BY}"]
         apart = distance - plain
         error = 1.96 * apart.std() / len(apart) ** 0.5
-        goal, met = ("below L1's", bool(apart.mean() < 0)) if name == "L1 and a critic" else ("", None)
+        goal, met = ("below L1's", bool(apart.mean() + error < 0)) if name == "L1 and a critic" else ("", None)
         detail = f"− L1's {apart.mean():+.4f}, 95% {apart.mean() - error:+.4f} to {apart.mean() + error:+.4f}"
         rows.append(
             Row(

@@ -143,7 +143,7 @@ class ProgressDisplay(Callback):
 
     def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
         speed = metrics.get("images/s", 0.0)
-        left = (self.budget - seen) / speed if speed else 0.0
+        left = max(0, self.budget - seen) / speed if speed else 0.0
         self.pace = f"{speed:,.0f} images/s · {_clock(left)} left"
         if self.bar is not None:
             hidden = ("images/s", "rate", "total", "gradient norm")
