@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from common import DATA, KEPT, RESULTS, Clock, Row, arguments, console, fastest, tell
+from common import DATA, KEPT, RESULTS, Row, arguments, console, fastest, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -76,7 +76,7 @@ def main() -> None:
             f"train.seed={given.seed}",
             f"run.threads={given.threads}",
         ]
-        clock, place = Clock(), KEPT / "drawings" / f"{name.replace(' ', '-')}-{budget}-{given.seed}"
+        place = KEPT / "drawings" / f"{name.replace(' ', '-')}-{budget}-{given.seed}"
         run = ectype.train("unet-translate", DATA / "pairs128", words, out=place, console=console)
         model = ectype.load(run.path, device="cpu")
         assert isinstance(model, Painter)
@@ -85,7 +85,8 @@ def main() -> None:
         assert target is not None
         outline, wanted = pixels.float() / 255, target.float() / 255
         made[name] = in_parts(model.translate, outline)
-        notes.append(f"{name}: {run.summary()['seen']:,} pairs in {clock.read().wall / 60:.1f} minutes.")
+        said = run.summary()
+        notes.append(f"{name}: {said['seen']:,} pairs in {said['seconds'] / 60:.1f} minutes.")
     colour = wanted.movedim(1, -1)[(outline.amin(1) > 0.95) & (wanted.amin(1) < 0.95)].median(0).values
     simple = {
         "copying the outline": outline.expand_as(wanted),

@@ -63,7 +63,6 @@ WORDS = [
     "shortcut=pca",
     "norm=none",
     "likelihood.output=linear",
-    "start_at_mean=false",
     "objective.loss={psnr: 0.01}",
     "augment={flip: true, turn: true}",
     "batch=8",

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import interpolate, pixel_shuffle
 
 from common import DATA, KEPT
 from ectype.losses.perceptual import Perceptual
 from ectype.measure.reconstruction import closeness
+from ectype.nets.linear import fit_pca
+from ectype.nets.squares import squares
 
 SIDE = 256
 STRIDE = 128
@@ -98,16 +100,14 @@ class PatchPCA:
 
     def __init__(self, images: Tensor, side: int, numbers: int) -> None:
         self.side = side
-        squares = pixel_unshuffle(images, side).movedim(1, -1).flatten(0, 2).double()
-        self.mean = squares.mean(0)
-        centred = squares - self.mean
-        self.basis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -numbers:]
+        self.fitted = fit_pca(squares(images, side), numbers)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Through the code and back, in [0, 1]; numbers are not rounded."""
-        squares = pixel_unshuffle(images, self.side).movedim(1, -1).double() - self.mean
-        back = squares @ self.basis @ self.basis.T + self.mean
-        return pixel_shuffle(back.movedim(-1, 1), self.side).float().clamp(0, 1)
+        n, _, height, width = images.shape
+        back = self.fitted.reconstruct(squares(images, self.side)[:, :, None, None])[..., 0, 0]
+        back = back.unflatten(0, (n, height // self.side, width // self.side))
+        return pixel_shuffle(back.movedim(-1, 1), self.side)
 
 
 def jpeg(image: np.ndarray, size: int) -> np.ndarray:

@@ -4,7 +4,8 @@
 
 The bare loop does the same work on the same network: one uint8 tensor in memory, mirrored at random, cross-entropy and
 Dice by PyTorch's own functions, fused AdamW, the running average of the weights in one call. Beside it stands the
-Trainer with the numbers of a pixel side by side in memory (`train.channels_last`): which is better is measured here.
+Trainer with the numbers of a pixel side by side in memory (`train.channels_last`), and in bf16 where the processor has
+units for it, both beside the bare loop in float32: which is better is measured here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from common import DATA, KEPT, Row, arguments, in_turns, tell
+from common import DATA, KEPT, Row, arguments, fastest, in_turns, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 
@@ -89,7 +90,10 @@ def main() -> None:
     torch.set_flush_denormal(True)
     found = recipe(given.width)
     bare = bare_loop(found)
-    ours, last = (our_trainer(found.override({"train.channels_last": last})) for last in (False, True))
+    ways = {"the Trainer": [], "the Trainer, channels last": ["train.channels_last=true"]}
+    if fastest():
+        ways |= {f"{name}, bf16": [*words, *fastest()] for name, words in ways.items()}
+    trainers = {name: our_trainer(found.override(dict(word.split("=") for word in w))) for name, w in ways.items()}
 
     def timed(step: Callable[[], object]) -> dict[str, float]:
         began = time.perf_counter()
@@ -97,12 +101,12 @@ def main() -> None:
             step()
         return {"images/s": given.steps * found.train.batch / (time.perf_counter() - began)}
 
-    for step in (bare, ours.step, last.step):
+    for step in (bare, *(trainer.step for trainer in trainers.values())):
         step()
     pairs = 3 if given.quick else given.pairs
     rows = []
-    for name, step in (("the Trainer", ours.step), ("the Trainer, channels last", last.step)):
-        speeds = in_turns(lambda: timed(bare), lambda step=step: timed(step), pairs)["images/s"]
+    for name, trainer in trainers.items():
+        speeds = in_turns(lambda: timed(bare), lambda step=trainer.step: timed(step), pairs)["images/s"]
         ratio = speeds.of_medians
         low, high = speeds.quartiles
         detail = f"by pairs {median(speeds.ratios):.3f}, quartiles {low:.3f} to {high:.3f}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ectype.compare import Arm, Comparison, arms_of, compare
-from ectype.errors import RecipeError, RunError
+from ectype.compare import Arm, Comparison, _reason, arms_of, compare
+from ectype.errors import DataError, RecipeError, RunError
 from ectype.training.rundir import RunDir
+from tests.report.test_page import CHROMIUM, browse
 
 QUICK = ["size=8", "batch=32", "run.pictures=0", "monitor.every=640", "monitor.features=pixels"]
+COMMAND = "ectype compare ae vae gan --data digits"
 ARMS = [
     Arm("ae", "ae", ("width=8", "latent_dim=8")),
     Arm("vae", "vae", ("width=8", "latent_dim=8")),
@@ -25,7 +28,7 @@ ARMS = [
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     out = tmp_path_factory.mktemp("comparisons") / "families"
-    return compare(ARMS, "digits", out, words=QUICK, images="1280", seeds=2, processes=2)
+    return compare(ARMS, "digits", out, words=QUICK, images="1280", seeds=2, processes=2, command=COMMAND)
 
 
 def test_families_are_compared_on_what_each_can_do(compared: Comparison) -> None:
@@ -51,6 +54,31 @@ def test_the_page_says_what_was_found_and_how_to_repeat_it(compared: Comparison)
     assert all(text.replace("'", "&#39;") in page for text in compared.said)
     assert "aria-sort" in page
     assert page.count("<article") == 3  # one run of each arm
+    assert "ectype compare ae vae gan" in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
+def test_its_table_sorts_by_a_figure(compared: Comparison, tmp_path: Path) -> None:
+    names = [standing.name for standing in compared.standings]
+    column = 1 + names.index("PSNR")
+    click = f"document.querySelectorAll('table.sortable thead button')[{column}].click();"
+    values = compared.standings[column - 1].values
+    for times, order in ((1, sorted(values, key=lambda arm: values[arm].mean)), (2, None)):
+        page = tmp_path / f"{times}.html"
+        page.write_text(compared.page.read_text().replace("</body>", f"<script>{times * click}</script></body>"))
+        document, asked = browse(page, tmp_path / f"profile-{times}")
+        body = document.split('class="sortable"', 1)[1].split("<tbody>", 1)[1].split("</tbody>", 1)[0]
+        found = re.findall(r'<th scope="row">(\w+)</th>', body)
+        expected = order or sorted(values, key=lambda arm: -values[arm].mean)
+        assert found == [*expected, "gan"], "what has no such figure comes last"
+        assert asked == []
+
+
+def test_a_process_that_was_killed_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("1,000/2,000 · 3 images/s\nerror: no such thing\n")
+    assert _reason(-9, tmp_path / "log").startswith("killed by signal 9")
+    assert _reason(4, tmp_path / "log") == "no such thing"
 
 
 def test_the_same_command_changes_nothing_and_another_is_refused(compared: Comparison) -> None:
@@ -119,4 +147,6 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         compare([ARMS[0], ARMS[0]], "digits", tmp_path / "c", images="10")
     with pytest.raises(RecipeError, match="one budget for all"):
         compare(ARMS, "digits", tmp_path / "c")
+    with pytest.raises(DataError, match="no images at 'nowhere'"):
+        compare(ARMS, "nowhere", tmp_path / "c", images="10")
     assert not (tmp_path / "c").exists()

@@ -6,6 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from ectype.data.store import Store
 from ectype.errors import CheckpointError, EctypeWarning, RunError
 from ectype.losses.mixture import Mixture
 from ectype.measure.features import Source, choose_extractors
+from ectype.measure.reconstruction import baseline_images
 from ectype.measure.validation import spoiled, validation
 from ectype.measure.verdict import judged_by
 from ectype.measure.watching import LEAST_WATCHED, SampleEvidence, SampleWatch
@@ -40,10 +42,6 @@ from ectype.training.trainer import Diverged, Trainer
 from ectype.training.watch import JsonLines, Pictures, ProgressDisplay, TensorBoard, to_uint8
 
 __all__ = ["Session"]
-
-
-MANY = 2**26
-"""Numbers of the images that a model may start from."""
 
 
 class _Watch(NamedTuple):
@@ -144,8 +142,8 @@ class Session:
                     part.start_from_weights()
             trainer.restart_average()
             if isinstance(trainer.objective.model, StartsFromData):
-                shown = (_mean_image(self.store), _some_images(self.store))
-                trainer.objective.model.start_from(*(images.to(self.device) for images in shown))
+                some = partial(_some_images, self.store)
+                trainer.objective.model.start_from(_mean_image(self.store).to(self.device), some)
                 trainer.restart_average()
             if start is not None:
                 self.say(_warm_start(trainer, Path(start)))
@@ -254,8 +252,8 @@ class Session:
         convolves = any(isinstance(part, nn.Conv2d) for part in trainer.objective.modules())
         if recipe.train.precision == "auto" and convolves and multiplies_bf16(self.device):
             self.say(
-                "this processor has units for bf16: train.precision=bf16 makes wide convolutions two to three times as "
-                "fast, at its precision."
+                "this processor has units for bf16: train.precision=bf16, best with channels_last=true, makes "
+                "convolutions about twice as fast, at its precision."
             )
 
     def _watchers(self) -> list[Callback]:
@@ -357,9 +355,9 @@ def _mean_image(store: Store) -> Tensor:
 
 
 def _some_images(store: Store) -> Tensor:
-    """[n, c, h, w] in [0, 1]: training images from all over, as many as a quarter of a gigabyte holds."""
+    """[n, c, h, w] in [0, 1]: training images from all over, as many as baselines are fitted on."""
     images = store.split("train")
-    n = max(1, min(len(images), MANY // store.info.numbers))
+    n = baseline_images(len(images), store.info.numbers)
     return images.gather(torch.arange(n) * len(images) // n).float() / 255
 
 

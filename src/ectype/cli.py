@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -116,7 +117,7 @@ def data(
 ) -> None:
     """Scan and prepare images: how many, which were rejected and why, and what they look like."""
     from ectype.console import progress_line
-    from ectype.data import cache
+    from ectype.data import cache, preview
     from ectype.data import prepare as preparing
 
     if clean:
@@ -133,29 +134,10 @@ def data(
     say(prepared.summary)
     for note in prepared.notes:
         say(f"  {note}")
-    _picture(prepared, picture)
+    preview.save_overview(prepared, picture)
     say(f"a picture of them → {picture}")
     if prepared.rejects:
         say(f"what was rejected, and why → {prepared.root / 'rejects.csv'}")
-
-
-def _picture(prepared: Any, target: Path) -> None:
-    """Sixty-four images, spread evenly over all that are usable; half as many where each has its partner beside it."""
-    import numpy as np
-
-    from ectype.data.preview import save_grid, with_partners
-
-    target_of = prepared.info.target
-    usable = np.flatnonzero(prepared.sides)
-    count = 64 if target_of is None else 32
-    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
-    shards = [np.load(path, mmap_mode="r") for path in prepared.shards]
-    starts = np.cumsum([0, *map(len, shards)])
-    places = [int(np.searchsorted(starts, row, side="right")) - 1 for row in chosen]
-    pixels = np.stack([shards[k][row - starts[k]] for k, row in zip(places, chosen, strict=True)])
-    if target_of is not None:
-        pixels = with_partners(pixels, prepared.info.channels, target_of.colours)
-    save_grid(pixels, target)
 
 
 @app.command()
@@ -324,7 +306,8 @@ def compare(
 
     arms = [comparing.Arm(Path(word).stem, word) for word in what if "=" not in word]
     words = [word for word in what if "=" in word]
-    _compared(comparing, arms, data, to, words, images, minutes, seeds, processes)
+    given: dict[str, Any] = {"images": images, "minutes": minutes, "seeds": seeds, "processes": processes}
+    _compared(comparing.compare(arms, data, to, words=words, command=_typed(), console=out, **given))
 
 
 @app.command()
@@ -342,22 +325,15 @@ def study(
     from ectype import compare as comparing
 
     arms, shared = comparing.arms_of(recipe, words)
-    _compared(comparing, arms, data, to, shared, images, minutes, seeds, processes)
+    given: dict[str, Any] = {"images": images, "minutes": minutes, "seeds": seeds, "processes": processes}
+    _compared(comparing.compare(arms, data, to, words=shared, command=_typed(), console=out, **given))
 
 
-def _compared(comparing: Any, arms: Any, data: str, to: Path, words: list[str], *given: Any) -> None:
-    images, minutes, seeds, processes = given
-    found = comparing.compare(
-        arms,
-        data,
-        to,
-        words=words,
-        images=images,
-        minutes=minutes,
-        seeds=seeds,
-        processes=processes,
-        console=out,
-    )
+def _typed() -> str:
+    return shlex.join(["ectype", *sys.argv[1:]])
+
+
+def _compared(found: Any) -> None:
     for sentence in found.said:
         say(sentence)
     say(f"page: {found.page}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from ectype.errors import EctypeError, Interrupted, RecipeError, RunError
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.standing import Standing, sentences, standings
 from ectype.recipe import Recipe
-from ectype.results import comparison_page, evaluate
+from ectype.results import comparison_page, evaluate, open_data
 from ectype.run import resolve
 from ectype.sections import count
 from ectype.training.rundir import RunDir
@@ -94,6 +93,7 @@ def compare(
     minutes: float | None = None,
     seeds: int = 1,
     processes: int = 0,
+    command: str = "",
     console: Console | None = None,
 ) -> Comparison:
     """Train every arm with every seed on the same split of the same images, measure all, and write one page.
@@ -110,10 +110,12 @@ def compare(
         minutes: Budget in time instead; each run turns it into images at its start.
         seeds: Runs of each arm, from seed 0 on.
         processes: Runs at a time; 0 for as many as leave each two cores.
+        command: What the page says repeats this.
         console: Where to speak; None is silent.
 
     Raises:
         RecipeError: A recipe that does not resolve, fewer than two arms, or no budget.
+        DataError: Unusable images.
         RunError: Another comparison lies there, or no run came to its end.
     """
     place = Path(out)
@@ -131,6 +133,9 @@ def compare(
         for arm in arms
         for seed in range(seeds)
     }
+    # Images that cannot be used are said once, before anything is made.
+    for config in {recipe.data.model_dump_json(): recipe.data for _, recipe in recipes.values()}.values():
+        open_data(config, console)
     _same_plan(place, {name: recipe.plain() for name, (_, recipe) in recipes.items()})
 
     def say(text: str) -> None:
@@ -138,25 +143,27 @@ def compare(
             console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     say(f"{len(recipes)} runs, {processes} at a time → {place}")
-    failed = _train(place, {name: recipe for name, (_, recipe) in recipes.items()}, processes, say)
     runs: dict[str, list[RunDir]] = {arm.name: [] for arm in arms}
     found: dict[str, list[Evaluation]] = {arm.name: [] for arm in arms}
-    for name, (arm, _) in recipes.items():
-        if name in failed:
-            continue
-        run = RunDir.existing(place / name)
-        try:
-            found[arm].append(evaluate(run))
-            runs[arm].append(run)
-            say(f"{name}: measured")
-        except EctypeError as error:
-            failed[name] = str(error)
+    with _signals():
+        failed = _train(place, {name: recipe for name, (_, recipe) in recipes.items()}, processes, say)
+        for name, (arm, _) in recipes.items():
+            if name in failed:
+                continue
+            run = RunDir.existing(place / name)
+            try:
+                found[arm].append(evaluate(run))
+                runs[arm].append(run)
+                say(f"{name}: measured")
+            except Interrupted:
+                raise
+            except EctypeError as error:
+                failed[name] = str(error)
     if not any(runs.values()):
         raise RunError(f"no run came to its end: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
     standing = standings(found)
     said = [_premise(found, runs, budget[0], seeds), *sentences(standing, names)]
     said += [f"{name} has no figures: {why}" for name, why in failed.items()]
-    command = _command(arms, data, place, words, images, minutes, seeds)
     page = comparison_page(
         [some[0] for some in runs.values() if some], standing, said, out=place / "comparison.html", command=command
     )
@@ -169,7 +176,7 @@ def _safe(name: str) -> str:
 
 def _same_plan(place: Path, plan: Mapping[str, Any]) -> None:
     """Note what is compared, or make sure that it is what was compared there before."""
-    file, text = place / PLAN, json.dumps(plan, indent=1, ensure_ascii=False, default=str)
+    file, text = place / PLAN, json.dumps(plan, indent=1, ensure_ascii=False)
     if file.is_file():
         if file.read_text(encoding="utf-8") != text:
             raise RunError(
@@ -188,23 +195,22 @@ def _train(place: Path, recipes: Mapping[str, Recipe], processes: int, say: Call
     failed: dict[str, str] = {}
     running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
     try:
-        with _signals():
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    name = waiting.pop(0)
-                    running[name] = _start(place, name, recipes[name])
-                for name, (process, log) in list(running.items()):
-                    if process.poll() is None:
-                        continue
-                    del running[name]
-                    summary = RunDir(place / name).summary()
-                    if process.returncode:
-                        failed[name] = _last_line(log)
-                        say(f"{name}: failed: {failed[name]}")
-                    else:
-                        took = f"{summary['seconds'] / 60:.1f} minutes"
-                        say(f"{name}: {summary['state']}, {summary['seen']:,} images, {took}")
-                time.sleep(0.2)
+        while waiting or running:
+            while waiting and len(running) < processes:
+                name = waiting.pop(0)
+                running[name] = _start(place, name, recipes[name])
+            for name, (process, log) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                summary = RunDir(place / name).summary()
+                if process.returncode:
+                    failed[name] = _reason(process.returncode, log)
+                    say(f"{name}: failed: {failed[name]}")
+                else:
+                    took = f"{summary['seconds'] / 60:.1f} minutes"
+                    say(f"{name}: {summary['state']}, {summary['seen']:,} images, {took}")
+            time.sleep(0.2)
     finally:
         # Each saves what it has at the first signal.
         for process, _ in running.values():
@@ -244,7 +250,10 @@ def _start(place: Path, name: str, recipe: Recipe) -> tuple[subprocess.Popen[byt
     return process, log
 
 
-def _last_line(log: Path) -> str:
+def _reason(code: int, log: Path) -> str:
+    """Why a process failed: what it said last, or that it was killed."""
+    if code < 0:
+        return f"killed by signal {-code}; the same command goes on with it."
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1].removeprefix("error: ") if lines else f"no word of it in {log}"
 
@@ -266,21 +275,3 @@ def _premise(
         f"On these {one.train_images:,} training images, with {much} each, judged on {one.test_images:,} held-out test "
         f"images. {how}{stopped}"
     )
-
-
-def _command(
-    arms: Sequence[Arm],
-    data: str | Path,
-    out: Path,
-    words: Sequence[str],
-    images: str | None,
-    minutes: float | None,
-    seeds: int,
-) -> str:
-    given = ["--images", images] if images is not None else ["--minutes", f"{minutes:g}"]
-    if any(arm.words for arm in arms):
-        key = arms[0].words[0].partition("=")[0]
-        what = ["study", arms[0].recipe, f"{key}={','.join(arm.words[0].partition('=')[2] for arm in arms)}"]
-    else:
-        what = ["compare", *(arm.recipe for arm in arms)]
-    return shlex.join(["ectype", *what, *words, "--data", str(data), *given, "--seeds", str(seeds), "--out", str(out)])

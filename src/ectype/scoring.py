@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,12 +17,13 @@ from ectype.data.preview import save_grid
 from ectype.errors import DataError
 from ectype.measure.neighbours import nearest as nearest_points
 from ectype.models.base import Encodes, Reconstructs, evaluating
+from ectype.models.degradations import blur
 from ectype.results import load, open_data, other_source
 from ectype.tiling import tiled
 from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
-from ectype.use import able, at_size, destinations, files_of, png, readable, save, spec_of
+from ectype.use import able, at_size, destinations, files_of, left_out, png, readable, save, spec_of, unharmed
 
 __all__ = ["nearest", "score"]
 
@@ -49,13 +49,9 @@ class _Errors(NamedTuple):
 
 
 def _errors(image: Float[Tensor, "b c h w"], back: Float[Tensor, "b c h w"]) -> _Errors:
-    squared = (image - back.clamp(0, 1)).square().mean(1)
-    reach = min(round(3 * BLUR), min(squared.shape[1:]) - 1)
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / BLUR) ** 2)
-    weights = weights / weights.sum()
-    blurred = F.pad(squared[:, None], (reach,) * 4, mode="reflect") if reach else squared[:, None]
-    blurred = F.conv2d(F.conv2d(blurred, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))[:, 0]
-    return _Errors(squared.flatten(1).mean(1).cpu(), blurred.flatten(1).amax(1).cpu(), blurred.cpu())
+    squared = (image - back.clamp(0, 1)).square().mean(1, keepdim=True)
+    averaged = blur(squared, torch.full((len(image),), BLUR, device=image.device))[:, 0]
+    return _Errors(squared.flatten(1).mean(1).cpu(), averaged.flatten(1).amax(1).cpu(), averaged.cpu())
 
 
 def score(
@@ -93,8 +89,10 @@ def score(
     model = load(run, device=device)
     capable = able(model, Reconstructs, run, "reconstruct, and so cannot score")
     recipe, info = RunDir.existing(run).recipe, model.info
-    files = list(files_of(images))
-    places = destinations(files, maps if maps is not None else out.parent / out.stem)
+    files = files_of(images)
+    overview = out.with_suffix(".png")
+    unharmed(files, [overview])
+    places = destinations(files, maps) if maps is not None else {}
     spec, here = spec_of(info, recipe), next(model.parameters()).device
     held_out = Feed(open_data(recipe.data)[1].split("val"), recipe.data, here, training=False, seed=recipe.train.seed)
     at_once = looking(info, 0, here)[0]
@@ -127,7 +125,7 @@ def score(
                 picture = [at_size(each, spec).expand(3, -1, -1) for each in (pixels[i], back[i].clamp(0, 1), heat)]
                 kept = sorted([*kept, (_share(peak, float(errors.peak[i])), torch.stack(picture))], key=lambda k: k[0])
                 kept = kept[:SHOWN]
-    said = f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
+    said = left_out(skipped)
     if not found:
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
     rows = [(name, error, _share(mean, error), highest, _share(peak, highest)) for name, error, highest in found]
@@ -137,7 +135,6 @@ def score(
         writer = csv.writer(file)
         writer.writerow(("image", "error", "share of held-out images", "peak", "share of held-out images' peaks"))
         writer.writerows((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)
-    overview = out.with_suffix(".png")
     save_grid(to_uint8(torch.cat([picture for _, picture in kept])), overview, columns=6)
     name, error, share, _, share_of_peak = rows[0]
     return (
@@ -178,6 +175,8 @@ def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int 
     capable = able(model, Encodes, run, "encode")
     recipe, info = RunDir.existing(run).recipe, model.info
     spec, here = spec_of(info, recipe), next(model.parameters()).device
+    files = files_of(images)
+    unharmed(files, [out])
     config = other_source(recipe.data, source, info)
     _, store = open_data(config)
     skipped: list[str] = []
@@ -186,7 +185,7 @@ def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int 
     with evaluating(model):
         asked = [
             (name, image)
-            for some, pixels in readable(list(files_of(images)), spec, skipped, at_once=moments[0], resize=True)
+            for some, pixels in readable(files, spec, skipped, at_once=moments[0], resize=True)
             for name, image in zip(some, pixels, strict=True)
         ]
         if not asked:
@@ -210,4 +209,4 @@ def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int 
         said = ", ".join(f"{names[p]} ({d:.4g})" for d, p in zip(distances.tolist(), places.tolist(), strict=True))
         lines.append(f"{name}: {said}")
     save_grid(torch.cat(rows), out, columns=k + 1)
-    return [*lines, f"→ {out}"]
+    return [*lines, f"→ {out}{left_out(skipped)}"]

@@ -316,8 +316,8 @@ class TrainConfig(Section):
     budget, or a short run would ship what it began with."""
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on CUDA, fp32 elsewhere. bf16 is slow on most CPUs; one with AMX trains wide convolutions two
-    to three times as fast with it, and a run there says so."""
+    """auto: bf16 autocast on CUDA, fp32 elsewhere. bf16 is slow on most CPUs; one with AMX trains convolutions about
+    twice as fast with it, and a run there says so."""
     compile: bool = False
     channels_last: bool | Literal["auto"] = "auto"
     """Whether the numbers of a pixel lie side by side in memory. auto: on CUDA only. On a CPU it pays where maps

@@ -24,7 +24,7 @@ from ectype.sections import DataConfig, DataInfo
 from ectype.tiling import tiled
 from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
-from ectype.use import OVERVIEW, able, destinations, files_of, png
+from ectype.use import OVERVIEW, able, destinations, files_of, left_out, png
 
 __all__ = ["Scale", "trained_size", "translate"]
 
@@ -80,7 +80,7 @@ def translate(
         raise ModelError(f"the model of '{run}' makes pictures, not masks: leave --overlay and --probabilities out.")
     if tile < 64:
         raise DataError(f"--tile {tile} is too small to be seen in: 64 is the least.")
-    files = list(files_of(images))
+    files = files_of(images)
     endings = ["", *(["-overlay"] if overlay else []), *(_endings(model.info) if probabilities else [])]
     places = destinations(files, out, endings)
     data, info = RunDir.existing(run).recipe.data, model.info
@@ -124,7 +124,7 @@ def translate(
             f"; {larger} larger than the {info.size[1]}×{info.size[0]} it was trained at, where things were smaller: "
             "data.resize=tiles trains at full resolution"
         )
-    said += f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
+    said += left_out(skipped)
     if not shown:
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
     save_grid(to_uint8(torch.cat(shown)), out / OVERVIEW, columns=4)

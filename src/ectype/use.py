@@ -36,11 +36,13 @@ __all__ = [
     "destinations",
     "encode",
     "files_of",
+    "left_out",
     "png",
     "readable",
     "reconstruct",
     "save",
     "spec_of",
+    "unharmed",
 ]
 
 AT_ONCE = 256
@@ -66,18 +68,31 @@ def save(image: Tensor, path: Path) -> None:
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
 
 
-def files_of(given: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
-    """(name, path, whether it was named itself) of every image, folders searched at any depth."""
+def files_of(given: Sequence[str]) -> list[tuple[str, Path, bool]]:
+    """(name, path, whether it was named itself) of every image, folders searched at any depth.
+
+    Raises:
+        DataError: No such file or folder, or no image in any.
+    """
+    found: list[tuple[str, Path, bool]] = []
     for text in given:
         path = Path(text)
         if path.is_dir():
             for file in sorted(path.rglob("*")):
                 if file.is_file() and not file.name.startswith(".") and judge(file.name) in ("image", "unknown"):
-                    yield str(file.relative_to(path)), file, False
+                    found.append((str(file.relative_to(path)), file, False))
         elif path.is_file():
-            yield path.name, path, True
+            found.append((path.name, path, True))
         else:
             raise DataError(f"no image at '{text}': there is no such file or folder; check the path.")
+    if not found:
+        raise DataError(f"no images in {', '.join(given)}: name files, or folders that hold some.")
+    return found
+
+
+def left_out(skipped: Sequence[str]) -> str:
+    """What was skipped, as the end of a line; empty where nothing was."""
+    return f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
 
 
 def spec_of(info: DataInfo, recipe: Recipe) -> Spec:
@@ -147,16 +162,18 @@ def destinations(files: Sequence[tuple[str, Path, bool]], out: Path, endings: Se
     Raises:
         DataError: Two would be one, or an input would be lost.
     """
-    if not files:
-        raise DataError("no images there: name files, or folders that hold some.")
     places = {name: out / place for name, place in _outputs_of([name for name, _, _ in files]).items()}
     if len(places) < len(files):
         raise DataError("two of the images have one name, and would be one file: take their folders one by one.")
-    written = {png(place, ending).resolve() for place in places.values() for ending in endings}
-    written.add((out / OVERVIEW).resolve())
-    if clash := next((path for _, path, _ in files if path.resolve() in written), None):
-        raise DataError(f"'{clash}' would be written over: give another --out than the folder of the images.")
+    unharmed(files, [*(png(place, ending) for place in places.values() for ending in endings), out / OVERVIEW])
     return places
+
+
+def unharmed(files: Sequence[tuple[str, Path, bool]], written: Sequence[Path]) -> None:
+    """Raise `DataError` if an input stands where something is to be written."""
+    places = {place.resolve() for place in written}
+    if clash := next((path for _, path, _ in files if path.resolve() in places), None):
+        raise DataError(f"'{clash}' would be written over: give another --out than the folder of the images.")
 
 
 def png(place: Path, more: str = "") -> Path:
@@ -200,7 +217,7 @@ def reconstruct(
     if draws and not isinstance(model, DrawsPosterior):
         raise ModelError(f"the model of '{run}' has no q(z|x) to draw from: leave --draws out, or train a vae.")
     info, spec = model.info, spec_of(model.info, RunDir.existing(run).recipe)
-    files = list(files_of(images))
+    files = files_of(images)
     places = destinations(files, out, [f"-{k + 1}" for k in range(draws)] or [""])
     size = f"{info.size[1]}×{info.size[0]}"
     if draws and not resize and (large := next((path for _, path, _ in files if _own_size(path, spec)), None)):
@@ -232,7 +249,7 @@ def reconstruct(
                 if len(shown) < 32:
                     shown.append(torch.stack([at_size(each, spec) for each in (pixels[place], *back[:, place])]))
     said = f"; {in_tiles} larger than {size}, in tiles" if in_tiles else ""
-    said += f"; {len(skipped)} skipped: {', '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}" if skipped else ""
+    said += left_out(skipped)
     if not shown:
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
     save_grid(to_uint8(torch.cat(shown)), out / OVERVIEW, columns=len(shown[0]) * (1 if draws else 4))

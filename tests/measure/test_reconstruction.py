@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
-from sklearn.decomposition import PCA
 
 from ectype.measure.reconstruction import (
     BASELINE_IMAGES,
@@ -14,7 +13,6 @@ from ectype.measure.reconstruction import (
     LARGEST_PSNR,
     baseline_images,
     closeness,
-    fit_pca,
     interval,
     psnr,
 )
@@ -57,39 +55,6 @@ def test_interval_covers_the_true_mean_nineteen_times_in_twenty():
 
 def test_interval_of_one_value_is_no_number():
     assert all(math.isnan(end) for end in interval(torch.ones(1)))
-
-
-def low_rank(n: int, d: int, rank: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(2)
-    scales = torch.linspace(1, 0.2, rank)
-    return 0.5 + 0.02 * (torch.randn(n, rank, generator=generator) * scales) @ torch.randn(rank, d, generator=generator)
-
-
-@pytest.mark.parametrize("n, d", [(300, 64), (40, 64), (60, 2100), (1100, 2100)])
-def test_pca_leaves_what_the_best_subspace_leaves(n, d):
-    images = low_rank(n, d, 30)
-    fitted = fit_pca(images, 12)
-    left = ((fitted.code(images.view(n, 1, 1, d)) @ fitted.directions + fitted.mean - images) ** 2).sum()
-    values = torch.linalg.svdvals(images.double() - images.double().mean(0))
-    assert left.item() == pytest.approx((values[12:] ** 2).sum().item(), rel=5e-3)
-
-
-def test_pca_reconstructs_as_scikit_learn_does_and_clamps():
-    images = low_rank(200, 48, 20)
-    fitted = fit_pca(images, 5)
-    reference = PCA(5, svd_solver="full").fit(images.double().numpy())
-    expected = reference.inverse_transform(reference.transform(images.double().numpy())).clip(0, 1)
-    found = fitted.reconstruct(images.view(200, 3, 4, 4))
-    np.testing.assert_allclose(found.flatten(1), expected, atol=1e-4)
-    assert fitted.reconstruct(5 * images.view(200, 3, 4, 4)).max() == 1
-
-
-@pytest.mark.parametrize("components", [10, 11])
-def test_as_many_components_as_images_or_numbers_are_refused(components):
-    with pytest.raises(ValueError, match="fewer than both"):
-        fit_pca(torch.rand(10, 30), components)
-    with pytest.raises(ValueError, match="fewer than both"):
-        fit_pca(torch.rand(30, 10), components)
 
 
 def test_baselines_stay_within_memory():

@@ -181,7 +181,7 @@ def test_each_kind_of_decoder_starts_at_the_mean(change: dict) -> None:
     with torch.no_grad():
         before = model.decoder(torch.zeros(1, 64)).mean((0, 2, 3))
         mean = torch.tensor([0.1, 0.5, 0.9]).view(3, 1, 1).expand(3, 32, 32)
-        model.start_from(mean, mean[None])
+        model.start_from(mean, lambda: mean[None])
         moved = model.decoder(torch.zeros(1, 64)).mean((0, 2, 3)) - before
     assert moved[0] < moved[1] < moved[2]
     torch.testing.assert_close(moved[2] - moved[0], 2 * torch.logit(torch.tensor(0.9)), atol=1.0, rtol=0)

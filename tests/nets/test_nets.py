@@ -73,10 +73,10 @@ def test_starting_at_the_mean_image() -> None:
     for likelihood in ({"kind": "mse"}, {"kind": "l1", "output": "linear"}, {"kind": "discretised_logistic"}):
         config = AutoencoderConfig.model_validate({"net": {"kind": "mlp"}, "likelihood": likelihood})
         model = config.build(DataInfo(3, (12, 12)))
-        model.start_from(mean, mean[None])
+        model.start_from(mean, lambda: mean[None])
         with torch.no_grad():
             shown = model.decode(torch.zeros(1, 16))[0]
         assert float((shown - mean).abs().mean()) < 0.05
         untouched = config.model_copy(update={"start_at_mean": False}).build(DataInfo(3, (12, 12)))
-        untouched.start_from(mean, mean[None])
+        untouched.start_from(mean, lambda: mean[None])
         assert float((untouched.decode(torch.zeros(1, 16))[0] - mean).abs().mean().detach()) > 0.1

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-__all__ = ["contact_sheet", "save_grid", "with_partners"]
+if TYPE_CHECKING:
+    from ectype.data.prepared import Prepared
+
+__all__ = ["contact_sheet", "save_grid", "save_overview", "with_partners"]
 
 SMALL = 64
 """Images with a shorter side than this are enlarged by a whole number until they reach it."""
@@ -81,3 +86,18 @@ def save_grid(
     sheet = contact_sheet(images, columns=columns, scale=scale)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     sheet.save(path)
+
+
+def save_overview(prepared: Prepared, target: Path) -> None:
+    """Sixty-four images, spread evenly over all that are usable; half as many where each has its partner beside it."""
+    target_of = prepared.info.target
+    usable = np.flatnonzero(prepared.sides)
+    count = 64 if target_of is None else 32
+    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
+    shards = [np.load(path, mmap_mode="r") for path in prepared.shards]
+    starts = np.cumsum([0, *map(len, shards)])
+    places = [int(np.searchsorted(starts, row, side="right")) - 1 for row in chosen]
+    pixels = np.stack([shards[k][row - starts[k]] for k, row in zip(places, chosen, strict=True)])
+    if target_of is not None:
+        pixels = with_partners(pixels, prepared.info.channels, target_of.colours)
+    save_grid(pixels, target)

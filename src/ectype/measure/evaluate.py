@@ -20,20 +20,13 @@ from ectype.measure.evaluation import Evaluation, Figure, number
 from ectype.measure.features import Extractor
 from ectype.measure.generation import generation
 from ectype.measure.likelihood import bits_per_dimension, bound_terms, likelihood_of, weighted_bound
-from ectype.measure.reconstruction import (
-    LARGEST_PSNR,
-    Closeness,
-    Linear,
-    baseline_images,
-    closeness,
-    fit_pca,
-    interval,
-)
+from ectype.measure.reconstruction import LARGEST_PSNR, Closeness, baseline_images, closeness, interval
 from ectype.measure.translation import CONFUSION, figures_of, translated
 from ectype.measure.verdict import judge
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
 from ectype.models.corruptions import CorruptionConfig
 from ectype.models.translator import Translator
+from ectype.nets.linear import Linear, fit_pca
 from ectype.recipe import Recipe
 from ectype.sections import Augment, DataInfo
 from ectype.training.position import derive, looking

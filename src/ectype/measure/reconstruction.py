@@ -1,18 +1,17 @@
-"""How close an image is to another, and what could be had without a network."""
+"""How close an image is to another."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ectype.losses.ssim import ssim
 
-__all__ = ["LARGEST_PSNR", "Closeness", "Linear", "baseline_images", "closeness", "fit_pca", "interval", "psnr"]
+__all__ = ["LARGEST_PSNR", "Closeness", "baseline_images", "closeness", "interval", "psnr"]
 
 Image = Float[Tensor, "b c h w"]
 
@@ -56,58 +55,6 @@ def baseline_images(available: int, numbers: int) -> int:
         numbers: In an image.
     """
     return min(available, BASELINE_IMAGES, max(2, BASELINE_NUMBERS // numbers))
-
-
-class Linear(NamedTuple):
-    """A mean image and orthonormal directions: what linear coding can do."""
-
-    mean: Float[Tensor, " d"]
-    directions: Float[Tensor, "k d"]
-    fitted_on: int
-    """Training images."""
-    solver: str
-    """How it was computed, in words."""
-
-    def code(self, image: Image) -> Float[Tensor, "b k"]:
-        """Coordinates along the directions."""
-        return (image.flatten(1).cpu() - self.mean) @ self.directions.T
-
-    def reconstruct(self, image: Image) -> Image:
-        """Images through their coordinates and back, clamped to [0, 1] as a model's are."""
-        flat = self.code(image) @ self.directions + self.mean
-        return flat.view(image.shape).clamp(0, 1).to(image.device)
-
-
-def fit_pca(images: Float[Tensor, "n d"], components: int) -> Linear:
-    """Principal components of images, by scikit-learn.
-
-    Exact where one side is small enough to decompose; otherwise randomised with seven power iterations, whose
-    reconstruction is within a fraction of a per cent of the best (Halko et al. 2011).
-
-    Args:
-        images: Flattened, in [0, 1], on the CPU.
-        components: Fewer than both n and d.
-
-    Raises:
-        ValueError: As many components as images or numbers, or more: such a subspace holds any training image.
-    """
-    from sklearn.decomposition import PCA
-
-    n, d = images.shape
-    if not 1 <= components < min(n, d):
-        raise ValueError(
-            f"{components} components cannot be fitted on {n:,} images of {d:,} numbers: fewer than both are needed."
-        )
-    if d <= 2048:
-        pca, solver = PCA(components, svd_solver="covariance_eigh"), "exact"
-    elif n <= 1024:
-        pca, solver = PCA(components, svd_solver="full"), "exact"
-    else:
-        pca = PCA(components, svd_solver="randomized", iterated_power=7, random_state=0)  # pyright: ignore  (annotated as its default)
-        solver = "randomised SVD, 7 power iterations"
-    pca.fit(images.numpy())
-    directions = torch.from_numpy(np.ascontiguousarray(pca.components_, dtype=np.float32))
-    return Linear(torch.from_numpy(np.asarray(pca.mean_, dtype=np.float32)), directions, n, solver)
 
 
 def interval(values: Float[Tensor, " n"]) -> tuple[float, float]:

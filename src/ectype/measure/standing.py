@@ -34,7 +34,6 @@ class Standing(NamedTuple):
     unit: str
     better: str
     """higher or lower."""
-    group: str
     values: dict[str, Value]
     beside: dict[str, float]
     """The same measure of something simple."""
@@ -107,7 +106,7 @@ def standings(arms: Mapping[str, Sequence[Evaluation]]) -> list[Standing]:
                 values[arm] = _value(figures)
                 first = first or figures[0]
         if first is not None and first.better is not None:
-            result.append(Standing(name, first.unit, first.better, first.group, values, first.beside))
+            result.append(Standing(name, first.unit, first.better, values, first.beside))
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -83,6 +83,10 @@ class Autoencoder(Model):
         self.likelihood = config.likelihood.build(info)
         self.encoder = config.net.encoder(info, self.bottleneck.heads)
         self.decoder = config.net.decoder(info, self.likelihood.heads)
+        if isinstance(self.decoder, WithCode) and not self.likelihood.linear:
+            raise ModelError(
+                "shortcut=pca gives pixels, not what a sigmoid makes pixels of: set likelihood.output=linear."
+            )
         self.densities: dict[str, Density] = {"normal": StandardNormal(self.code_shape)}
         self.density = "normal"
         self._start_at_mean = config.start_at_mean
@@ -92,13 +96,13 @@ class Autoencoder(Model):
         """Weights of the decoder's last layer, where the gradients of losses are compared."""
         return [parameter for parameter in self.decoder.parameters() if parameter.ndim > 1][-1]
 
-    def start_from(self, mean: Float[Tensor, "c h w"], images: Float[Tensor, "n c h w"]) -> None:
+    def start_from(self, mean: Float[Tensor, "c h w"], some: Callable[[], Float[Tensor, "n c h w"]]) -> None:
         """Set the decoder's last bias so that a network that knows nothing yet gives the mean image.
 
         Networks around a linear code begin with that of the images instead.
         """
         if isinstance(self.encoder, WithSquares) and isinstance(self.decoder, WithCode):
-            self.decoder.start_from(self.encoder.start_from(images))
+            self.decoder.start_from(self.encoder.start_from(some()))
             return
         last = [module for module in self.decoder.modules() if isinstance(getattr(module, "bias", None), nn.Parameter)]
         if not self._start_at_mean or not last:

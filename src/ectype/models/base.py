@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -134,8 +134,8 @@ class Scores(Protocol):
 class StartsFromData(Protocol):
     """Sets some of its first weights from the training images."""
 
-    def start_from(self, mean: Float[Tensor, "c h w"], images: Float[Tensor, "n c h w"]) -> None:
-        """Called once, before the first step, with the mean training image and some of them, in [0, 1]."""
+    def start_from(self, mean: Float[Tensor, "c h w"], some: Callable[[], Float[Tensor, "n c h w"]]) -> None:
+        """Called once, before the first step, with the mean training image and what gives some of them, in [0, 1]."""
         ...
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ectype.data.batch import Moment
 from ectype.errors import RecipeError, did_you_mean
 
-__all__ = ["DEGRADATIONS", "Amount", "check_degradations", "degrade"]
+__all__ = ["DEGRADATIONS", "Amount", "blur", "check_degradations", "degrade"]
 
 Image = Float[Tensor, "b c h w"]
 Amount = float | tuple[float, float]
@@ -43,7 +43,8 @@ def _mask(image: Image, amount: Tensor, moment: Moment) -> Image:
     return image * (draw >= amount[:, None, None, None])
 
 
-def _blur(image: Image, amount: Tensor, moment: Moment) -> Image:
+def blur(image: Image, amount: Float[Tensor, " b"]) -> Image:
+    """Each image averaged by a Gaussian of its own standard deviation in pixels; borders are carried on."""
     radius = max(1, int(np.ceil(3 * float(amount.max()))))
     place = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     kernel = torch.exp(-(place**2) / (2 * amount[:, None].clamp(min=1e-3) ** 2))
@@ -88,7 +89,9 @@ def _jpeg(image: Image, amount: Tensor, moment: Moment) -> Image:
 
 
 DEGRADATIONS = {
-    "blur": Degradation(_blur, 0, 64, "standard deviation of a Gaussian in pixels"),
+    "blur": Degradation(
+        lambda image, amount, moment: blur(image, amount), 0, 64, "standard deviation of a Gaussian in pixels"
+    ),
     "downscale": Degradation(_downscale, 1, 64, "times smaller, and back by bicubic"),
     "grey": Degradation(_grey, 0, 1, "share of the colour that is taken"),
     "noise": Degradation(_noise, 0, 10, "standard deviation of Gaussian noise, pixels being in [0, 1]"),

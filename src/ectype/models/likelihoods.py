@@ -46,6 +46,8 @@ class Likelihood(nn.Module):
     """Whether the loss depends on how a batch is split."""
     discrete: ClassVar[bool] = False
     """Whether `log_prob` is a probability, so that bits per dimension are a code's length."""
+    linear: bool = False
+    """Whether the expected image is what the decoder gives, as it is."""
     constant: ClassVar[float] = 0.0
     """What `loss` leaves out of −log p for each number of an image, in nats."""
     loss_name: str
@@ -102,13 +104,13 @@ class _Pixels(Likelihood):
 
     def __init__(self, loss_name: str, density: str, output: Output) -> None:
         super().__init__(loss_name, density)
-        self.output = output
+        self.linear = output == "linear"
 
     def mean(self, raw: Raw) -> Image:
-        return torch.sigmoid(raw) if self.output == "sigmoid" else raw
+        return raw if self.linear else super().mean(raw)
 
     def start(self, mean: Float[Tensor, "c h w"]) -> Float[Tensor, "kc h w"]:
-        return super().start(mean) if self.output == "sigmoid" else mean
+        return mean if self.linear else super().start(mean)
 
 
 class _HalfSquares(_Pixels):

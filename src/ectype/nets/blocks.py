@@ -71,12 +71,12 @@ class Residual(nn.Module):
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
         first = nn.Conv2d(channels, channels, 3, padding=1, bias=not normalised)
-        before = [[norm(channels)] if normalised else [] for _ in range(2)]
+        norms = [norm(channels) for _ in range(2)] if normalised else []
         self.body = nn.Sequential(
-            *before[0],
+            *norms[:1],
             activation(act),
             first if normalised else he(first),
-            *before[1],
+            *norms[1:],
             activation(act),
             last,
         )

@@ -50,7 +50,7 @@ class ConvConfig(CoderConfig):
     """true: averages of pixels beside each of the encoder's convolutions between levels, and beside the last if the
     code is a map (DC-AE, Chen et al. 2024). pca: where the code is a map, the networks stand around the best linear
     code of squares of pixels, fitted on training images at the start, and learn what it lacks
-    (likelihood.output=linear start_at_mean=false)."""
+    (likelihood.output=linear)."""
     attention: int = Field(default=0, ge=0)
     """Levels with no side longer than this end in self-attention; 0 for none. Its time grows with the fourth power."""
     activation: Activation = "silu"
@@ -80,7 +80,9 @@ class ConvConfig(CoderConfig):
         return [min(self.width * 2**level, self.max_width) for level in range(len(self.sizes(info)) - 1)]
 
     def code_shape(self, info: DataInfo) -> tuple[int, ...]:
-        if self.shortcut == "pca" and (self.latent is None or self.latent[0] > info.channels * self._square(info) ** 2):
+        if self.shortcut == "pca" and (
+            self.latent is None or self.latent[0] >= info.channels * self._square(info) ** 2
+        ):
             raise ModelError(
                 "shortcut=pca stands around a map of fewer numbers than the image has: set latent=[channels, height, "
                 f"width], such as latent=[4, {-(-info.size[0] // 8)}, {-(-info.size[1] // 8)}]."

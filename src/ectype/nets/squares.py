@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,47 +10,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ectype.nets.groups import Group
+from ectype.nets.linear import Linear, fit_pca
 from ectype.nets.resampling import filled, quiet, unshuffle
 
-__all__ = ["Principal", "WithCode", "WithSquares", "principal"]
+__all__ = ["WithCode", "WithSquares", "squares"]
 
 PACE = 0.1
 """Of the learning rate, for linear maps that begin where a linear map is best: their weights are small, and a step of
 full length would undo that."""
-SPARE = 16
-"""Directions more than wanted that the random projection looks for."""
+LEAST = 1e-4
+"""Deviation below which a component counts as one that squares do not differ in."""
 
 
-class Principal(NamedTuple):
-    """The directions in which squares differ most."""
-
-    mean: Float[Tensor, " d"]
-    basis: Float[Tensor, "d k"]
-    """Orthonormal."""
-    deviation: Float[Tensor, " k"]
-    """Of squares along each."""
-
-
-def principal(images: Float[Tensor, "n c h w"], side: int, numbers: int) -> Principal:
-    """Principal components of all squares of images that do not overlap, by a randomised decomposition.
-
-    Args:
-        images: In [0, 1].
-        side: Of a square, in pixels.
-        numbers: Components wanted; at most those of a square.
-    """
-    squares = unshuffle(images, side).movedim(1, -1).flatten(0, 2)
-    mean = squares.mean(0)
-    wanted = min(numbers + SPARE, *squares.shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        _, values, basis = torch.svd_lowrank(squares - mean, wanted, niter=4)
-    deviation = values / max(1, len(squares) - 1) ** 0.5
-    # Fewer squares than components: the rest stay silent.
-    short = max(0, numbers - basis.shape[1])
-    return Principal(
-        mean, F.pad(basis, (0, short))[:, :numbers], F.pad(deviation, (0, short))[:numbers].clamp(min=1e-4)
-    )
+def squares(images: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "m d"]:
+    """All squares of images that do not overlap, flattened; sides that do not divide are filled up."""
+    return unshuffle(images, side).movedim(1, -1).flatten(0, 2)
 
 
 class _Linear(nn.Module):
@@ -96,10 +69,16 @@ class WithSquares(_Linear):
         made = self.body(x).float()
         return made + filled(self._straight(unshuffle(x, self.side)), made.shape[1])
 
-    def start_from(self, images: Float[Tensor, "n c h w"]) -> Principal:
-        """Begin as the principal components of images, each of variance 1."""
-        found = principal(images, self.side, self.line.out_channels)
-        weight = (found.basis / found.deviation).T
+    def start_from(self, images: Float[Tensor, "n c h w"]) -> Linear:
+        """Begin as the principal components of images' squares, each of variance 1; where there are fewer squares than
+        components, the last stay silent.
+        """
+        cut, numbers = squares(images, self.side).cpu(), self.line.out_channels
+        found = fit_pca(cut, min(numbers, *(side - 1 for side in cut.shape)))
+        silent = numbers - len(found.directions)
+        directions, deviations = F.pad(found.directions, (0, 0, 0, silent)), F.pad(found.deviations, (0, silent))
+        found = found._replace(directions=directions, deviations=deviations.clamp(min=LEAST))
+        weight = found.directions / found.deviations[:, None]
         self._set(weight, -weight @ found.mean)
         return found
 
@@ -124,6 +103,6 @@ class WithCode(_Linear):
         image = F.pixel_shuffle(self._straight(x), self.side)[:, :, :height, :width]
         return made + filled(image, made.shape[1])
 
-    def start_from(self, found: Principal) -> None:
+    def start_from(self, found: Linear) -> None:
         """Begin as the components' own way back."""
-        self._set(found.basis * found.deviation, found.mean)
+        self._set(found.directions.T * found.deviations, found.mean)
