@@ -1,10 +1,10 @@
-# make setup · demo · test · check · format · bench: everything happens in .venv, which the first of them makes.
+# make setup · demo · test · check · docs · format · bench: everything happens in .venv, which the first of them makes.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test check docs format bench clean
 
 setup: .venv/ready
 
@@ -29,12 +29,16 @@ check: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: setup
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --quiet
+
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 bench: setup
-	for file in startup linear prepare memory step quality gan_step frechet ssim inference signs detector cure stop small_data conditional stacked photographs perceptual alike brain denoise drawings restoring unet_step; do $(BIN)/python benchmarks/$$file.py || exit; done
+	for file in startup linear prepare memory step quality gan_step frechet ssim inference signs detector cure stop small_data conditional stacked photographs perceptual alike brain denoise drawings restoring unet_step likelihood; do $(BIN)/python benchmarks/$$file.py || exit; done
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import ectype
 from ectype.data.feed import Feed
-from ectype.diagnose.collapse import advised
+from ectype.diagnose.advice import advised
 from ectype.measure.classifier import cached_classifier
 from ectype.measure.codes import wilson
 from ectype.measure.features import PixelFeatures, extract

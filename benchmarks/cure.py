@@ -22,7 +22,7 @@ import torch
 
 import ectype
 from ectype.data.feed import Feed
-from ectype.diagnose.collapse import advised
+from ectype.diagnose.advice import advised
 from ectype.measure.codes import wilson
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.watching import SampleWatch

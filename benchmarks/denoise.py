@@ -29,15 +29,18 @@ from photos import SIDE, Judge, between, bytes_of, crops, in_parts, sheet, stack
 SIGMA, GOAL = 0.2, 1.5
 TUNED = 12
 """Training crops that the peers' settings are chosen on."""
+CROP, STRIDE = 128, 96
+"""Pixels of a side of what is trained on, and between two such crops."""
 WORDS = [
-    f"size={SIDE}",
+    f"size={CROP}",
     f"degrade={{noise: {SIGMA}}}",
-    "width=16",
-    "net.norm=group",
-    "batch=8",
-    "optimizer.lr=0.001",
+    "width=32",
+    "levels=3",
+    "fold=2",
+    "batch=16",
+    "optimizer.lr=0.003",
     "channels_last=true",
-    "objective.loss={mse: 1.0}",
+    "objective.loss={psnr: 0.01}",
     "augment={flip: true, turn: true}",
     "split.val=0.03",
     "split.test=0",
@@ -46,7 +49,8 @@ WORDS = [
     "train.ema_images=1000",
     "run.pictures=0",
 ]
-"""Of `unet-denoise`; chosen on training photographs."""
+"""Of `unet-denoise`; chosen by training on four fifths of the training photographs for three minutes and looking at the
+rest, where group normalisation stood 2 dB lower, none 9 dB, and four levels of width 16 at full size 1.6 dB."""
 
 
 def noisy(images: Tensor, seed: int) -> Tensor:
@@ -85,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     budget = 1 if given.quick else given.minutes
     words = [*WORDS, *fastest(), f"train.minutes={budget}", f"train.seed={given.seed}", f"run.threads={given.threads}"]
-    source, clock = training_crops(), Clock()
+    source, clock = training_crops(CROP, STRIDE), Clock()
     run = ectype.train("unet-denoise", source, words, out=KEPT / "denoise" / f"{budget}-{given.seed}", console=console)
     took = clock.read()
     model = ectype.load(run.path, device="cpu")
@@ -93,7 +97,7 @@ def main() -> None:
     found = crops("test", SIDE)
     names, real = [crop.photograph for crop in found], stacked(found)
     spoiled = noisy(real, 1)
-    known = np.load(source, mmap_mode="r")
+    known = np.load(training_crops(), mmap_mode="r")
     some = torch.from_numpy(known[:: len(known) // TUNED][:TUNED].copy()).permute(0, 3, 1, 2).float() / 255
     judge, chosen = Judge(), {}
     for name, settings in peers().items():

@@ -65,12 +65,12 @@ def crops(part: str, side: int, stride: int | None = None, shrink: int = 1) -> l
     return found
 
 
-def training_crops() -> Path:
+def training_crops(side: int = SIDE, stride: int = STRIDE) -> Path:
     """A file of overlapping crops of the training photographs, as they are and at half their size; made once."""
-    file = KEPT / f"photo-crops-{SIDE}-{STRIDE}.npy"
+    file = KEPT / f"photo-crops-{side}-{stride}.npy"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        images = [crop.image for shrink in (1, 2) for crop in crops("train", SIDE, STRIDE, shrink)]
+        images = [crop.image for shrink in (1, 2) for crop in crops("train", side, stride, shrink)]
         scratch = file.with_suffix(".tmp.npy")
         np.save(scratch, np.stack(images))
         scratch.replace(file)

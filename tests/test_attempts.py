@@ -10,7 +10,7 @@ import pytest
 
 import ectype
 from ectype import assembly
-from ectype.diagnose.collapse import advised
+from ectype.diagnose.advice import advised
 from ectype.measure.watching import Sign
 from ectype.recipe import load_recipe
 from ectype.training.loop import Callback, Check

@@ -19,6 +19,7 @@ from PIL import Image
 
 import ectype as package
 from ectype import cli
+from ectype.cli import shared
 from ectype.recipe import load_recipe, preset_names, preset_path
 from ectype.tiling import tiled
 from ectype.training.rundir import RunDir
@@ -33,7 +34,7 @@ def ectype(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ectype", *map(str, words)])
-        for console in (cli.out, cli.err):
+        for console in (shared.out, shared.err):
             monkeypatch.setattr(console, "_file", None)
         capsys.readouterr()
         code = 0

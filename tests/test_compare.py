@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ectype.compare import Arm, Comparison, _reason, arms_of, compare
+from ectype.apart import reason
+from ectype.compare import Arm, Comparison, arms_of, compare
 from ectype.errors import DataError, RecipeError, RunError
 from ectype.training.rundir import RunDir
 from tests.report.test_page import CHROMIUM, browse
@@ -77,8 +78,8 @@ def test_its_table_sorts_by_a_figure(compared: Comparison, tmp_path: Path) -> No
 
 def test_a_process_that_was_killed_is_said_to_be(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("1,000/2,000 · 3 images/s\nerror: no such thing\n")
-    assert _reason(-9, tmp_path / "log").startswith("killed by signal 9")
-    assert _reason(4, tmp_path / "log") == "no such thing"
+    assert reason(-9, tmp_path / "log").startswith("killed by signal 9")
+    assert reason(4, tmp_path / "log") == "no such thing"
 
 
 def test_the_same_command_changes_nothing_and_another_is_refused(compared: Comparison) -> None:

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from ectype.apart import stoppable, train_all
 from ectype.errors import EctypeError, Interrupted, RecipeError, RunError
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.standing import Standing, sentences, standings
-from ectype.recipe import Recipe
 from ectype.results import comparison_page, evaluate, open_data
 from ectype.run import resolve
 from ectype.sections import count
 from ectype.training.rundir import RunDir
 
-__all__ = ["Arm", "Comparison", "arms_of", "compare"]
+__all__ = ["Arm", "Comparison", "arms_of", "compare", "values_of"]
 
 PLAN = "comparison.json"
 
@@ -63,7 +57,7 @@ def arms_of(preset: str, words: Sequence[str]) -> tuple[list[Arm], list[str]]:
     Raises:
         RecipeError: No knob, or several.
     """
-    split = {word: _values(word.partition("=")[2]) for word in words}
+    split = {word: values_of(word.partition("=")[2]) for word in words}
     knobs = [word for word, values in split.items() if len(values) > 1]
     if len(knobs) != 1:
         raise RecipeError(f"{len(knobs)} keys with several values: a study turns one knob, such as latent_dim=2,8,32.")
@@ -72,7 +66,7 @@ def arms_of(preset: str, words: Sequence[str]) -> tuple[list[Arm], list[str]]:
     return arms, [word for word in words if word != knobs[0]]
 
 
-def _values(text: str) -> list[str]:
+def values_of(text: str) -> list[str]:
     """Parts between commas that stand in no bracket."""
     parts, depth, start = [], 0, 0
     for place, letter in enumerate(text):
@@ -145,8 +139,8 @@ def compare(
     say(f"{len(recipes)} runs, {processes} at a time → {place}")
     runs: dict[str, list[RunDir]] = {arm.name: [] for arm in arms}
     found: dict[str, list[Evaluation]] = {arm.name: [] for arm in arms}
-    with _signals():
-        failed = _train(place, {name: recipe for name, (_, recipe) in recipes.items()}, processes, say)
+    with stoppable():
+        failed = train_all(place, {name: recipe for name, (_, recipe) in recipes.items()}, processes, say)
         for name, (arm, _) in recipes.items():
             if name in failed:
                 continue
@@ -164,9 +158,8 @@ def compare(
     standing = standings(found)
     said = [_premise(found, runs, budget[0], seeds), *sentences(standing, names)]
     said += [f"{name} has no figures: {why}" for name, why in failed.items()]
-    page = comparison_page(
-        [some[0] for some in runs.values() if some], standing, said, out=place / "comparison.html", command=command
-    )
+    shown = {arm: some[0] for arm, some in runs.items() if some}
+    page = comparison_page(shown, standing, said, out=place / "comparison.html", command=command)
     return Comparison(place, runs, failed, standing, said, page)
 
 
@@ -187,75 +180,6 @@ def _same_plan(place: Path, plan: Mapping[str, Any]) -> None:
         raise RunError(f"'{place}' holds something else: give another --out.")
     place.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
-
-
-def _train(place: Path, recipes: Mapping[str, Recipe], processes: int, say: Callable[[str], None]) -> dict[str, str]:
-    """Run all that have not come to their end; why those that failed did."""
-    waiting = [name for name in recipes if not RunDir(place / name).ended]
-    failed: dict[str, str] = {}
-    running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                name = waiting.pop(0)
-                running[name] = _start(place, name, recipes[name])
-            for name, (process, log) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[name]
-                summary = RunDir(place / name).summary()
-                if process.returncode:
-                    failed[name] = _reason(process.returncode, log)
-                    say(f"{name}: failed: {failed[name]}")
-                else:
-                    took = f"{summary['seconds'] / 60:.1f} minutes"
-                    say(f"{name}: {summary['state']}, {summary['seen']:,} images, {took}")
-            time.sleep(0.2)
-    finally:
-        # Each saves what it has at the first signal.
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.wait()
-    return failed
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """What asks this process to end becomes an error, so that the runs are told too."""
-
-    def stop(*_: Any) -> None:
-        raise Interrupted("stopped: what was trained is saved, and the same command goes on.")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {which: signal.signal(which, stop) for which in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-
-
-def _start(place: Path, name: str, recipe: Recipe) -> tuple[subprocess.Popen[bytes], Path]:
-    log = place / f"{name}.log"
-    file = place / f"{name}.yaml"
-    file.write_text(recipe.yaml(), encoding="utf-8")
-    with log.open("ab") as target:
-        command = [sys.executable, "-m", "ectype.cli", "train", str(file), str(recipe.data.source)]
-        process = subprocess.Popen(
-            [*command, "--out", str(place / name)], stdout=target, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    return process, log
-
-
-def _reason(code: int, log: Path) -> str:
-    """Why a process failed: what it said last, or that it was killed."""
-    if code < 0:
-        return f"killed by signal {-code}; the same command goes on with it."
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else f"no word of it in {log}"
 
 
 def _premise(

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from rich.console import Console
 from torch import nn
 
-if TYPE_CHECKING:
-    from ectype.report.view import RunView
-
 from ectype.console import progress_line
 from ectype.data.feed import Feed
 from ectype.data.prepare import Prepared, prepare
 from ectype.data.store import Store, open_store
+from ectype.diagnose import scan
+from ectype.diagnose.finding import Finding
 from ectype.errors import CheckpointError, DataError, ModelError, RunError, did_you_mean
 from ectype.measure.evaluate import evaluate as measure
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.standing import Standing
+from ectype.measure.view import RunView
 from ectype.models.base import Model, Samples, evaluating
 from ectype.models.densities import DENSITIES, Density, fit_density
 from ectype.objectives.base import Objective
+from ectype.recipe import data_recipe
 from ectype.sections import DataConfig, DataInfo
 from ectype.training import checkpoint
 from ectype.training.distributed import choose_device
@@ -35,9 +36,21 @@ from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.shipped import DrawsCodes, load_model, ship, store_density
 
-__all__ = ["density_of", "evaluate", "keep", "load", "open_data", "other_source", "report"]
+__all__ = [
+    "density_of",
+    "diagnose",
+    "evaluate",
+    "keep",
+    "load",
+    "open_data",
+    "other_source",
+    "report",
+    "told",
+    "validated",
+    "view",
+]
 
-FIGURES = 2
+FIGURES = 3
 """Of what is measured: stored figures of another version are measured anew."""
 CODES = 10_000
 """Images whose codes a density is fitted on, at most."""
@@ -91,16 +104,55 @@ def adopt(run: RunDir, attempt: RunDir) -> None:
                 shutil.copy2(file, scratch / file.name)
 
 
-def evaluate(run: RunDir, source: str | None = None, *, device: str = "auto") -> Evaluation:
+def evaluate(
+    run: RunDir, source: str | None = None, *, device: str = "auto", likelihood: int | None = None
+) -> Evaluation:
     """Measure a run's model on images that it never saw: its own held-out ones, or another source's.
 
     The result on its own images is stored in the run.
+
+    Args:
+        run: That has a model.
+        source: Other images than the run's own.
+        device: See `choose_device`.
+        likelihood: k of the importance-weighted bound, then of all test images; None for a quick one of some.
 
     Raises:
         RunError: No such run, or no model yet.
         DataError: Another source that cannot be used.
     """
-    return _view(run, source, device).evaluation
+    return view(run, source, device, likelihood).evaluation
+
+
+def diagnose(what: str, overrides: Sequence[str] = (), *, device: str = "auto") -> list[Finding]:
+    """What is off with a run and its images, or with images alone; empty where nothing is.
+
+    Args:
+        what: A run's directory, or any source of images.
+        overrides: `key=value` of how images are prepared, where images alone are meant.
+        device: See `choose_device`.
+
+    Raises:
+        RunError: A run without a model.
+        DataError: A source that cannot be used.
+    """
+    if (Path(what) / "recipe.yaml").is_file():
+        run = RunDir.existing(what)
+        return [*scan.of_run(view(run, device=device)), *scan.of_data(open_data(run.recipe.data)[0])]
+    text = str(Path(what).resolve()) if Path(what).exists() else what
+    return scan.of_data(prepare(data_recipe(text, overrides)))
+
+
+def told(found: Sequence[Finding], *, quiet: bool = False) -> list[str]:
+    """Findings as lines for a terminal; with `quiet`, none where nothing was found."""
+    if not found and not quiet:
+        return ["nothing was found that is off"]
+    return [line for finding in found for line in finding.lines()]
+
+
+def validated(run: RunDir) -> Evaluation:
+    """Figures on validation images: what may be chosen by. They are not stored."""
+    return view(run, split="val").evaluation
 
 
 def report(runs: Sequence[RunDir], out: Path | None = None) -> Path:
@@ -108,31 +160,39 @@ def report(runs: Sequence[RunDir], out: Path | None = None) -> Path:
     from ectype.report.page import write_report
 
     target = out or runs[0].report
-    return write_report(target, [_view(run) for run in runs])
+    return write_report(target, [view(run) for run in runs])
 
 
 def comparison_page(
-    runs: Sequence[RunDir], found: Sequence[Standing], said: Sequence[str], *, out: Path, command: str
+    runs: Mapping[str, RunDir], found: Sequence[Standing], said: Sequence[str], *, out: Path, command: str
 ) -> Path:
-    """Write one page about runs that were made to be compared: what the figures say, then each run."""
+    """Write one page about runs that were made to be compared, one of each arm: what the figures say, then each run."""
+    from ectype.report.frontier import frontier
     from ectype.report.page import write_report
 
-    return write_report(out, [_view(run) for run in runs], standings=found, said=said, command=command)
+    views = {arm: view(run) for arm, run in runs.items()}
+    charts = frontier(views, found)
+    return write_report(out, list(views.values()), standings=found, said=said, charts=charts, command=command)
 
 
-def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunView:
-    """A run's model, images and figures, measured if they were not yet."""
-    from ectype.report.view import RunView
-
+def view(
+    run: RunDir,
+    source: str | None = None,
+    device: str = "auto",
+    likelihood: int | None = None,
+    *,
+    split: Literal["val", "test"] = "test",
+) -> RunView:
+    """A run's model, images and figures, measured if they were not yet. Raises as `evaluate` does."""
     model, recipe = load(run.path, device=device), run.recipe
     here = next(model.parameters()).device
     prepared, store = open_data(recipe.data)
     train, test = (
-        Feed(store.split(name), recipe.data, here, training=False, seed=recipe.train.seed) for name in ("train", "test")
+        Feed(store.split(name), recipe.data, here, training=False, seed=recipe.train.seed) for name in ("train", split)
     )
     config = recipe.data if source is None else other_source(recipe.data, source, store.info)
-    own = config is recipe.data
-    if not own:
+    own = config is recipe.data and split == "test"
+    if config is not recipe.data:
         other = open_data(config)[1]
         _check_partners(store.info, other.info, str(source))
         test = Feed(other.split("train"), config, here, training=False, seed=recipe.train.seed)
@@ -142,14 +202,17 @@ def _view(run: RunDir, source: str | None = None, device: str = "auto") -> RunVi
     if own and run.evaluation_file.is_file():
         with suppress(RunError, ValueError, KeyError, TypeError):
             held = json.loads(run.evaluation_file.read_text())
-            kept = Evaluation.from_json(json.dumps(held["evaluation"])) if held["key"] == key else None
+            if held["key"] == key and likelihood in (None, held["likelihood"]):
+                kept = Evaluation.from_json(json.dumps(held["evaluation"]))
     extractors = []
     if kept is None and isinstance(model, Samples):
         source_of = Source(train, store.info, prepared.root)
         extractors = choose_extractors(recipe.monitor.features, source_of, quick=False).extractors
-    evaluation = kept or measure(model, train, test, recipe=recipe, device=here, extractors=extractors)
+    evaluation = kept or measure(
+        model, train, test, recipe=recipe, device=here, likelihood_samples=likelihood, extractors=extractors
+    )
     if own and kept is None:
-        held = {"key": key, "evaluation": json.loads(evaluation.to_json())}
+        held = {"key": key, "likelihood": likelihood, "evaluation": json.loads(evaluation.to_json())}
         run.evaluation_file.write_text(json.dumps(held, indent=1, ensure_ascii=False))
     return RunView(run, model, train, test, evaluation)
 

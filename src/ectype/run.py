@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from ectype.assembly import Session
-from ectype.diagnose.collapse import advised
+from ectype.attempts import fix as mend
+from ectype.attempts import roll_back
 from ectype.errors import RecipeError, RunError
 from ectype.recipe import Recipe, differences, load_recipe, within
-from ectype.results import adopt
-from ectype.training import checkpoint
-from ectype.training.distributed import World, choose_device, launched
+from ectype.training.distributed import choose_device, launched
 from ectype.training.environment import numerics
 from ectype.training.loop import Callback
-from ectype.training.monitor import FATAL, Monitor
 from ectype.training.rundir import RunDir, find_runs, numbered
 
 __all__ = ["resolve", "train"]
-
-ATTEMPTS = 3
-"""Most times that a run is begun anew with advice applied."""
 
 
 def resolve(
@@ -61,6 +54,7 @@ def train(
     root: str | Path = "runs",
     resume: bool = False,
     start: str | Path | None = None,
+    fix: bool = False,
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> RunDir:
@@ -75,6 +69,8 @@ def train(
         root: Where numbered runs lie.
         resume: Go on with the newest unfinished run of the same recipe in `root`.
         start: A run whose weights are taken at the start, where names and shapes agree.
+        fix: Diagnose the run, and while something is off that a recipe can change, train anew with the advice applied,
+            three times at most; the best is shipped.
         callbacks: Yours; see `ectype.Callback`.
         console: Where to speak; None is silent.
 
@@ -94,66 +90,14 @@ def train(
             with lock, numerics(found):
                 Session(found, run, device, world, console).go(callbacks, start)
                 if found.monitor.on_collapse == "rollback":
-                    _try_again(found, run, device, world, console, callbacks)
+                    roll_back(found, run, device, world, console, callbacks)
+                if fix:
+                    mend(found, run, device, world, console, callbacks)
         except BaseException:
             if world.first:
                 run.forget_if_unbegun()
             raise
     return run
-
-
-def _try_again(
-    recipe: Recipe,
-    run: RunDir,
-    device: torch.device,
-    world: World,
-    console: Console | None,
-    callbacks: Sequence[Callback],
-) -> None:
-    """While a run has failed by its verdict: begin it anew from its last healthy weights, with advice applied."""
-    current, made = run, []
-    for number in range(1, ATTEMPTS + 1):
-        verdict = world.agree(current.state() if world.first else "")
-        advice = next(iter(advised(recipe, verdict)), None) if verdict in FATAL else None
-        if advice is None:
-            break
-        # A seed of its own: the same draws would lead to the same place.
-        recipe = recipe.override({**advice.overrides, "train.seed": recipe.train.seed + 1})
-        attempt = run.attempt(number)
-        begin = world.agree(str(_healthy(current) or "") if world.first else "")
-        if console is not None:
-            whence = f"from {begin}" if begin else "from the beginning, as nothing was healthy"
-            console.print(f"attempt {number}, {whence}: {advice.typed()}", highlight=False, soft_wrap=True)
-        Session(recipe, attempt, device, world, console).go(callbacks, Path(begin) if begin else None)
-        made.append({"attempt": number, "why": verdict, "from": begin or None, "changed": dict(advice.overrides)})
-        current = attempt
-    if world.first and made:
-        results = [{**entry, **_ending(run.attempt(entry["attempt"]))} for entry in made]
-        # Of those that ended well the closest, else the closest of all; the first try is one of them.
-        tried = [{"attempt": 0, **_ending(run)}, *results]
-        chosen = min(tried, key=lambda entry: (entry["state"] in FATAL, _or_worst(entry["best"])))
-        if chosen["attempt"]:
-            adopt(run, run.attempt(chosen["attempt"]))
-        run.amend_summary({"attempts": results, "shipped_attempt": chosen["attempt"]})
-
-
-def _ending(run: RunDir) -> dict[str, Any]:
-    said = run.summary()
-    return {key: said.get(key) for key in ("state", "reason", "best")}
-
-
-def _or_worst(best: float | None) -> float:
-    return math.inf if best is None else best
-
-
-def _healthy(run: RunDir) -> Path | None:
-    """The checkpoint of the last check with a good verdict; None if there was none."""
-    newest = checkpoint.latest(run.checkpoints)
-    if newest is None:
-        return None
-    seen = Monitor.restored(checkpoint.load_state(newest)["monitor"]).healthy_seen
-    places = (place for place in checkpoint.places(run.checkpoints) if checkpoint.load_state(place)["seen"] == seen)
-    return next((place for place in places if checkpoint.verify(place)), None)
 
 
 def _place(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> Path:

@@ -26,6 +26,10 @@ def _leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
             yield f"{above}{key}", value
 
 
+def _narrowed(widths: Any) -> Any:
+    return [_narrowed(each) for each in widths] if isinstance(widths, list) else min(widths, 64)
+
+
 @cache
 def _halves(pairs: str) -> Path:
     """The built-in digits, each beside its mask or its negative in one file."""
@@ -46,7 +50,7 @@ def small(name: str, **changes: Any) -> Recipe:
         if path.startswith("model.") and key in REDUCED:
             narrow[path] = min(value, REDUCED[key])
         elif path.startswith("model.") and key.endswith("hidden") and value:
-            narrow[path] = [min(width, 64) for width in value]
+            narrow[path] = _narrowed(value)
     pairs = recipe.data.pairs
     fixed = {
         "data.source": "digits" if pairs == "none" else str(_halves(pairs)),

@@ -157,6 +157,8 @@ def first_losses(name: str) -> list[float]:
     grid = torch.linspace(0, 3, 16)
     image = 0.5 + 0.5 * torch.sin(steps * grid.view(1, 1, -1, 1) + steps.sqrt() * grid.view(1, 1, 1, -1))
 
+    binary = recipe.data.binarise != "none"
+    image = image.round() if binary else image
     kind = recipe.data.pairs
     target = None if kind == "none" else (image > 0.5)[:, 0].long() if kind == "masks" else 1 - image
     partner = None if kind == "none" else Target(kind, 1, ("dark", "light") if kind == "masks" else (), (0.5, 0.5))
@@ -168,7 +170,7 @@ def first_losses(name: str) -> list[float]:
         def __call__(self, index: torch.Tensor, moment: object) -> Batch:
             return Batch(image[index], index % 2, None if target is None else target[index])
 
-    info = DataInfo(1, (16, 16), ("even", "odd"), (0.5, 0.5), target=partner)
+    info = DataInfo(1, (16, 16), ("even", "odd"), (0.5, 0.5), binary, target=partner)
     torch.manual_seed(derive(recipe.train.seed, "weights"))
     objective = recipe.objective.build(recipe.model.build(info), info, images=3200)
     assert isinstance(objective, Objective)

@@ -17,6 +17,7 @@ from ectype.data.store import Store, open_store
 from ectype.errors import RunError
 from ectype.measure.evaluate import density_kind, evaluate
 from ectype.measure.evaluation import Evaluation, Figure, number
+from ectype.nets.linear import fit_pca
 from ectype.recipe import Recipe, load_recipe
 
 CPU = torch.device("cpu")
@@ -222,3 +223,28 @@ def test_numbers_for_people(value, text):
 
 def test_no_number_is_said_to_be_none():
     assert number(math.nan) == number(None) == "not a number"
+
+
+def test_larger_linear_codes_stand_beside_the_models(plain):
+    beside = plain["MSE"].beside
+    errors = [beside[f"PCA of {k} numbers"] for k in (6, 12, 24)]
+    assert errors == sorted(errors, reverse=True)
+    _, train, test, _ = setting("ae", latent_dim=6, width=8)
+    known, asked = (f.images.batch(torch.arange(len(f))).image for f in (train, test))
+    found = fit_pca(known.flatten(1), 12).reconstruct(asked)
+    assert errors[1] == pytest.approx(float(((found - asked) ** 2).mean()), rel=1e-4)
+    assert "PCA of 12 numbers" not in plain["PSNR"].beside
+
+
+def test_outputs_of_an_untrained_model_hardly_vary(plain):
+    assert 0 <= plain["variance of outputs ÷ of images"].value < 0.2
+    assert plain["fine detail kept"].value >= 0
+
+
+def test_a_likelihood_that_is_asked_for_is_of_all_images_and_names_how_pixels_were_made():
+    model, train, test, recipe = setting("vae-mlp", **BERNOULLI)
+    found = evaluate(model, train, test, recipe=recipe, device=CPU, likelihood_samples=7)
+    figure = found["log-likelihood, importance-weighted, k = 7"]
+    assert figure.n == len(test)
+    assert "black or white, dynamic" in figure.note
+    assert "black or white, dynamic" in found["bits per dimension"].note

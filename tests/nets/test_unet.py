@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -140,3 +142,46 @@ def test_grey_images_have_a_stem_of_their_own() -> None:
     assert [tuple(level.shape[2:]) for level in unet.levels(torch.rand(1, 1, 40, 64))] == [
         (64 >> level, 64 >> level) for level in range(5)
     ]
+
+
+@pytest.mark.parametrize("size", [(197, 233), (31, 31), (64, 64)])
+@pytest.mark.parametrize("fold", [2, 3])
+def test_folded_squares_come_back_where_they_were(size: tuple[int, int], fold: int) -> None:
+    unet = net(fold=fold, levels=2, norm="group", deep=True).eval()
+    image = torch.rand(1, 3, *size, requires_grad=True)
+    found = unet(image)
+    assert found.shape == (1, 2, *size)
+    assert unet.multiple == fold * 4
+    whole = unet.levels(image)
+    assert [whole[0].shape[2] // level.shape[2] for level in whole] == [1, 2]
+
+
+def test_folded_answers_move_with_the_image() -> None:
+    unet = net(fold=2, levels=1, norm="none").eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        still, moved = unet(image), unet(image.roll((4, 8), (2, 3)))
+    inside = (slice(None), slice(None), slice(20, 44), slice(20, 44))
+    torch.testing.assert_close(still.roll((4, 8), (2, 3))[inside], moved[inside], rtol=1e-4, atol=1e-5)
+
+
+def test_folding_saves_work() -> None:
+    def multiplications(**keys: int) -> int:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(width=16, norm="group", **keys).eval()(torch.rand(1, 3, 64, 64))
+        return counter.get_total_flops()
+
+    assert multiplications(fold=2, levels=3) < multiplications(fold=1, levels=4) / 2
+
+
+def test_without_normalisation_a_signal_keeps_its_size() -> None:
+    unet = UNetConfig(width=16, norm="none").build(INFO, 2, deep=False)
+    assert not any(isinstance(part, nn.BatchNorm2d | nn.GroupNorm) for part in unet.modules())
+    sizes: list[float] = []
+    for block in unet.down:
+        block.register_forward_hook(lambda module, given, found: sizes.append(float(found.detach().square().mean())))
+    unet(torch.randn(4, 3, 64, 64))
+    # Max-pooling lifts it a little at each level; PyTorch's own start would lose nine tenths at each.
+    assert all(0.2 < after / before < 5 for before, after in pairwise(sizes))

@@ -12,7 +12,7 @@ import torch
 
 import ectype
 from ectype.data.batch import Batch
-from ectype.diagnose.collapse import advised
+from ectype.diagnose.advice import advised
 from ectype.errors import ModelError
 from ectype.measure.validation import spoiled
 from ectype.nets.patch import PatchCriticConfig

@@ -23,8 +23,8 @@ from ectype.errors import RunError
 from ectype.measure.cost import flop
 from ectype.measure.evaluate import evaluate
 from ectype.measure.evaluation import number
+from ectype.measure.view import RunView
 from ectype.report.page import write_report
-from ectype.report.view import RunView
 from ectype.results import load
 from ectype.run import train
 from ectype.training.rundir import RunDir

@@ -37,6 +37,9 @@ __all__ = [
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 """The formats tried, and no others: Pillow knows some that start programs or guess."""
 
+ENLARGED, CUT, BENT = 1.5, 0.6, 1.5
+"""An image that grows so many times is blurred by it; one that keeps less of its area is cut; one whose sides change so
+much differently is bent."""
 GREY_TOLERANCE = 2
 """Channels that differ by no more than this are one grey channel that a lossy format has stored three times."""
 
@@ -200,6 +203,7 @@ def _decode(image: Image.Image, spec: Spec) -> Decoded:
         notes.add("animated")
     if _is_deep(image):
         notes.add("16-bit")
+    notes |= _strained(image.size, spec)
     turn = _TURNS.get(_orientation(image))
     if turn in _SIDEWAYS:
         spec = spec._replace(size=(spec.size[1], spec.size[0]))
@@ -208,6 +212,17 @@ def _decode(image: Image.Image, spec: Spec) -> Decoded:
         extent = _draft(image, spec)
     image.load()
     return _finish(image, spec, notes, extent, turn)
+
+
+def _strained(size: tuple[int, int], spec: Spec) -> set[str]:
+    """What bringing an image to its size does to it that may spoil it."""
+    x, y = _scale(size, (spec.size[1], spec.size[0]), spec.resize)
+    found = {"enlarged"} if max(x, y) > ENLARGED else set()
+    if spec.resize == "crop" and (spec.size[0] * spec.size[1]) / (x * y * size[0] * size[1]) < CUT:
+        found.add("cut")
+    if spec.resize == "squash" and max(x, y) > BENT * min(x, y):
+        found.add("bent")
+    return found
 
 
 _TURNS = {
@@ -287,6 +302,8 @@ def _finish(
     image = _flatten(image, spec.background, notes)
     if spec.channels == 1 and not spec.guess and image.mode != "L":
         image = image.convert("L")
+    if spec.channels == 3 and image.mode == "L":
+        notes.add("grey")
     image = fit(image, spec, extent or image.size)
     if turn is not None:
         image = image.transpose(turn)

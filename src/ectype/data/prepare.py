@@ -275,6 +275,7 @@ class _Builder:
             "target": self._described(spec, shards),
             "warnings": self._warnings(outcome),
             "notes": self._notes(outcome),
+            "marks": dict(outcome.notes),
         }
 
     def _described(self, spec: Spec, shards: Sequence[str]) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,9 @@ class Prepared:
         labels: [n] class of each row, −1 for rejects; None without classes.
         rejects: What cannot be used.
         notes: What a user should know of the images, a line each.
+        marks: How many images each of these is true of: grey (among colour), enlarged, cut, bent, transparent,
+            animated, 16-bit.
+        copies: Images that are exact copies of others once decoded.
         fingerprint: Hash of the pixels, names, labels and splits: equal if and only if training sees the same.
         built: Whether they were decoded just now, rather than found.
     """
@@ -56,6 +59,8 @@ class Prepared:
     labels: np.ndarray | None
     rejects: tuple[Reject, ...]
     notes: tuple[str, ...]
+    marks: Mapping[str, int]
+    copies: int
     fingerprint: str
     built: bool
 
@@ -120,6 +125,8 @@ def assemble(entry: Path, manifest: dict[str, Any], config: DataConfig, *, built
         labels=labels,
         rejects=rejects,
         notes=(*manifest["warnings"], *manifest["notes"], *told, *_copies(entry, manifest, sides)),
+        marks=manifest["marks"],
+        copies=manifest["copies"],
         fingerprint=_fingerprint(manifest, names, sides[rows], None if labels is None else labels[rows], classes),
         built=built,
     )

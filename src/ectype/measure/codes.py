@@ -17,6 +17,7 @@ from ectype.models.quantizers import perplexity
 
 __all__ = [
     "ACTIVE",
+    "KL_SERIES",
     "HasPosterior",
     "Probe",
     "Quantizes",
@@ -30,6 +31,8 @@ __all__ = [
 
 ACTIVE = 0.01
 """Variance over images from which the posterior mean of a code's number counts as active."""
+KL_SERIES = "KL per number of the code"
+"""Under which an evaluation keeps it, the largest first."""
 PROBE_FEATURES = 1024
 """Most features that a probe is given; more are reduced to `PROBE_REDUCED` principal components."""
 PROBE_REDUCED = 256

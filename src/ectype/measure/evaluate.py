@@ -16,25 +16,28 @@ from ectype.data.feed import Feed
 from ectype.errors import DataError
 from ectype.losses.ssim import ssim_radius
 from ectype.measure import codes as coding
+from ectype.measure.baselines import Baselines, named
 from ectype.measure.evaluation import Evaluation, Figure, number
 from ectype.measure.features import Extractor
 from ectype.measure.generation import generation
 from ectype.measure.likelihood import bits_per_dimension, bound_terms, likelihood_of, weighted_bound
 from ectype.measure.reconstruction import LARGEST_PSNR, Closeness, baseline_images, closeness, interval
 from ectype.measure.translation import CONFUSION, figures_of, translated
+from ectype.measure.variety import Variance, detail, detail_figure
 from ectype.measure.verdict import judge
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
 from ectype.models.corruptions import CorruptionConfig
 from ectype.models.translator import Translator
-from ectype.nets.linear import Linear, fit_pca
+from ectype.nets.linear import fit_pca
 from ectype.recipe import Recipe
 from ectype.sections import Augment, DataInfo
 from ectype.training.position import derive, looking
 
 __all__ = ["corruption_of", "density_kind", "evaluate"]
 
-LIKELIHOOD_IMAGES = 1000
-"""Most images whose importance-weighted bound is computed: it costs k decodings each."""
+LIKELIHOOD_IMAGES, LIKELIHOOD_SAMPLES = 1000, 64
+"""Most images whose importance-weighted bound is computed where nobody asks for it, and its k: each costs k
+decodings."""
 CODE_NUMBERS = 20_000_000
 """Numbers of codes kept of each split."""
 PROBE_IMAGES = 5000
@@ -66,7 +69,7 @@ def evaluate(
     *,
     recipe: Recipe,
     device: torch.device,
-    likelihood_samples: int = 64,
+    likelihood_samples: int | None = None,
     most: int | None = None,
     extractors: Sequence[Extractor] = (),
 ) -> Evaluation:
@@ -78,7 +81,7 @@ def evaluate(
         test: Held-out images.
         recipe: Of the run.
         device: Where to compute.
-        likelihood_samples: k of the importance-weighted bound.
+        likelihood_samples: k of the importance-weighted bound, then of all images; None for 64 draws of at most 1,000.
         most: At most so many test images, spread evenly; None for all.
         extractors: What samples are compared by, of a model that samples; none leaves that out.
 
@@ -103,11 +106,16 @@ class _Evaluator:
         test: Feed,
         recipe: Recipe,
         device: torch.device,
-        samples: int,
+        samples: int | None,
         most: int | None,
         extractors: Sequence[Extractor],
     ) -> None:
-        self.model, self.train, self.test, self.device, self.samples = model, train, test, device, samples
+        self.model, self.train, self.test, self.device = model, train, test, device
+        self.samples = samples or LIKELIHOOD_SAMPLES
+        self.scored = LIKELIHOOD_IMAGES if samples is None else len(test)
+        self.binarised = (
+            "" if recipe.data.binarise == "none" else f"; pixels made black or white: {recipe.data.binarise}"
+        )
         self.extractors = extractors
         self.info: DataInfo = model.info  # type: ignore[assignment]  # every model has one
         self.seed = recipe.train.seed
@@ -116,9 +124,9 @@ class _Evaluator:
         self.figures: list[Figure] = []
         self.remarks: list[str] = []
         self.series: dict[str, list[float]] = {}
-        self.mean_image: Tensor | None = None
-        self.pca: Linear | None = None
-        self.fitted_on = 0
+        self.baselines: Baselines | None = None
+        self.variance = Variance()
+        self.verdict = ""
         self.kl_sum: Tensor | None = None
         self.labelled = train.images.labels is not None and test.images.labels is not None
 
@@ -127,7 +135,8 @@ class _Evaluator:
         code_numbers = self.model.encode(batch.image)[0].numel() if isinstance(self.model, Encodes) else None
         cases: dict[str, list[int]] = {}
         if isinstance(self.model, Reconstructs):
-            self._fit_baselines(code_numbers)
+            self.baselines = Baselines(self.train, self.info, self.size, self.moment, code_numbers)
+            self.remarks += [self.baselines.remark] if self.baselines.remark else []
         found = {} if isinstance(self.model, Translator) else self._look()
         if "mse" in found:
             self._reconstruction(found, code_numbers)
@@ -160,21 +169,10 @@ class _Evaluator:
             series=self.series,
             cases=cases,
             remarks=self.remarks,
+            verdict=self.verdict,
         )
 
     # ── Passes ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _fit_baselines(self, code_numbers: int | None) -> None:
-        n = baseline_images(len(self.train), self.info.numbers)
-        pixels = torch.cat([b.image.flatten(1).cpu() for b, _ in self.train.sequence(self.size, self.moment, most=n)])
-        self.fitted_on = len(pixels)
-        self.mean_image = pixels.mean(0).view(1, *self.info.shape).to(self.device)
-        if code_numbers is None:
-            return
-        try:
-            self.pca = fit_pca(pixels, code_numbers)
-        except ValueError as error:
-            self.remarks.append(f"PCA not shown: {error}")
 
     def _look(self) -> PerImage:
         """Numbers of every test image, in one pass."""
@@ -187,11 +185,11 @@ class _Evaluator:
     def _see(self, batch: Batch, here: Moment) -> PerImage:
         image, seen = batch.image, {}
         if isinstance(self.model, Reconstructs):
-            seen |= closeness(self.model.reconstruct(image), image)._asdict()
-            if self.mean_image is not None:
-                seen |= _named("mean image", closeness(self.mean_image.expand_as(image), image))
-            if self.pca is not None:
-                seen |= _named("PCA", closeness(self.pca.reconstruct(image), image))
+            assert self.baselines is not None
+            back = self.model.reconstruct(image)
+            seen |= {**closeness(back, image)._asdict(), **self.baselines.see(image)}
+            seen |= {"detail": detail(back), "image detail": detail(image)}
+            self.variance.see(back, image)
             if (corruption := corruption_of(self.model)) is not None:
                 noisy = corruption.apply(image, here)
                 seen |= _named("noisy", closeness(noisy, image))
@@ -222,24 +220,27 @@ class _Evaluator:
         )
 
     def _reconstruction(self, found: PerImage, code_numbers: int | None) -> None:
+        assert self.baselines is not None
         rows = (("mse", "MSE", "lower", ""), ("psnr", "PSNR", "higher", "dB"), ("ssim", "SSIM", "higher", ""))
         exact = int((found["psnr"] >= LARGEST_PSNR).sum())
         notes = {
-            "mse": f"pixels in [0, 1]; baselines are of {self.fitted_on:,} training images",
+            "mse": f"pixels in [0, 1]; baselines are of {self.baselines.fitted_on:,} training images",
             "psnr": f"{exact} exact copies count as {LARGEST_PSNR:g} dB" if exact else "",
             "ssim": "" if ssim_radius(self.info.size) == 5 else "window smaller than the usual 11 pixels",
         }
-        if self.pca is not None:
-            notes["mse"] += f"; PCA {self.pca.solver}, clamped to [0, 1]"
+        linear = list(self.baselines.linear.values())
+        if linear:
+            notes["mse"] += f"; PCA {linear[0].solver}, clamped to [0, 1]"
+        simple = ["mean image", *map(named, self.baselines.linear)]
         for key, name, better, unit in rows:
-            beside = {"mean image": float(found[f"mean image {key}"].mean())} if f"mean image {key}" in found else {}
-            if f"PCA {key}" in found:
-                beside[f"PCA of {code_numbers:,} numbers"] = float(found[f"PCA {key}"].mean())
+            beside = {what: float(found[f"{what} {key}"].mean()) for what in simple if f"{what} {key}" in found}
             self._mean(name, found[key], "reconstruction", better=better, unit=unit, beside=beside, note=notes[key])
-        if "PCA psnr" in found:
-            difference = found["psnr"] - found["PCA psnr"]
+        if linear and code_numbers is not None:
+            difference = found["psnr"] - found[f"{named(code_numbers)} psnr"]
             note = "image by image; above 0 the network earns its keep"
             self._mean("PSNR above PCA's", difference, "reconstruction", better="higher", unit="dB", note=note)
+        more = (self.variance.figure(), detail_figure(found["detail"], found["image detail"], "reconstruction"))
+        self.figures += [figure for figure in more if figure is not None]
 
     def _cases(self, error: Tensor) -> dict[str, list[int]]:
         """Places in the test split of the best, middle and worst images."""
@@ -275,7 +276,7 @@ class _Evaluator:
             total = found["loss"] + found["kl"]
             self._mean(f"{likelihood.loss_name} + KL", total, "likelihood", better="lower", unit=nats, note=note)
         if likelihood.density is not None:
-            note = "β = 1, constants included"
+            note = f"β = 1, constants included{self.binarised}"
             if (sigma := getattr(likelihood, "log_sigma", None)) is not None:
                 note += f"; σ = {math.exp(float(sigma)):.4g}"
             name = f"−ELBO ({likelihood.density})"
@@ -291,22 +292,23 @@ class _Evaluator:
             return
         self.figures += figures
         verdict = judge(signs, watch.reference)
+        self.verdict = verdict.name
         self.remarks.append(f"Samples: {verdict.name}: {verdict.words}.")
 
     def _weighted_bound(self, model: Scores) -> None:
         generator = torch.Generator().manual_seed(derive(self.seed, "evaluate", "likelihood"))
-        batches = self.test.sequence(self.size, self.moment, most=min(self.most, LIKELIHOOD_IMAGES))
+        batches = self.test.sequence(self.size, self.moment, most=min(self.most, self.scored))
         bound = torch.cat(
             [weighted_bound(model, b.image, samples=self.samples, generator=generator) for b, _ in batches]
         )
         likelihood = likelihood_of(self.model)
         discrete, stated = (likelihood.discrete, likelihood.density) if likelihood is not None else (False, None)
         kind = "probability" if discrete else "density, which may exceed 1"
-        note = f"a lower bound of the log of a {kind}" + (f" ({stated})" if stated else "")
+        note = f"a lower bound of the log of a {kind}" + (f" ({stated})" if stated else "") + self.binarised
         name = f"log-likelihood, importance-weighted, k = {self.samples}"
         self._mean(name, bound, "likelihood", better="higher", unit="nats", note=note)
         if discrete:
-            note = "an upper bound, from the importance-weighted log-likelihood"
+            note = f"an upper bound, from the importance-weighted log-likelihood{self.binarised}"
             bits = bits_per_dimension(bound, self.info.numbers)
             self._mean("bits per dimension", bits, "likelihood", better="lower", unit="bits", note=note)
 
@@ -328,11 +330,11 @@ class _Evaluator:
             self.figures.append(Figure("active units", active, "codes", n=len(codes), beside=beside, note=note))
         if self.kl_sum is not None:
             each = (self.kl_sum / self.most).sort(descending=True).values
-            self.series["KL per number of the code"] = each[:SERIES].tolist()
+            self.series[coding.KL_SERIES] = each[:SERIES].tolist()
             note = (
                 f"the mean over numbers; the largest {number(float(each[0]))}, the smallest {number(float(each[-1]))}"
             )
-            self._mean("KL per number of the code", found["kl"] / numbers, "codes", unit="nats", note=note)
+            self._mean(coding.KL_SERIES, found["kl"] / numbers, "codes", unit="nats", note=note)
         if isinstance(model, coding.Quantizes):
             batches = self.test.sequence(self.size, self.moment, most=min(n, self.most))
             indices = torch.cat([model.indices(batch.image).flatten(1).cpu() for batch, _ in batches])

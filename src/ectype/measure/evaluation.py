@@ -66,6 +66,8 @@ class Evaluation:
     """best, median, worst → places in the test split, by squared error."""
     remarks: list[str]
     """What could not be computed, and why."""
+    verdict: str = ""
+    """On samples, by name; empty where there are none, or too few images to judge by."""
 
     def __getitem__(self, name: str) -> Figure:
         """A figure by its name.

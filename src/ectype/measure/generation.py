@@ -26,17 +26,18 @@ from ectype.measure.fld import feature_likelihood_divergence
 from ectype.measure.intervals import jackknife
 from ectype.measure.neighbours import prdc
 from ectype.measure.watching import LEAST_BINNED, SampleWatch
+from ectype.models.base import Reconstructs, evaluating
 from ectype.sections import DataInfo
 from ectype.training.position import derive
 
-__all__ = ["MOST", "generation"]
+__all__ = ["MOST", "RECONSTRUCTIONS", "generation"]
 
 MOST = 10_000
 """Most samples, and most test images."""
 FEW = 2000
 """Most of each for what is computed many times over or for every pair, or where features take their time."""
 PATCHES, DIRECTIONS = 32, 128
-GROUP = "generation"
+GROUP, RECONSTRUCTIONS = "generation", "reconstructions of training images"
 
 
 def generation(
@@ -77,15 +78,27 @@ def generation(
     drawn = watch.features(samples)
     signs = watch.signs(drawn)
     samples, drawn = samples[: watch.samples], [features[: watch.samples] for features in drawn]
+    back: list[Tensor] = []
+    if isinstance(model, Reconstructs):
+        # What a decoder makes of codes that images have: no density on codes can be asked for better.
+        with evaluating(model):
+            made = [model.reconstruct(part.to(train.device)).cpu() for part in watch.train_parts(watch.samples)]
+        back = watch.features(torch.cat(made))
     figures = []
     for place in range(len(watch.spaces)):
-        figures += _in_space(watch, place, drawn[place], signs)
+        figures += _in_space(watch, place, drawn[place], signs, back[place] if back else None)
     figures += _copies(watch, signs)
     figures.append(_patches(watch, samples, seed))
     return figures, signs, watch
 
 
-def _in_space(watch: SampleWatch, place: int, fake: Float[Tensor, "n d"], signs: dict[str, float]) -> list[Figure]:
+def _in_space(
+    watch: SampleWatch,
+    place: int,
+    fake: Float[Tensor, "n d"],
+    signs: dict[str, float],
+    back: Float[Tensor, "n d"] | None,
+) -> list[Figure]:
     space = watch.spaces[place]
     real, name, bins = space.held_out, space.extractor.name, space.bins
     assert bins is not None  # there are enough images
@@ -99,6 +112,8 @@ def _in_space(watch: SampleWatch, place: int, fake: Float[Tensor, "n d"], signs:
 
     low, high = jackknife(of_moments, [real, fake])
     floor = {"real images": watch.floors[place]}
+    if back is not None:
+        floor[RECONSTRUCTIONS] = of_moments(real, back)
     figures = [
         Figure(
             space.distance_name,

@@ -344,9 +344,13 @@ class SampleWatch:
         """Held-out images, spread evenly."""
         return torch.cat(list(self._pixels(self.held_out, min(most, self.samples)))).cpu()
 
+    def train_parts(self, most: int) -> Iterator[Float[Tensor, "b c h w"]]:
+        """Training images, spread evenly, some at a time."""
+        return self._pixels(self.train, most)
+
     def train_images(self, most: int) -> Float[Tensor, "n c h w"]:
-        """Training images, spread evenly."""
-        return torch.cat(list(self._pixels(self.train, most))).cpu()
+        """The same at once."""
+        return torch.cat(list(self.train_parts(most))).cpu()
 
     def plain(self) -> dict[str, Any]:
         """What real images show, for a file beside the run."""

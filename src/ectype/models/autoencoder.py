@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ectype.data.batch import Moment
 from ectype.errors import ModelError
-from ectype.models.base import Model
+from ectype.models.base import Draw, Model, importance_bound
 from ectype.models.bottlenecks import BottleneckConfig, Coded, Gaussian, IdentityConfig, Posterior
 from ectype.models.corruptions import CorruptionConfig, NoneConfig
 from ectype.models.densities import Density, StandardNormal
@@ -219,32 +218,26 @@ class GaussianAutoencoder(Autoencoder):
 class VariationalAutoencoder(GaussianAutoencoder):
     """A Gaussian autoencoder whose decoder states a density: it bounds the likelihood of an image."""
 
+    def log_weights(self, image: Image, draw: Draw) -> Float[Tensor, "k b"]:
+        """Log p(x, z) − log q(z|x) of each draw; see `Weighs`."""
+        posterior = self.posterior(image)
+        noise = draw("code", *self.code_shape).to(posterior.mean)
+        code, k = posterior.draw(noise), len(noise)
+        raw = self.decoder(code.flatten(0, 1)).float()
+        log_pixels = self.likelihood.log_prob(raw, image.repeat(k, 1, 1, 1)).view(k, len(image))
+        # The constants of prior and posterior cancel; ε² is ((z − μ)/σ)² without rounding.
+        return log_pixels + 0.5 * (noise**2 + posterior.log_variance - code**2).flatten(2).sum(2)
+
+    def recognition(self) -> nn.Module:
+        """Encoder and bottleneck."""
+        return nn.ModuleList([self.encoder, self.bottleneck])
+
+    def generation(self) -> nn.Module:
+        """Decoder and likelihood."""
+        return nn.ModuleList([self.decoder, self.likelihood])
+
     def log_likelihood(
         self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None, chunk: int = 2**23
     ) -> Float[Tensor, " b"]:
-        """The importance-weighted bound log 1/k Σ p(x|z) p(z) / q(z|x), in nats (Burda et al. 2016, eq. 8).
-
-        Args:
-            image: In [0, 1].
-            samples: Draws of z per image, k. With 1 it is an unbiased estimate of the ELBO.
-            generator: Of the draws.
-            chunk: Numbers of images decoded at once.
-        """
-        posterior = self.posterior(image)
-        b = len(image)
-        weights = []
-        for k in _chunks(samples, max(1, chunk // image.numel())):
-            # One by one: what torch draws at once depends on how much is asked for.
-            drawn = [torch.randn(posterior.mean.shape, generator=generator) for _ in range(k)]
-            noise = torch.stack(drawn).to(posterior.mean)
-            code = posterior.draw(noise)
-            raw = self.decoder(code.flatten(0, 1)).float()
-            log_pixels = self.likelihood.log_prob(raw, image.repeat(k, 1, 1, 1)).view(k, b)
-            # The constants of prior and posterior cancel; ε² is ((z − μ)/σ)² without rounding.
-            gap = 0.5 * (noise**2 + posterior.log_variance - code**2).flatten(2).sum(2)
-            weights.append(log_pixels + gap)
-        return torch.logsumexp(torch.cat(weights), dim=0) - math.log(samples)
-
-
-def _chunks(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
+        """The importance-weighted bound in nats; see `importance_bound`."""
+        return importance_bound(self, image, samples=samples, generator=generator, chunk=chunk)

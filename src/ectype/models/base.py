@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
@@ -15,6 +16,7 @@ from ectype.errors import ModelError
 from ectype.sections import DataInfo
 
 __all__ = [
+    "Draw",
     "DrawsLabels",
     "DrawsLatents",
     "DrawsPosterior",
@@ -26,8 +28,10 @@ __all__ = [
     "StartsFromData",
     "StartsFromWeights",
     "Translates",
+    "Weighs",
     "conditional",
     "evaluating",
+    "importance_bound",
     "truncated_normal",
 ]
 
@@ -128,6 +132,51 @@ class Scores(Protocol):
     ) -> Float[Tensor, " b"]:
         """Nats per image."""
         ...
+
+
+Draw = Callable[..., Tensor]
+"""Called with a use and a shape [*code], gives standard normal numbers [k, b, *code]; k and b are the caller's."""
+
+
+@runtime_checkable
+class Weighs(Protocol):
+    """Bounds the density of an image by draws of a code, each with a weight."""
+
+    def log_weights(self, image: Image, draw: Draw) -> Float[Tensor, "k b"]:
+        """Log p(x, z) − log q(z|x) in nats of each draw of z, with gradients through z."""
+        ...
+
+    def recognition(self) -> nn.Module:
+        """The networks of q."""
+        ...
+
+    def generation(self) -> nn.Module:
+        """The networks of p."""
+        ...
+
+
+def importance_bound(
+    model: Weighs, image: Image, *, samples: int, generator: torch.Generator | None, chunk: int = 2**23
+) -> Float[Tensor, " b"]:
+    """Log 1/k Σ w of k draws in nats (Burda et al. 2016, eq. 8): with one it is an unbiased estimate of the ELBO.
+
+    Args:
+        model: It weighs draws.
+        image: In [0, 1].
+        samples: Draws for each image, k.
+        generator: Of the draws, made one by one: what torch draws at once depends on how much is asked for.
+        chunk: Numbers of images decoded at once.
+    """
+    most, found = max(1, chunk // image.numel()), []
+    for start in range(0, samples, most):
+        k = min(most, samples - start)
+
+        def draw(use: str, *shape: int, k: int = k) -> Tensor:
+            drawn = [torch.randn(len(image), *shape, generator=generator) for _ in range(k)]
+            return torch.stack(drawn).to(image.device)
+
+        found.append(model.log_weights(image, draw))
+    return torch.logsumexp(torch.cat(found), dim=0) - math.log(samples)
 
 
 @runtime_checkable

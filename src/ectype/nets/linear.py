@@ -26,6 +26,10 @@ class Linear(NamedTuple):
     solver: str
     """How it was computed, in words."""
 
+    def first(self, components: int) -> Linear:
+        """The same with fewer directions."""
+        return self._replace(directions=self.directions[:components], deviations=self.deviations[:components])
+
     def code(self, image: Image) -> Float[Tensor, "b k"]:
         """Coordinates along the directions."""
         return (image.flatten(1).cpu() - self.mean) @ self.directions.T

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ectype.errors import ModelError
 from ectype.nets.backbones import Backbone, TrainedEncoder
-from ectype.nets.blocks import Activation, activation, norm
+from ectype.nets.blocks import Activation, activation, he, norm
 from ectype.nets.mapper import Mapper, MapperConfig
 from ectype.nets.resampling import Down, Upsampling, upsampling
 from ectype.sections import DataInfo, Section
@@ -20,6 +21,7 @@ from ectype.sections import DataInfo, Section
 __all__ = ["BackboneUNetConfig", "Skip", "UNetConfig"]
 
 Skip = Literal["concat", "sum", "none"]
+Norm = Literal["batch", "group", "none"]
 
 
 class UNetFields(Section):
@@ -28,8 +30,9 @@ class UNetFields(Section):
     width: int = Field(default=32, ge=1)
     """Channels of the first level, `num_filters`; each level below has twice as many."""
     max_width: int = Field(default=512, ge=1)
-    norm: Literal["batch", "group"] = "batch"
-    """group: for batches of few images, or those that are split."""
+    norm: Norm = "batch"
+    """group: for batches of few images, or those that are split. none: nothing makes images of little contrast as loud
+    as others, as suits restoring; the rate must then be lower, and gradients clipped."""
     activation: Activation = "leaky_relu"
     up: Upsampling = "transposed"
     """nearest and shuffle draw no checkerboard at the start."""
@@ -41,16 +44,14 @@ class UNetFields(Section):
 
     def block(self, before: int, after: int) -> nn.Module:
         """Two convolutions, each normalised."""
-        return nn.Sequential(
-            nn.Conv2d(before, after, 3, padding=1, bias=False),
-            self._norm(after),
-            activation(self.activation),
-            nn.Conv2d(after, after, 3, padding=1, bias=False),
-            self._norm(after),
-        )
-
-    def _norm(self, channels: int) -> nn.Module:
-        return nn.BatchNorm2d(channels) if self.norm == "batch" else norm(channels)
+        plain = self.norm == "none"
+        first = nn.Conv2d(before, after, 3, padding=1, bias=plain)
+        second = nn.Conv2d(after, after, 3, padding=1, bias=plain)
+        if plain:
+            # Nothing stands between a block's end and what follows but the next convolution, unless it bends.
+            return he(nn.Sequential(first, activation(self.activation), second, activation(self.activation)))
+        normalised = nn.BatchNorm2d if self.norm == "batch" else norm
+        return nn.Sequential(first, normalised(after), activation(self.activation), second, normalised(after))
 
 
 class UNetConfig(UNetFields, MapperConfig):
@@ -62,6 +63,9 @@ class UNetConfig(UNetFields, MapperConfig):
     kind: Literal["unet"] = "unet"
     levels: int = Field(default=4, ge=1, le=7)
     """Halvings."""
+    fold: int = Field(default=1, ge=1, le=8)
+    """Squares of so many pixels a side become one place of the first level, all their numbers its channels, and are
+    taken apart after the last (FFDNet, Zhang et al. 2018): nothing works at the full size, where most time goes."""
 
     def build(self, info: DataInfo, channels: int, *, deep: bool) -> Mapper:
         return UNet(self, info, channels, deep=deep)
@@ -74,7 +78,7 @@ class BackboneUNetConfig(TrainedEncoder, UNetFields, MapperConfig):
     """
 
     kind: Literal["backbone-unet"] = "backbone-unet"
-    norm: Literal["batch", "group"] = "group"
+    norm: Norm = "group"
     up: Upsampling = "nearest"
 
     def build(self, info: DataInfo, channels: int, *, deep: bool) -> Mapper:
@@ -97,7 +101,8 @@ class Decoder(nn.Module):
         ups, blocks = [], []
         for above, below in pairwise(widths):
             # A size that no map has: each is twice that below.
-            ups.append(nn.Sequential(*upsampling(config.up, below, above, (0, 0), kernel=3)))
+            up = nn.Sequential(*upsampling(config.up, below, above, (0, 0), kernel=3))
+            ups.append(he(up) if config.norm == "none" else up)
             blocks.append(config.block(2 * above if self.skip == "concat" else above, above))
         self.ups, self.blocks = nn.ModuleList(ups), nn.ModuleList(blocks)
         heads = widths[: len(widths) - 1] if deep else widths[:1]
@@ -123,24 +128,27 @@ class UNet(Mapper):
 
     def __init__(self, config: UNetConfig, info: DataInfo, channels: int, *, deep: bool) -> None:
         super().__init__()
-        self.multiple = 2**config.levels
+        self.fold = config.fold
+        self.multiple = config.fold * 2**config.levels
         if config.levels > 1 and max(info.size) < self.multiple:
-            most = max(1, max(info.size).bit_length() - 1)
+            most = max(1, (max(info.size) // config.fold).bit_length() - 1)
             raise ModelError(
                 f"levels={config.levels} halves images of {info.size[1]}×{info.size[0]} to nothing: at most {most}."
             )
         widths = config.widths(config.levels)
-        self.down = nn.ModuleList(config.block(before, after) for before, after in pairwise([info.channels, *widths]))
+        taken = [info.channels * config.fold**2, *widths]
+        self.down = nn.ModuleList(config.block(before, after) for before, after in pairwise(taken))
         self.pool = nn.MaxPool2d(2)
-        self.decoder = Decoder(config, widths, channels, deep=deep)
+        self.decoder = Decoder(config, widths, channels * config.fold**2, deep=deep)
 
     def body(self, image: Float[Tensor, "b c h w"], *, deep: bool = False) -> list[Tensor]:
         maps: list[Tensor] = []
-        x = image
+        x = image if self.fold == 1 else pixel_unshuffle(image, self.fold)
         for block in self.down:
             x = block(self.pool(x) if maps else x)
             maps.append(x)
-        return self.decoder(maps, deep)
+        found = self.decoder(maps, deep)
+        return found if self.fold == 1 else [pixel_shuffle(level, self.fold) for level in found]
 
     @property
     def heads(self) -> nn.ModuleList:

@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Chart", "Line", "bars", "heat", "lines", "scatter"]
+__all__ = ["Chart", "Line", "bars", "heat", "lines", "points", "scatter"]
 
 PALETTE = (
     *("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f", "#ff9da7", "#8a8f98"),
@@ -99,6 +99,56 @@ def lines(
     }
     layout["showlegend"] = len(data) > 1
     return Chart(title, caption, data, layout, height)
+
+
+def points(
+    title: str,
+    caption: str,
+    places: Sequence[tuple[float, float]],
+    intervals: Sequence[tuple[float | None, float | None]],
+    names: Sequence[str],
+    line: Sequence[tuple[float, float]],
+    *,
+    x: str,
+    y: str,
+) -> Chart:
+    """Named points with intervals over a logarithmic axis, and a line through some of them."""
+    data: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [_plain(a) for a, _ in line],
+            "y": [_plain(b) for _, b in line],
+            "line": {"color": PALETTE[9], "width": 1, "dash": "dot"},
+            "hoverinfo": "skip",
+        }
+    ]
+    for i, ((across, up), (low, high), name) in enumerate(zip(places, intervals, names, strict=True)):
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers+text",
+                "name": escape(name),
+                "text": [escape(name)],
+                "textposition": "top center",
+                "x": [_plain(across)],
+                "y": [_plain(up)],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [_plain(max(0.0, high - up)) if high is not None else None],
+                    "arrayminus": [_plain(max(0.0, up - low)) if low is not None else None],
+                },
+                "marker": {"size": 10, "color": PALETTE[i % len(PALETTE)]},
+            }
+        )
+    layout = {
+        "xaxis": {"title": {"text": x}, "type": "log"},
+        "yaxis": {"title": {"text": y}},
+        "showlegend": False,
+        "hovermode": "closest",
+    }
+    return Chart(title, caption, data, layout, height=360)
 
 
 def bars(title: str, caption: str, values: Sequence[float], *, x: str, y: str) -> Chart:

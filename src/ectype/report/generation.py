@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 
-from ectype.diagnose.collapse import advised, typed
 from ectype.measure.evaluation import number
 from ectype.measure.features import PixelFeatures, extract
 from ectype.measure.neighbours import nearest
+from ectype.measure.view import RunView
 from ectype.models.base import Samples, conditional
 from ectype.report.charts import Chart, Line, lines
 from ectype.report.parts import Row, Section
 from ectype.report.pictures import Picture, column, saved, strip
-from ectype.report.view import RunView
-from ectype.training.monitor import FATAL
 
 __all__ = ["classes", "copies", "evidence", "followed"]
 
@@ -108,7 +106,6 @@ def followed(view: RunView) -> Section | None:
     turns: list[dict[str, Any]] = [line for i, line in enumerate(checks) if i == 0 or _changed(checks, i)]
     for line in turns[-6:]:
         facts.append((f"From {line['seen']:,} images", f"{line['verdict']}: {line['evidence']}"))
-    facts += _attempts(view, said)
     caption = (
         "The losses of a generator and a critic say nothing of how good the samples are, since each judges the other. "
         f"So samples of the averaged generator were compared with held-out images at {len(checks)} checks, "
@@ -134,20 +131,6 @@ def _signs(checks: list[dict[str, Any]], real: dict[str, Any]) -> list[Chart]:
                 beside.append(f"{key} {number(real['reference'][key][0])}")
         charts.append(lines(title, f"Real images: {', '.join(beside)}.", curves, x="images seen"))
     return charts
-
-
-def _attempts(view: RunView, said: dict[str, Any]) -> list[tuple[str, str]]:
-    facts = []
-    for entry in said.get("attempts", []):
-        shipped = ", shipped" if said.get("shipped_attempt") == entry["attempt"] else ""
-        whence = "its last healthy weights" if entry["from"] else "the beginning"
-        changed = typed(entry["changed"])
-        what = f"{entry['why']}, so from {whence} with {changed}: {entry['state']}, {entry['reason']}{shipped}"
-        facts.append((f"Attempt {entry['attempt']}", what))
-    if said.get("state") in FATAL and not facts:
-        for advice in advised(view.recipe, said["state"]):
-            facts.append(("Try", f"{advice.title}: {advice.typed()} ({advice.why})"))
-    return facts
 
 
 def evidence(view: RunView) -> Section | None:

@@ -16,10 +16,11 @@ from ectype.errors import CheckpointError, RunError
 from ectype.measure.cost import flop, gigabytes, gigaflop
 from ectype.measure.evaluation import Evaluation, number
 from ectype.measure.standing import Standing
+from ectype.measure.view import RunView
 from ectype.models.base import Encodes
+from ectype.report.charts import Chart
 from ectype.report.parts import Section
 from ectype.report.sections import sections
-from ectype.report.view import RunView
 from ectype.report.words import compression, density, summary
 from ectype.training import checkpoint
 from ectype.training.rundir import RunDir
@@ -53,6 +54,7 @@ def write_report(
     *,
     standings: Sequence[Standing] = (),
     said: Sequence[str] = (),
+    charts: Sequence[Chart] = (),
     command: str = "",
 ) -> Path:
     """Write one page about one or more runs.
@@ -65,6 +67,7 @@ def write_report(
         views: At least one.
         standings: What the runs were made to be compared by, over all seeds.
         said: The conclusion, sentence by sentence.
+        charts: Of the comparison as a whole.
         command: What repeats the comparison.
 
     Returns:
@@ -85,6 +88,7 @@ def write_report(
         standings=standings,
         arms=list(dict.fromkeys(arm for standing in standings for arm in standing.values)),
         said=said,
+        compared_by=charts,
         command=command,
         parts=parts,
         compared=shown if len(parts) > 1 and not standings else [],
@@ -93,7 +97,7 @@ def write_report(
         script=(HERE / "page.js").read_text(encoding="utf-8"),
         sorting=(HERE / "sort.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
-        charts=any(section.charts for part in parts for section in part.sections),
+        charts=bool(charts) or any(section.charts for part in parts for section in part.sections),
     )
     scratch = target.with_name(target.name + ".tmp")
     try:

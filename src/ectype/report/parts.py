@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ectype.measure.view import RunView
 from ectype.report.charts import Chart
 from ectype.report.pictures import Picture, strip
-from ectype.report.view import RunView
 
 __all__ = ["Row", "Section", "said_of", "tiles"]
 

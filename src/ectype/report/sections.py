@@ -12,13 +12,14 @@ from ectype.measure.codes import HasPosterior
 from ectype.measure.evaluate import corruption_of
 from ectype.measure.evaluation import number
 from ectype.measure.translation import CONFUSION
+from ectype.measure.view import RunView
 from ectype.models.base import Encodes, Reconstructs, Samples, evaluating
 from ectype.report.charts import Chart, Line, bars, lines, scatter
+from ectype.report.findings import findings
 from ectype.report.generation import classes, copies, evidence, followed
 from ectype.report.parts import Row, Section, said_of, tiles
 from ectype.report.pictures import Picture, column, saved, strip
 from ectype.report.translation import confused, reach, translations
-from ectype.report.view import RunView
 from ectype.training.rundir import NOT_MEASURED
 from ectype.training.shipped import DrawsCodes
 
@@ -31,6 +32,7 @@ PAIRS, STEPS, DRAWN, AXES, DRAWS, FRAMES = 5, 9, 24, 8, 8, 8
 def sections(view: RunView) -> list[Section]:
     """All parts that this run can have, in the order of the page."""
     makers: Sequence[Callable[[RunView], Section | None]] = (
+        findings,
         translations,
         confused,
         reach,

@@ -7,13 +7,13 @@ import torch
 from ectype.data.masks import IGNORED
 from ectype.measure.evaluation import number
 from ectype.measure.translation import CONFUSION, said_of, sweep
+from ectype.measure.view import RunView
 from ectype.models.degradations import DEGRADATIONS
 from ectype.models.translator import Restorer, Segmenter, Translator
 from ectype.report.charts import Chart, Line, heat, lines
 from ectype.report.parts import Row, Section
 from ectype.report.parts import said_of as called
 from ectype.report.pictures import Picture, column
-from ectype.report.view import RunView
 
 __all__ = ["confused", "reach", "translations"]
 

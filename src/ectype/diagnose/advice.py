@@ -2,38 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-
+from ectype.diagnose.finding import Advice
 from ectype.recipe import Recipe
 
-__all__ = ["Advice", "advised", "typed"]
-
-
-class Advice(NamedTuple):
-    """One change that is likely to help."""
-
-    title: str
-    why: str
-    overrides: dict[str, Any]
-
-    def typed(self) -> str:
-        """As it is typed behind `ectype train`."""
-        return typed(self.overrides)
-
-
-def typed(overrides: Mapping[str, Any]) -> str:
-    """Overrides as they are typed in a shell."""
-    return " ".join(shlex.quote(f"{key}={_text(value)}") for key, value in overrides.items())
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_text(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_text, value)) + "]"
-    return "null" if value is None else str(value)
+__all__ = ["advised"]
 
 
 def advised(recipe: Recipe, verdict: str) -> list[Advice]:

@@ -1,0 +1,263 @@
+"""Does the diagnosis find what is wrong, and leave alone what is not? And does its advice, applied, help?
+
+    python benchmarks/diagnosis.py [--each 10] [--processes 2] [--fixes 5]
+
+For each finding, runs that are made to have it and healthy twins that are not, on MNIST or emoji; a finding counts if
+it is among those of a finished run, whatever else is found. Then `--fix` as a user would: quality before and after,
+over seeds, for too small a latent, posterior collapse, mode collapse and too strong a critic.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common import DATA, KEPT, Clock, Row, arguments, console, emoji, side_by_side, tell
+
+os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from PIL import Image
+from scipy import stats
+
+import ectype
+from detector import few
+from ectype import results
+from ectype.diagnose import scan
+from ectype.measure.codes import wilson
+
+SHARED = {"run.threads": 1, "run.pictures": 0, "monitor.patience": None, "monitor.every": 40_000}
+DENSE = {"data.size": 16, "train.batch": 64, "hidden": [256], "latent_dim": 32, "train.images": 200_000}
+GAN = {"data.size": 16, "train.batch": 64, "train.images": 400_000, "monitor.on_collapse": "warn"}
+SETTLED = {
+    "objective.adversary.loss": "relativistic",
+    "objective.adversary.penalty": {"r1": 1.0, "r2": 1.0, "gradient": 0.0, "clip": None, "every": 1},
+    "optimizer.betas": [0.0, 0.99],
+    "optimizer.lr": 2e-4,
+}
+
+
+class Case(NamedTuple):
+    """A finding, and how runs are made that have it, and twins that have not."""
+
+    finding: str
+    preset: str
+    sick: Callable[[np.random.Generator], dict[str, Any]]
+    healthy: Callable[[np.random.Generator], dict[str, Any]]
+    source: str = "mnist"
+    figure: str = ""
+    """What `--fix` should better; empty where that is not asked."""
+
+
+CASES = [
+    Case(
+        "latent too small",
+        "vae-mlp",
+        lambda rng: {**DENSE, "latent_dim": int(rng.integers(2, 5))},
+        lambda rng: {**DENSE, "latent_dim": int(rng.integers(32, 65))},
+        figure="PSNR",
+    ),
+    Case(
+        "posterior collapse",
+        "vae-mlp",
+        lambda rng: {**DENSE, "objective.beta": float(rng.choice([50, 100, 256, 784]))},
+        lambda rng: {**DENSE, "objective.beta": float(rng.choice([0.5, 1, 2]))},
+        figure="PSNR",
+    ),
+    Case(
+        "mode collapse",
+        "gan-mlp",
+        lambda rng: {**GAN, "optimizer.lr": 1e-3, "optimizer.betas": [0.9, 0.999]},
+        lambda rng: {**GAN, **SETTLED},
+        figure="FD-classifier",
+    ),
+    Case(
+        "critic too strong",
+        "gan-mlp",
+        lambda rng: {
+            **GAN,
+            "objective.adversary.loss": "non_saturating",
+            "optimizer.lr": 1e-4,
+            "optimizer.players": {"critic": {"lr": float(rng.choice([1e-3, 2e-3]))}},
+        },
+        lambda rng: {**GAN, **SETTLED},
+        figure="FD-classifier",
+    ),
+    Case(
+        "memorisation",
+        "gan-mlp",
+        lambda rng: {**GAN, **SETTLED, "train.images": 720_000},
+        lambda rng: {**GAN, **SETTLED},
+        source="few",
+    ),
+    Case(
+        "blur",
+        "vae-mlp",
+        lambda rng: {**DENSE, "likelihood": {"kind": "gaussian", "sigma": "fixed", "value": 0.5}},
+        lambda rng: {**DENSE, "likelihood": {"kind": "gaussian", "sigma": "optimal"}},
+    ),
+    Case(
+        "codes hard to generate",
+        "ae",
+        lambda rng: {"data.size": 16, "width": 16, "train.images": 60_000, "latent_dim": int(rng.integers(32, 65))},
+        lambda rng: {"data.size": 16, "width": 16, "train.images": 60_000, "latent_dim": 16, **VARIATIONAL},
+    ),
+]
+VARIATIONAL = {
+    "model.bottleneck": {"kind": "gaussian"},
+    "likelihood": {"kind": "continuous_bernoulli"},
+    "objective": {"kind": "elbo", "beta": 1.0},
+}
+NAMES = {
+    "mode collapse": {"mode collapse", "modes lost"},
+    "memorisation": {"memorisation", "copies, or shrunken modes"},
+}
+"""What counts as found, where that is more than one name."""
+
+
+def source_of(case: Case, seed: int, *, sick: bool) -> str:
+    """Images to train on: of a memorising run, a few."""
+    if case.source == "few" and sick:
+        return str(few(200 + seed))
+    return str(DATA / "mnist")
+
+
+def trial(given: tuple[int, int, bool]) -> dict[str, Any]:
+    """One run, and what is found in it."""
+    which, seed, sick = given
+    torch.set_num_threads(1)
+    case, clock = CASES[which], Clock()
+    rng = np.random.default_rng(seed)
+    words = {**SHARED, **(case.sick if sick else case.healthy)(rng), "train.seed": seed}
+    with TemporaryDirectory() as place:
+        run = ectype.train(case.preset, source_of(case, seed, sick=sick), words, out=f"{place}/run")
+        found = {finding.name: finding.severity for finding in scan.of_run(results.view(run, device="cpu"))}
+    return {"case": case.finding, "seed": seed, "sick": sick, "found": found, "seconds": clock.read().wall}
+
+
+def mended(given: tuple[int, int]) -> dict[str, Any]:
+    """Quality before and after `--fix`."""
+    which, seed = given
+    torch.set_num_threads(1)
+    case, clock = CASES[which], Clock()
+    words = {**SHARED, **case.sick(np.random.default_rng(seed)), "train.seed": seed}
+    with TemporaryDirectory() as place:
+        source = source_of(case, seed, sick=True)
+        run = ectype.train(case.preset, source, words, out=f"{place}/run")
+        before = results.view(run, device="cpu").evaluation[case.figure].value
+        run = ectype.train(case.preset, source, words, out=f"{place}/run", fix=True)
+        after = results.view(run, device="cpu").evaluation[case.figure].value
+        tried = [entry["changed"] for entry in run.summary().get("attempts", [])]
+    return {
+        "case": case.finding,
+        "seed": seed,
+        "before": before,
+        "after": after,
+        "tried": tried,
+        "seconds": clock.read().wall,
+    }
+
+
+def images(place: Path, seed: int, *, sick: bool) -> Path:
+    """A folder of emoji, good, or with one thing that is wrong."""
+    place.mkdir(parents=True)
+    kept = np.load(emoji(0, 1000, 32))[np.random.default_rng(seed).permutation(1000)[:700]]
+    fault = ("broken", "copies", "kin", "small", "oblong")[seed % 5] if sick else ""
+    for i, pixels in enumerate(kept):
+        image = Image.fromarray(pixels)
+        if fault == "small":
+            image = image.resize((12, 12))
+        if fault == "oblong":
+            image = image.resize((32, 12))
+        image.save(place / f"{i:04d}.png")
+        if fault == "kin" and i % 4 == 0:
+            image.save(place / f"again-{i:04d}.jpg", quality=90)
+        if fault == "copies" and i % 20 == 0:
+            shutil.copy(place / f"{i:04d}.png", place / f"copy-{i:04d}.png")
+        if fault == "broken" and i % 20 == 0:
+            (place / f"broken-{i:04d}.png").write_bytes(b"nothing")
+    return place
+
+
+def looked(given: tuple[int, bool]) -> dict[str, Any]:
+    """What is found in a folder."""
+    seed, sick = given
+    with TemporaryDirectory() as place:
+        found = results.diagnose(str(images(Path(place) / "images", seed, sick=sick)), ["size=32"])
+        shutil.rmtree(Path(place) / "images")
+    return {"case": "bad data", "seed": seed, "sick": sick, "found": {finding.name: "" for finding in found}}
+
+
+def rates(name: str, runs: list[dict[str, Any]]) -> list[Row]:
+    """In how many runs a finding was found, of those made to have it and of their twins."""
+    wanted, rows = NAMES.get(name, {name}), []
+    for sick in (True, False):
+        some = [run for run in runs if run["case"] == name and run["sick"] == sick]
+        hits = sum(bool(wanted & set(run["found"])) for run in some)
+        low, high = wilson(hits / len(some), len(some))
+        others = sorted({other for run in some for other in run["found"]} - wanted)
+        detail = f"95% {low:.0%} to {high:.0%}" + (f"; also found: {', '.join(others)}" if others else "")
+        what = f"{name}: found in {'runs made to have it' if sick else 'healthy twins'}"
+        goal, met = ("all", hits == len(some)) if sick else ("none", hits == 0)
+        rows.append(Row(what, len(some), hits, hits / len(some), goal, met, detail))
+    return rows
+
+
+def betterment(case: Case, cured: list[dict[str, Any]]) -> Row:
+    """Quality before and after the advice was applied."""
+    some = [run for run in cured if run["case"] == case.finding]
+    before, after = (np.array([run[key] for run in some]) for key in ("before", "after"))
+    (low, high), (lowest, highest) = _span(before), _span(after)
+    better = lowest > high if case.figure == "PSNR" else highest < low
+    detail = f"95% over {len(some)} seeds {low:.4g} to {high:.4g} before, {lowest:.4g} to {highest:.4g} after"
+    what = f"{case.finding}: {case.figure} before, and after --fix"
+    return Row(what, float(before.mean()), float(after.mean()), None, "intervals apart", bool(better), detail)
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    """Student's 95% interval of a mean."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def main() -> None:
+    """Measure and tell."""
+    given = arguments(
+        __doc__,
+        each=(10, "runs of each kind"),
+        processes=(2, "at a time"),
+        fixes=(5, "runs that are mended, of each finding"),
+        only=(-1, "the finding of this number alone; −1 for all"),
+    )
+    each, fixes = (2, 1) if given.quick else (given.each, given.fixes)
+    chosen = [given.only] if given.only >= 0 else list(range(len(CASES)))
+    work = [(i, seed, sick) for i in chosen for seed in range(each) for sick in (True, False)]
+    runs, cured = [], []
+    for run in side_by_side(trial, work, given.processes):
+        runs.append(run)
+        console.print(run)
+    if given.only < 0:
+        runs += [looked((seed, sick)) for seed in range(each) for sick in (True, False)]
+    again = [(i, seed) for i in chosen if CASES[i].figure for seed in range(fixes)]
+    for run in side_by_side(mended, again, given.processes):
+        cured.append(run)
+        console.print(run)
+    rows = [row for name in dict.fromkeys(run["case"] for run in runs) for row in rates(name, runs)]
+    rows += [betterment(CASES[i], cured) for i in chosen if CASES[i].figure and fixes]
+    notes = [
+        "Peer: how many were made; ours: in how many it was found. Wilson intervals; of --fix, Student's over seeds.",
+    ]
+    tell("diagnosis", "Findings, and what their advice does", rows, notes, runs=runs, mended=cured)
+
+
+if __name__ == "__main__":
+    main()

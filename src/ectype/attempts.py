@@ -1,0 +1,156 @@
+"""New tries at a run that went wrong: its recipe with advice applied, until nothing is off or left to try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+
+from ectype.assembly import Session
+from ectype.diagnose import scan
+from ectype.diagnose.advice import advised
+from ectype.diagnose.finding import Advice, Finding
+from ectype.measure.evaluation import Evaluation
+from ectype.recipe import Recipe
+from ectype.results import adopt, view
+from ectype.training import checkpoint
+from ectype.training.distributed import World
+from ectype.training.loop import Callback
+from ectype.training.monitor import FATAL, Monitor
+from ectype.training.rundir import RunDir
+
+__all__ = ["ATTEMPTS", "fix", "roll_back"]
+
+ATTEMPTS = 3
+"""Most times that a run is begun anew with advice applied."""
+
+
+class _Next(NamedTuple):
+    """What to try."""
+
+    why: str
+    advice: Advice
+    start: Path | None
+    """The checkpoint whose weights to begin with; None for new ones."""
+
+
+Decide = Callable[[RunDir, Recipe], _Next | None]
+"""A try and its recipe to the next one; None where it is good, or nothing is left to try."""
+Rank = Callable[[RunDir], tuple[float, ...]]
+"""How good a try is, the less the better."""
+
+
+def roll_back(recipe: Recipe, run: RunDir, *how: Any) -> None:
+    """While a run has failed by its verdict: begin it anew from its last healthy weights.
+
+    Args:
+        recipe: Of the run, which has ended.
+        run: Where it is.
+        how: Device, world, console and callbacks, as a `Session` takes them.
+    """
+
+    def decide(current: RunDir, now: Recipe) -> _Next | None:
+        verdict = current.state()
+        advice = next(iter(advised(now, verdict)), None) if verdict in FATAL else None
+        return None if advice is None else _Next(verdict, advice, _healthy(current))
+
+    def rank(tried: RunDir) -> tuple[float, ...]:
+        # Of those that ended well the closest, else the closest of all.
+        said = tried.summary()
+        best = said.get("best")
+        return (float(said.get("state") in FATAL), math.inf if best is None else best)
+
+    _attempts(recipe, run, decide, rank, *how)
+
+
+def fix(recipe: Recipe, run: RunDir, *how: Any) -> None:
+    """While something is found in a run that a recipe can change: begin it anew with the gravest finding's advice.
+
+    Args:
+        recipe: Of the run, which has ended.
+        run: Where it is.
+        how: Device, world, console and callbacks, as a `Session` takes them.
+    """
+    tried: list[dict[str, Any]] = []
+
+    def decide(current: RunDir, now: Recipe) -> _Next | None:
+        for finding in _findings(current):
+            for advice in finding.advice:
+                if advice.overrides and advice.overrides not in tried:
+                    tried.append(advice.overrides)
+                    return _Next(finding.name, advice, None)
+        return None
+
+    def rank(tried: RunDir) -> tuple[float, ...]:
+        found = _findings(tried)
+        grave = sum(finding.severity == "serious" for finding in found)
+        return (grave, len(found), -_quality(view(tried).evaluation))
+
+    _attempts(recipe, run, decide, rank, *how)
+
+
+def _findings(run: RunDir) -> list[Finding]:
+    return [finding for finding in scan.of_run(view(run)) if finding.severity != "note"]
+
+
+def _quality(found: Evaluation) -> float:
+    """The more the better: what a model of this kind is first judged by, among tries that have as many findings."""
+    for figure in found.figures:
+        if figure.name.startswith(("FD-", "FID", "mean Dice", "PSNR")):
+            return -figure.value if figure.better == "lower" else figure.value
+    return 0.0
+
+
+def _attempts(
+    recipe: Recipe,
+    run: RunDir,
+    decide: Decide,
+    rank: Rank,
+    device: torch.device,
+    world: World,
+    console: Console | None,
+    callbacks: Sequence[Callback],
+) -> None:
+    current, made = run, []
+    for number in range(1, ATTEMPTS + 1):
+        # The first process looks for all.
+        following: _Next | None = world.agree(decide(current, recipe) if world.first else None)
+        if following is None:
+            break
+        why, advice, start = following
+        # A seed of its own: the same draws would lead to the same place.
+        recipe = recipe.override({**advice.overrides, "train.seed": recipe.train.seed + 1})
+        if console is not None:
+            whence = f"from {start}" if start else "from the beginning"
+            console.print(f"attempt {number}, {why}, {whence}: {advice.typed()}", highlight=False, soft_wrap=True)
+        current = run.attempt(number)
+        Session(recipe, current, device, world, console).go(callbacks, start)
+        made.append(
+            {"attempt": number, "why": why, "from": str(start) if start else None, "changed": dict(advice.overrides)}
+        )
+    if world.first and made:
+        places = {0: run, **{entry["attempt"]: run.attempt(entry["attempt"]) for entry in made}}
+        chosen = min(places, key=lambda number: rank(places[number]))
+        said = [{**entry, **_ending(places[entry["attempt"]])} for entry in made]
+        if chosen:
+            adopt(run, places[chosen])
+        run.amend_summary({"attempts": said, "shipped_attempt": chosen})
+
+
+def _ending(run: RunDir) -> dict[str, Any]:
+    said = run.summary()
+    return {key: said.get(key) for key in ("state", "reason", "best")}
+
+
+def _healthy(run: RunDir) -> Path | None:
+    """The checkpoint of the last check with a good verdict; None if there was none."""
+    newest = checkpoint.latest(run.checkpoints)
+    if newest is None:
+        return None
+    seen = Monitor.restored(checkpoint.load_state(newest)["monitor"]).healthy_seen
+    places = (place for place in checkpoint.places(run.checkpoints) if checkpoint.load_state(place)["seen"] == seen)
+    return next((place for place in places if checkpoint.verify(place)), None)

@@ -1,0 +1,71 @@
+"""Held-out images that all but are training images: another encoding of one, or the next frame of a film. No torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ectype.data.prepared import Prepared
+from ectype.data.sources import TRAIN
+
+__all__ = ["Kin", "kin"]
+
+SIDE = 16
+"""Pixels of a side that images are compared at."""
+NEAR = 0.1
+"""Share of the median distance of two images within which they are kin."""
+MOST = 20_000
+"""Images of each kind that are compared, at most."""
+PAIRS = 2000
+
+
+class Kin(NamedTuple):
+    """Pairs of a held-out and a training image."""
+
+    asked: int
+    """Held-out images that were compared."""
+    held_out: np.ndarray
+    """[n] rows of those with kin in training."""
+    training: np.ndarray
+    """[n] rows of the nearest training images."""
+
+
+def kin(prepared: Prepared) -> Kin:
+    """Held-out images whose nearest training image is almost them, as grey pictures of 16×16."""
+    rng = np.random.default_rng(0)
+    train, held_out = (
+        np.sort(rng.permutation(rows)[:MOST])
+        for rows in (np.flatnonzero(prepared.sides == TRAIN), np.flatnonzero(prepared.sides > TRAIN))
+    )
+    if not len(train) or not len(held_out):
+        return Kin(0, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    known, asked = _small(prepared, train), _small(prepared, held_out)
+    some = known[rng.integers(0, len(known), PAIRS)] - known[rng.integers(0, len(known), PAIRS)]
+    usual = float(np.median((some**2).sum(1)) ** 0.5)
+    squares, found, nearest = (known**2).sum(1), [], []
+    for first in range(0, len(asked), 256):
+        part = asked[first : first + 256]
+        apart = (part**2).sum(1)[:, None] + squares - 2 * part @ known.T
+        place = apart.argmin(1)
+        near = apart[np.arange(len(part)), place].clip(0) ** 0.5 < NEAR * usual
+        found.append(first + np.flatnonzero(near))
+        nearest.append(place[near])
+    return Kin(len(asked), held_out[np.concatenate(found)], train[np.concatenate(nearest)])
+
+
+def _small(prepared: Prepared, rows: np.ndarray) -> np.ndarray:
+    """[n, 256] float32."""
+    made, first = [], 0
+    channels, height, width = prepared.info.shape
+    across = [np.linspace(0, length, min(SIDE, length) + 1).astype(int) for length in (height, width)]
+    areas = np.diff(across[0])[:, None] * np.diff(across[1])
+    for shard in prepared.shards:
+        pixels = np.load(shard, mmap_mode="r")
+        here = rows[(rows >= first) & (rows < first + len(pixels))] - first
+        for part in np.array_split(here, max(1, len(here) // 512)):
+            grey = pixels[part, :channels].astype(np.float32).mean(1)
+            sums = np.add.reduceat(np.add.reduceat(grey, across[0][:-1], axis=1), across[1][:-1], axis=2)
+            made.append((sums / areas).reshape(len(part), -1))
+        first += len(pixels)
+    return np.concatenate(made)

@@ -1,0 +1,96 @@
+"""A critic that is too strong, so that its gradient dies, or too weak, so that it has none to give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ectype.diagnose.finding import Advice, Evidence, Finding
+from ectype.measure.view import RunView
+from ectype.models.base import Encodes, Samples
+
+__all__ = ["of_run"]
+
+STRONG, WEAK = 0.98, 0.52
+"""Share of pairs that a critic tells apart from which it has won, and below which it sees nothing."""
+LATE = 0.3
+"""Share of the run, at its end, over which this is averaged."""
+
+
+def of_run(view: RunView) -> Finding | None:
+    """Whether a generator's critic tells everything apart, or nothing, while samples are not yet good."""
+    rules = getattr(view.recipe.objective, "adversary", None)
+    if rules is None or not isinstance(view.model, Samples) or isinstance(view.model, Encodes):
+        return None
+    lines = [line for line in view.run.metrics() if line["kind"] == "train" and "critic/told apart" in line]
+    late = lines[-max(1, int(LATE * len(lines))) :]
+    if len(lines) < 5:
+        return None
+    told = _mean(late, "critic/told apart")
+    pull, before = _mean(late, "generator/gradient norm"), _mean(lines[: len(late)], "generator/gradient norm")
+    strong, weak = told > STRONG, told < WEAK
+    if not (strong or weak) or _good(view):
+        return None
+    evidence = [
+        Evidence("pairs told apart", told, "½ is a coin, 1 is all"),
+        Evidence("the generator's gradient", pull, f"{before:.3g} at first"),
+        Evidence("D(real) − D(made)", _mean(late, "critic/D(real)") - _mean(late, "critic/D(made)")),
+    ]
+    how = "tells real from made in {:.1%} of pairs: the generator learns nothing from being wrong everywhere"
+    sees = "tells real from made in {:.1%} of pairs, no better than a coin, though samples are not yet good"
+    return Finding(
+        "critic too strong" if strong else "critic too weak",
+        "warning",
+        "the critic " + (how if strong else sees).format(told),
+        evidence,
+        _weaker(view, rules) if strong else _stronger(view),
+        {"samples": view.model.sample(16, generator=view.generator("critic"))},
+    )
+
+
+def _good(view: RunView) -> bool:
+    """Whether samples are about as far from real images as those are from each other: then nothing is the matter."""
+    for figure in view.evaluation.figures:
+        if figure.name.startswith(("FD-", "FID")):
+            floor = figure.beside.get("real images")
+            return floor is not None and figure.value < 3 * floor
+    return False
+
+
+def _mean(lines: Sequence[dict[str, Any]], key: str) -> float:
+    values = [line[key] for line in lines if key in line]
+    return sum(values) / max(1, len(values))
+
+
+def _weaker(view: RunView, rules: Any) -> list[Advice]:
+    found, penalty = [], rules.penalty
+    key = "objective.adversary"
+    if not penalty.differentiates:
+        why = "a critic without a bound on its slope wins and then teaches nothing (Mescheder et al. 2018)"
+        settled = {"r1": 1.0, "r2": 1.0, "gradient": 0.0, "clip": None, "every": 1}
+        found.append(
+            Advice("judge in pairs, with R1 and R2", why, {f"{key}.loss": "relativistic", f"{key}.penalty": settled})
+        )
+    elif penalty.r1 or penalty.r2:
+        more = {**penalty.model_dump(), "r1": 10 * penalty.r1, "r2": 10 * penalty.r2}
+        found.append(Advice("a larger penalty", "γ should grow with size and fall with data", {f"{key}.penalty": more}))
+    policy = ["translation", "cutout"] if view.info.channels == 1 else ["translation", "cutout", "colour"]
+    if not rules.augment.policy:
+        why = "it cannot know few images by heart that it never sees twice alike (Zhao et al. 2020)"
+        found.append(Advice("show the critic changed images", why, {f"{key}.augment.policy": policy}))
+    if getattr(view.recipe.objective, "critic_steps", 1) > 1 and not penalty.gradient:
+        found.append(Advice("as many moves for both", "it has more moves than it needs", {"objective.critic_steps": 1}))
+    own = view.recipe.optimizer.of("critic").lr
+    slower = {"optimizer.players": {"critic": {"lr": own / 4}}}
+    found.append(Advice("a slower critic", "two rates settle where one does not (Heusel et al. 2017)", slower))
+    return found
+
+
+def _stronger(view: RunView) -> list[Advice]:
+    own = view.recipe.optimizer.of("critic").lr
+    faster = {"optimizer.players": {"critic": {"lr": 4 * own}}}
+    steps = getattr(view.recipe.objective, "critic_steps", 1)
+    return [
+        Advice("a faster critic", "two rates settle where one does not (Heusel et al. 2017)", faster),
+        Advice("more moves for it", "it is behind what it should judge", {"objective.critic_steps": steps + 2}),
+    ]

@@ -1,0 +1,69 @@
+"""Codes that are hard to generate: decoded draws are far worse than decoded codes."""
+
+from __future__ import annotations
+
+from ectype.diagnose.finding import Advice, Evidence, Finding
+from ectype.measure.generation import RECONSTRUCTIONS
+from ectype.measure.view import RunView
+from ectype.models.base import Encodes, Reconstructs, Samples
+
+__all__ = ["of_run"]
+
+HARD, GRAVE = 6.0, 15.0
+"""Times the distance of reconstructions, each above that of real images, from which samples are far worse."""
+
+
+def of_run(view: RunView) -> Finding | None:
+    """Whether samples are far from images though reconstructions are near."""
+    model = view.model
+    if not (isinstance(model, Samples) and isinstance(model, Encodes) and isinstance(model, Reconstructs)):
+        return None
+    figure = next((f for f in view.evaluation.figures if f.name.startswith(("FD-", "FID"))), None)
+    if figure is None or RECONSTRUCTIONS not in figure.beside:
+        return None
+    floor, back = figure.beside["real images"], figure.beside[RECONSTRUCTIONS]
+    times = (figure.value - floor) / max(back - floor, floor)
+    if times < HARD:
+        return None
+    evidence = [
+        Evidence(f"{figure.name} of samples", figure.value),
+        Evidence(f"{figure.name} of reconstructions", back),
+        Evidence(f"{figure.name} of real images", floor),
+    ]
+    return Finding(
+        "codes hard to generate",
+        "serious" if times > GRAVE else "warning",
+        f"samples are {times:.0f} times as far from real images as reconstructions are, above what real images are "
+        "from each other: the decoder is good, and what is drawn for it is unlike the codes that images have",
+        evidence,
+        _advice(view),
+        {
+            "reconstructions": model.reconstruct(view.images(view.chosen(16, "hard codes"))),
+            "samples": model.sample(16, generator=view.generator("hard codes")),
+        },
+    )
+
+
+def _advice(view: RunView) -> list[Advice]:
+    objective, found = view.recipe.objective, []
+    if getattr(getattr(view.recipe.model, "bottleneck", None), "kind", "") == "identity":
+        why = (
+            "nothing asks these codes to be near N(0, I); draw of what was fitted on them: ectype sample --density gmm"
+        )
+        found.append(Advice("a density on the codes", why, {}))
+        why = "codes that are trained towards a prior can be drawn from it"
+        found.append(
+            Advice("a variational code", why, {"model.bottleneck": {"kind": "gaussian"}, "objective": {"kind": "elbo"}})
+        )
+    beta = getattr(objective, "beta", None)
+    if beta is not None:
+        why = "codes come nearer to the prior that they are drawn from, and say less of each image"
+        found.append(Advice("a larger β", why, {"objective.beta": 4 * beta if beta else 1.0}))
+        why = "what the prior misses of the codes, a mixture fitted on them has: ectype sample --density gmm"
+        found.append(Advice("a density on the codes", why, {}))
+    if getattr(getattr(view.recipe.model, "net", None), "latent", None) is not None:
+        smooth = getattr(objective, "equivariance", None)
+        if smooth is not None and not smooth.weight:
+            why = "code maps become as smooth as images, and far easier to generate (EQ-VAE, Kouzelis et al. 2025)"
+            found.append(Advice("equivariance to scaling", why, {"objective.equivariance.weight": 0.5}))
+    return found

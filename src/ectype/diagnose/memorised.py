@@ -1,0 +1,35 @@
+"""Memorisation: samples that are training images."""
+
+from __future__ import annotations
+
+from ectype.diagnose.advice import advised
+from ectype.diagnose.finding import Advice, Finding
+from ectype.diagnose.modes import signs
+from ectype.measure.view import RunView
+from ectype.models.base import Samples
+
+__all__ = ["of_run"]
+
+
+def of_run(view: RunView) -> Finding | None:
+    """Whether samples are nearer to training images than held-out images are."""
+    found = view.evaluation
+    if found.verdict not in ("memorising", "memorising or shrunken") or not isinstance(view.model, Samples):
+        return None
+    sure = found.verdict == "memorising"
+    advice = advised(view.recipe, "memorising")
+    if view.recipe.monitor.patience is None:
+        why = "copying comes late; the best checkpoint is from before it"
+        advice.append(Advice("stop when nothing gets better", why, {"monitor.patience": 5, "monitor.stretch": 0.5}))
+    if not view.recipe.data.augment.flip:
+        advice.append(Advice("mirrored images", "they double what there is to learn from", {"data.augment.flip": True}))
+    return Finding(
+        "memorisation" if sure else "copies, or shrunken modes",
+        "serious" if sure else "warning",
+        "samples lie nearer to training images than held-out images do: they are copied"
+        if sure
+        else "samples lie nearer to training images than other real images do, by copying or by keeping to the middle",
+        signs(found, ("told from held-out", "authenticity", "closer to training images")),
+        advice,
+        {"samples": view.model.sample(16, generator=view.generator("memorised"))},
+    )

@@ -1,0 +1,41 @@
+"""Ask every file of this package whether it finds something.
+
+A finding is a module with a function `of_run(view)` or `of_data(prepared)` that returns a `Finding`, or None where
+there is nothing to say. Adding a file adds a finding.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ectype.diagnose
+from ectype.data.prepared import Prepared
+from ectype.diagnose.finding import SEVERITIES, Finding
+from ectype.measure.view import RunView
+from ectype.models.base import evaluating
+
+__all__ = ["of_data", "of_run"]
+
+
+def of_run(view: RunView) -> list[Finding]:
+    """All that is found in a run, the gravest first; empty where it is healthy."""
+    with evaluating(view.model):
+        return _sorted(find(view) for find in _finders("of_run"))
+
+
+def of_data(prepared: Prepared) -> list[Finding]:
+    """All that is found in images, the gravest first."""
+    return _sorted(find(prepared) for find in _finders("of_data"))
+
+
+def _finders(name: str) -> Iterator[Callable[[Any], Finding | None]]:
+    for module in pkgutil.iter_modules(ectype.diagnose.__path__, prefix=f"{ectype.diagnose.__name__}."):
+        if module.name != __name__ and hasattr(found := importlib.import_module(module.name), name):
+            yield getattr(found, name)
+
+
+def _sorted(found: Iterator[Finding | None]) -> list[Finding]:
+    return sorted((each for each in found if each is not None), key=lambda each: SEVERITIES.index(each.severity))

@@ -1,0 +1,69 @@
+"""Quality against compute: which of several models nothing else beats at its price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ectype.measure.cost import flop
+from ectype.measure.standing import Standing
+from ectype.measure.view import RunView
+from ectype.report.charts import Chart, points
+
+__all__ = ["frontier", "unbeaten"]
+
+CHARTS = 2
+"""Figures that are drawn, at most: of samples, and of reconstructions or masks."""
+FIRST = ("log-likelihood", "FD-", "FID", "mean Dice", "PSNR", "SSIM")
+PASSES = 3
+"""Forward passes that a training step costs: one forward, and about two backward."""
+
+
+def frontier(views: Mapping[str, RunView], standings: Sequence[Standing]) -> list[Chart]:
+    """A chart for each main figure that at least two arms have, over what they took to train."""
+    spent = {arm: cost for arm, view in views.items() if (cost := _trained(view)) is not None}
+    charts: list[Chart] = []
+    for start in FIRST:
+        for standing in standings:
+            arms = [arm for arm in standing.values if arm in spent]
+            if standing.name.startswith(start) and len(arms) > 1 and len(charts) < CHARTS:
+                charts.append(_chart(standing, arms, spent))
+                break
+    return charts
+
+
+def _trained(view: RunView) -> float | None:
+    """10¹² floating-point operations that training took, as far as the model's main use tells."""
+    found, seen = flop(view.model), view.run.summary().get("seen")
+    return None if found is None or seen is None else PASSES * found[1] * seen / 1e12
+
+
+def _chart(standing: Standing, arms: Sequence[str], spent: Mapping[str, float]) -> Chart:
+    values = {arm: standing.values[arm] for arm in arms}
+    places = [(spent[arm], values[arm].mean) for arm in arms]
+    front = [arms[i] for i in unbeaten(places, higher=standing.better == "higher")]
+    said = (
+        f"{standing.better.capitalize()} is better. On the line: {', '.join(front)}, which none beats that was trained "
+        "with less."
+    )
+    return points(
+        f"{standing.name} against compute",
+        said,
+        places,
+        [(v.low, v.high) for v in values.values()],
+        list(arms),
+        [(spent[arm], values[arm].mean) for arm in front],
+        x="10¹² floating-point operations in training",
+        y=f"{standing.name} {standing.unit}".strip(),
+    )
+
+
+def unbeaten(places: Sequence[tuple[float, float]], *, higher: bool) -> list[int]:
+    """Which of (price, quality) no other beats in both, the cheapest first (Pareto)."""
+    sign = 1 if higher else -1
+    order = sorted(range(len(places)), key=lambda i: (places[i][0], -sign * places[i][1]))
+    best, found = float("-inf"), []
+    for i in order:
+        if sign * places[i][1] > best:
+            best = sign * places[i][1]
+            found.append(i)
+    return found

@@ -1,0 +1,247 @@
+"""Each finding on a run or images that have it, and on a twin that has not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ectype
+import ectype.diagnose
+from ectype import results
+from ectype.diagnose import blurred, critic, hard_codes, memorised, modes, scan, small_latent
+from ectype.diagnose.finding import Finding
+from ectype.measure.evaluation import Figure
+from ectype.measure.generation import RECONSTRUCTIONS
+from ectype.measure.variety import DETAIL
+from ectype.measure.view import RunView
+from ectype.recipe import load_recipe
+from ectype.training.rundir import RunDir
+from tests.conformance.small import small
+
+QUICK: dict[str, Any] = {
+    "train.images": 20_000,
+    "train.batch": 32,
+    "monitor.every": 10_000,
+    "monitor.patience": None,
+    "optimizer.lr": 0.004,
+    "run.pictures": 0,
+    "data.source": "digits",
+}
+
+
+def trained(place: Path, preset: str, **changes: Any) -> RunView:
+    recipe = load_recipe(preset).override({**QUICK, **changes})
+    return results.view(ectype.train(recipe, out=place))
+
+
+def names(view: RunView) -> dict[str, Finding]:
+    return {finding.name: finding for finding in scan.of_run(view)}
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> RunView:
+    return trained(tmp_path_factory.mktemp("runs") / "vae", "vae-mlp", latent_dim=16, hidden=[128])
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> RunView:
+    recipe = small("gan-mlp", **{"run.log_every": 0, "run.pictures": 0})
+    return results.view(ectype.train(recipe, out=tmp_path_factory.mktemp("runs") / "gan"))
+
+
+def with_figure(view: RunView, figure: Figure, **more: Any) -> RunView:
+    others = [each for each in view.evaluation.figures if each.name != figure.name]
+    return dataclasses.replace(view, evaluation=dataclasses.replace(view.evaluation, figures=[figure, *others], **more))
+
+
+def test_a_healthy_run_is_left_alone(healthy: RunView) -> None:
+    assert not {"latent too small", "posterior collapse", "outputs alike"} & set(names(healthy))
+
+
+def test_a_small_latent_is_found_and_the_advice_helps(tmp_path: Path) -> None:
+    sick = trained(tmp_path / "sick", "vae-mlp", latent_dim=2, hidden=[128])
+    finding = names(sick)["latent too small"]
+    (advice,) = finding.advice
+    size = advice.overrides["model.net.latent_dim"]
+    assert size > 2
+    assert f"model.net.latent_dim={size}" in advice.typed()
+    assert len(finding.pictures["images"]) == len(finding.pictures["reconstructions"]) > 0
+    better = trained(tmp_path / "better", "vae-mlp", **{"hidden": [128], **advice.overrides})
+    assert better.evaluation["PSNR"].low > sick.evaluation["PSNR"].high
+    assert "MSE of PCA of 4" in {evidence.name for evidence in finding.evidence}
+
+
+def test_a_network_that_loses_to_pca_is_not_blamed_on_its_latent(healthy: RunView) -> None:
+    mse = healthy.evaluation["MSE"]
+    beside = {**mse.beside, "mean image": mse.value * 2, "PCA of 16 numbers": mse.value / 2}
+    assert small_latent.of_run(with_figure(healthy, dataclasses.replace(mse, beside=beside))) is None
+
+
+def test_posterior_collapse_is_found_named_and_mended(tmp_path: Path) -> None:
+    words = {"hidden": [128], "latent_dim": 16, "objective.beta": 100.0}
+    run = ectype.train(load_recipe("vae-mlp").override({**QUICK, **words}), out=tmp_path / "run")
+    before = results.view(run)
+    finding = names(before)["posterior collapse"]
+    assert finding.severity == "serious"
+    assert finding.advice[0].overrides == {"objective.beta": 1.0}
+    assert "averaging" in finding.advice[0].why  # 100 ≥ a tenth of 64 numbers
+    mended = ectype.train(load_recipe("vae-mlp").override({**QUICK, **words}), out=run.path, fix=True)
+    said = mended.summary()
+    assert said["shipped_attempt"] >= 1
+    assert said["attempts"][0]["why"] == "posterior collapse"
+    assert said["attempts"][0]["changed"] == {"objective.beta": 1.0}
+    after = results.view(mended)
+    assert after.evaluation["PSNR"].low > before.evaluation["PSNR"].high
+    assert "posterior collapse" not in names(after)
+    # The same again trains nothing, and page and terminal say what was done.
+    again = ectype.train(load_recipe("vae-mlp").override({**QUICK, **words}), out=run.path, fix=True)
+    assert again.summary() == said
+    assert "posterior collapse, so from the beginning with objective.beta=1.0" in results.report([run]).read_text()
+
+
+def test_lost_modes_and_copies_are_told_with_what_cures_them(generator: RunView) -> None:
+    def judged(verdict: str) -> RunView:
+        found = dataclasses.replace(generator.evaluation, verdict=verdict)
+        return dataclasses.replace(generator, evaluation=found)
+
+    assert modes.of_run(judged("healthy")) is None
+    collapsed = modes.of_run(judged("collapsed"))
+    assert collapsed is not None
+    assert collapsed.severity == "serious"
+    assert {"coverage", "recall"} <= {e.name.split(" (")[0] for e in collapsed.evidence}
+    assert collapsed.advice[0].overrides["objective.adversary.loss"] == "relativistic"
+    assert memorised.of_run(judged("collapsed")) is None
+    copied = memorised.of_run(judged("memorising"))
+    assert copied is not None
+    assert "objective.adversary.augment.policy" in copied.advice[0].overrides
+
+
+def test_a_critic_that_always_or_never_tells_is_found(generator: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(share: float) -> Finding | None:
+        line = {
+            "kind": "train",
+            "seen": 1,
+            "critic/told apart": share,
+            "critic/D(real)": 3.0,
+            "critic/D(made)": -3.0,
+            "generator/gradient norm": 0.1,
+        }
+        monkeypatch.setattr(RunDir, "metrics", lambda self: [line] * 20)
+        return critic.of_run(generator)
+
+    strong, weak = told(1.0), told(0.4)
+    assert strong is not None
+    assert strong.name == "critic too strong"
+    assert any("penalty" in key for advice in strong.advice for key in advice.overrides)
+    assert weak is not None
+    assert weak.name == "critic too weak"
+    assert told(0.8) is None
+
+
+def test_advice_is_a_recipe(generator: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = {"kind": "train", "seen": 1, "critic/told apart": 1.0}
+    monkeypatch.setattr(RunDir, "metrics", lambda self: [line] * 20)
+    finding = critic.of_run(generator)
+    assert finding is not None
+    for advice in finding.advice:
+        generator.recipe.override(advice.overrides)
+
+
+def test_blur_is_told_by_its_interval(healthy: RunView) -> None:
+    def kept(value: float, high: float) -> Finding | None:
+        return blurred.of_run(with_figure(healthy, Figure(DETAIL, value, "reconstruction", low=value, high=high)))
+
+    found = kept(0.2, 0.3)
+    assert found is not None
+    assert found.severity == "serious"
+    assert found.advice[0].overrides == {"objective.beta": 0.1}
+    assert kept(0.4, 0.6) is None
+    assert kept(0.9, 1.0) is None
+
+
+def test_codes_that_are_hard_to_generate(healthy: RunView) -> None:
+    def far(value: float) -> Finding | None:
+        beside = {"real images": 1.0, RECONSTRUCTIONS: 3.0}
+        return hard_codes.of_run(with_figure(healthy, Figure("FD-x", value, "generation", beside=beside)))
+
+    assert far(8.0) is None
+    found = far(40.0)
+    assert found is not None
+    assert found.severity == "serious"
+    assert found.advice[0].overrides == {"objective.beta": 4.0}
+
+
+def test_another_file_is_another_finding(healthy: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tuesday.py").write_text(
+        "from ectype.diagnose.finding import Finding\n"
+        "def of_run(view):\n    return Finding('tuesday', 'note', 'it is tuesday', [])\n"
+    )
+    monkeypatch.setattr(ectype.diagnose, "__path__", [*ectype.diagnose.__path__, str(tmp_path)])
+    found = scan.of_run(healthy)
+    assert found[-1].name == "tuesday"
+    assert found[-1].lines() == ["note: tuesday: it is tuesday"]
+    assert json.dumps(found[-1].plain())
+
+
+def picture(seed: int, side: int = 24) -> np.ndarray:
+    values = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def folder(root: Path, n: int = 120, side: int = 24) -> Path:
+    root.mkdir()
+    for i in range(n):
+        Image.fromarray(picture(i, side)).save(root / f"{i:04d}.png")
+    return root
+
+
+def test_good_images_are_left_alone(tmp_path: Path) -> None:
+    assert results.diagnose(str(folder(tmp_path / "many", 700))) == []
+
+
+def test_bad_images_are_told_by_kind(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images")
+    for i in range(40):  # the same scenes, saved again with loss
+        Image.fromarray(picture(i)).save(root / f"again-{i:04d}.jpg", quality=92)
+    Image.fromarray(picture(0)).save(root / "copy-1.png")
+    Image.fromarray(picture(0)).save(root / "copy-2.png")
+    for i in range(4):
+        (root / f"broken-{i}.png").write_bytes(b"nothing")
+    (found,) = results.diagnose(str(root))
+    assert found.severity == "serious"
+    told = {evidence.name: evidence.value for evidence in found.evidence}
+    assert told["images rejected"] == 4
+    assert told["exact copies"] == 2
+    assert told["held-out images with kin in training"] >= 5
+    assert told["training images"] < 500
+    assert len(found.pictures["held out"]) == len(found.pictures["nearest in training"])
+    near = (found.pictures["held out"] - found.pictures["nearest in training"]).abs().mean((1, 2, 3))
+    assert float(near.max()) < 0.05
+
+
+@pytest.mark.parametrize(
+    "words, says, key",
+    [
+        (["size=64"], "smaller than the size", "data.size"),
+        (["size=[24, 6]"], "lose more than 40% of their area", "data.resize"),
+        (["size=[24, 6]", "resize=squash"], "bent to another shape", "data.resize"),
+    ],
+)
+def test_what_preparing_does_to_images_is_told(tmp_path: Path, words: list[str], says: str, key: str) -> None:
+    (found,) = results.diagnose(str(folder(tmp_path / "images", 60)), words)
+    assert says in found.sign
+    assert any(key in advice.overrides for advice in found.advice)
+
+
+def test_grey_among_colour_is_told(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images", 60)
+    for i in range(20):
+        Image.fromarray(picture(1000 + i).mean(2).astype(np.uint8)).save(root / f"grey-{i}.png")
+    (found,) = results.diagnose(str(root))
+    assert "grey among images in colour" in found.sign
