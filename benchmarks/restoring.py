@@ -2,19 +2,21 @@
 
     python benchmarks/restoring.py [--minutes 3] [--processes 2]
 
-Emoji at 64 px with noise of deviation 0.2; trained on 250, 1,000 and 3,000 images. The autoencoder with a vector and
-with a map as code, the U-Net with its skips and without: what is between them is what skips carry.
+Emoji at 64 px with noise of deviation 0.2; trained on 250, 1,000 and 3,000 images for as long, and on 1,000 for a third
+of that. The autoencoder with a vector and with a map as code, the U-Net with its skips and without: what is between
+them is what skips carry. Runs that have been made are kept; a picture and a chart show what came of them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from common import KEPT, Clock, Row, arguments, console, emoji, fastest, side_by_side, tell
+from common import KEPT, RESULTS, Clock, Row, arguments, console, emoji, fastest, side_by_side, tell
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,14 +24,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 import ectype
+from drawing import Panel, charts
 from ectype.measure.cost import flop
 from ectype.measure.reconstruction import closeness, interval
 from ectype.models.autoencoder import Autoencoder
 from ectype.models.base import evaluating
 from ectype.models.translator import Restorer
+from photos import bytes_of, sheet
 
 SIDE, SIGMA = 64, 0.2
-COUNTS = (250, 1000, 3000)
+COUNTS, MIDDLE, SHOWN = (250, 1000, 3000), 1000, 8
 SHARED = [
     f"size={SIDE}",
     "channels_last=true",
@@ -48,9 +52,12 @@ ARMS: dict[str, tuple[str, list[str]]] = {
 }
 
 
-def trial(given: tuple[str, int, int]) -> dict[str, Any]:
-    """One run, judged on images that no run has seen."""
+def trial(given: tuple[str, int, float]) -> dict[str, Any]:
+    """One run, judged on images that no run has seen; found again where it has been made."""
     name, count, minutes = given
+    kept = KEPT / "restoring" / f"{name.replace(' ', '-')}-{count}-{minutes:g}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
     torch.set_num_threads(1)
     preset, words = ARMS[name]
     clock = Clock()
@@ -68,9 +75,12 @@ def trial(given: tuple[str, int, int]) -> dict[str, Any]:
     near, before = closeness(made, real), closeness(spoiled.clamp(0, 1), real)
     low, high = interval(near.psnr)
     cost = flop(model)
-    return {
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    np.save(kept.with_suffix(".npy"), bytes_of(made[:: len(made) // SHOWN][:SHOWN]))
+    said = {
         "arm": name,
         "images": count,
+        "minutes": minutes,
         "seen": seen,
         "psnr": float(near.psnr.mean()),
         "low": low,
@@ -81,32 +91,94 @@ def trial(given: tuple[str, int, int]) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": clock.read().wall,
     }
+    kept.write_text(json.dumps(said), encoding="utf-8")
+    return said
+
+
+def pictures(minutes: float) -> None:
+    """Held-out emoji, spoiled, and what each arm that was trained on as many images makes of them."""
+    real = torch.from_numpy(np.load(emoji(3000, 700, SIDE))).permute(0, 3, 1, 2).float() / 255
+    spoiled = real + SIGMA * torch.randn(real.shape, generator=torch.Generator().manual_seed(1))
+    some = slice(None, None, len(real) // SHOWN)
+    columns = {"emoji": list(bytes_of(real[some][:SHOWN])), "spoiled": list(bytes_of(spoiled[some][:SHOWN]))}
+    for name in ARMS:
+        file = KEPT / "restoring" / f"{name.replace(' ', '-')}-{MIDDLE}-{minutes:g}.npy"
+        if file.is_file():
+            columns[name] = list(np.load(file))
+    sheet(columns, RESULTS / "restoring.png")
 
 
 def main() -> None:
     """Measure and tell."""
     given = arguments(__doc__, minutes=(3, "of training for each run"), processes=(2, "at a time"))
     minutes = 1 if given.quick else given.minutes
-    work = [(name, count, minutes) for count in COUNTS for name in ARMS]
+    work = [(name, count, float(minutes)) for count in COUNTS for name in ARMS]
+    work += [(name, MIDDLE, round(minutes / 3, 2)) for name in ARMS]
     runs = []
     for run in side_by_side(trial, work, given.processes):
         runs.append(run)
         console.print(run)
     rows = []
-    for run in sorted(runs, key=lambda run: (run["images"], list(ARMS).index(run["arm"]))):
+    for run in sorted(runs, key=lambda run: (run["minutes"], run["images"], list(ARMS).index(run["arm"]))):
         cost = f"{run['gflop']:.2f} GFLOP, " if run["gflop"] is not None else ""
         detail = (
             f"95% {run['low']:.2f} to {run['high']:.2f}; SSIM {run['ssim']:.3f}; {cost}{run['parameters']:,} "
             f"parameters, {run['seen']:,} images shown"
         )
-        what = f"{run['images']:,} images, {run['arm']}: PSNR"
+        what = f"{run['images']:,} images, {run['minutes']:g} minutes, {run['arm']}: PSNR"
         rows.append(Row(what, run["before"], run["psnr"], None, detail=detail))
+    charts([by_images(runs, minutes), by_compute(runs)], RESULTS / "restoring.svg")
+    pictures(minutes)
     notes = [
-        f"{minutes} minutes each on one thread, noise {SIGMA}, emoji at {SIDE} px; peer: the spoiled image, clipped.",
-        "700 held-out emoji; runs of one seed. A U-Net cannot be sampled and has no code to look at: only restoring is "
-        "compared.",
+        f"On one thread, noise {SIGMA}, emoji at {SIDE} px; peer: the spoiled image, clipped.",
+        "700 held-out emoji; runs of one seed: intervals are over images. A U-Net cannot be sampled and has no code to "
+        "look at: only restoring is compared.",
+        *sentences(runs, minutes),
     ]
     tell("restoring", "Autoencoder or U-Net, for restoring", rows, notes, runs=runs)
+
+
+def by_images(runs: list[dict[str, Any]], minutes: float) -> Panel:
+    """PSNR over training images, for as long."""
+    curves = {
+        name: sorted(_point(run, run["images"]) for run in runs if run["arm"] == name and run["minutes"] == minutes)
+        for name in ARMS
+    }
+    return Panel(f"{minutes:g} minutes each", "training images", "PSNR of restored held-out emoji, dB", curves)
+
+
+def by_compute(runs: list[dict[str, Any]]) -> Panel:
+    """PSNR over arithmetic in training, three passes an image."""
+    curves = {
+        name: sorted(
+            _point(run, round(3 * run["gflop"] * run["seen"] / 1e3))
+            for run in runs
+            if run["arm"] == name and run["images"] == MIDDLE
+        )
+        for name in ARMS
+    }
+    return Panel(f"{MIDDLE:,} images", "TFLOP in training", "", curves)
+
+
+def _point(run: dict[str, Any], x: float) -> tuple[float, float, float, float]:
+    return x, run["psnr"], run["low"], run["high"]
+
+
+def sentences(runs: list[dict[str, Any]], minutes: float) -> list[str]:
+    """What the figures support: a difference only where intervals are apart."""
+    said = []
+    for count in COUNTS:
+        here = {run["arm"]: run for run in runs if run["images"] == count and run["minutes"] == minutes}
+        best = max(here.values(), key=lambda run: run["psnr"])
+        level = [n for n, run in here.items() if run is not best and run["high"] >= best["low"]]
+        tied = f"; not told apart from {', '.join(level)}" if level else ", apart from all others"
+        skips = here["unet"]["psnr"] - here["unet without skips"]["psnr"]
+        maps = here["unet"]["psnr"] - here["dae, a map of 16×16×16"]["psnr"]
+        said.append(
+            f"{count:,} images: {best['arm']} is best{tied}. Skips are worth {skips:+.1f} dB; against an autoencoder "
+            f"with a map as code the U-Net is {maps:+.1f} dB."
+        )
+    return said
 
 
 if __name__ == "__main__":

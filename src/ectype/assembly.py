@@ -18,6 +18,7 @@ from ectype.data.batch import Batch
 from ectype.data.feed import Feed
 from ectype.data.preview import save_grid
 from ectype.data.store import Store
+from ectype.diagnose.early import EarlyWarning
 from ectype.errors import CheckpointError, EctypeWarning, RunError
 from ectype.losses.mixture import Mixture
 from ectype.measure.features import Source, choose_extractors
@@ -269,7 +270,7 @@ class Session:
         if recipe.run.tensorboard and self.world.first:
             watchers.append(TensorBoard(self.run.path / "tensorboard"))
         if self.console is not None:
-            watchers.append(ProgressDisplay(self.console))
+            watchers += [ProgressDisplay(self.console), EarlyWarning(self.held_out, self.info, self.say)]
         return watchers
 
     def _save(self, trainer: Trainer, monitor: Monitor, choices: Choices, seconds: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import ectype
 import ectype.diagnose
@@ -103,6 +104,21 @@ def test_posterior_collapse_is_found_named_and_mended(tmp_path: Path) -> None:
     again = ectype.train(load_recipe("vae-mlp").override({**QUICK, **words}), out=run.path, fix=True)
     assert again.summary() == said
     assert "posterior collapse, so from the beginning with objective.beta=1.0" in results.report([run]).read_text()
+
+
+def test_a_run_says_early_that_its_outputs_are_alike(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listening(Console):
+        def print(self, *text: Any, **_: Any) -> None:
+            said.extend(map(str, text))
+
+    words = {**QUICK, "hidden": [128], "latent_dim": 16, "monitor.every": 2000}
+    for beta in (1.0, 100.0):
+        said.clear()
+        recipe = load_recipe("vae-mlp").override({**words, "objective.beta": beta})
+        ectype.train(recipe, out=tmp_path / f"{beta}", console=Listening())
+        assert sum("reconstructions of different images are alike" in line for line in said) == (beta > 1)
 
 
 def test_lost_modes_and_copies_are_told_with_what_cures_them(generator: RunView) -> None:

@@ -22,7 +22,7 @@ def of_run(view: RunView) -> Finding | None:
     rules = getattr(view.recipe.objective, "adversary", None)
     if rules is None or not isinstance(view.model, Samples) or isinstance(view.model, Encodes):
         return None
-    lines = [line for line in view.run.metrics() if line["kind"] == "train" and "critic/told apart" in line]
+    lines = [line for line in view.run.shipped.metrics() if line["kind"] == "train" and "critic/told apart" in line]
     late = lines[-max(1, int(LATE * len(lines))) :]
     if len(lines) < 5:
         return None

@@ -71,8 +71,8 @@ class RunView:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Of the run."""
-        return self.run.recipe
+        """Of what is shipped."""
+        return self.run.shipped.recipe
 
     @property
     def info(self) -> DataInfo:

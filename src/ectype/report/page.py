@@ -163,11 +163,15 @@ def _environment(run: RunDir) -> list[tuple[str, str]]:
 
 def _commands(run: RunDir) -> list[str]:
     """What trains the same again: what was chosen by timing is written out, since a clock never repeats."""
-    recipe = run.recipe
-    words = ["ectype", "train", str(run.recipe_file), str(recipe.data.source)]
+    said, shipped = run.summary(), run.shipped
+    recipe = shipped.recipe
+    words = ["ectype", "train", str(shipped.recipe_file), str(recipe.data.source)]
+    begun = {entry["attempt"]: entry["from"] for entry in said.get("attempts", [])}
+    if whence := begun.get(said.get("shipped_attempt")):
+        words += ["--from", whence]
     if recipe.train.minutes is not None or recipe.monitor.every == "auto":
         try:
-            newest = checkpoint.latest(run.checkpoints)
+            newest = checkpoint.latest(shipped.checkpoints)
             choices = checkpoint.load_state(newest)["choices"] if newest is not None else None
         except (CheckpointError, KeyError):
             choices = None

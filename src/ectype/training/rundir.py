@@ -152,6 +152,12 @@ class RunDir:
         return RunDir(self.path / "attempts" / str(number))
 
     @property
+    def shipped(self) -> RunDir:
+        """The try whose model is this run's: an attempt, or itself."""
+        number = self.summary().get("shipped_attempt")
+        return self.attempt(number) if number else self
+
+    @property
     def ended(self) -> bool:
         """Whether there is nothing left to train, however it ended."""
         return self.state() not in ("unfinished", "failed")
