@@ -128,7 +128,7 @@ def main() -> None:
         what = f"{run['images']:,} images, {run['minutes']:g} minutes, {run['arm']}: PSNR"
         rows.append(Row(what, run["before"], run["psnr"], None, detail=detail))
     charts([by_images(runs, minutes), by_compute(runs)], RESULTS / "restoring.svg")
-    pictures(minutes)
+    pictures(round(minutes / 3, 2))
     notes = [
         f"On one thread, noise {SIGMA}, emoji at {SIDE} px; peer: the spoiled image, clipped.",
         "700 held-out emoji; runs of one seed: intervals are over images. A U-Net cannot be sampled and has no code to "

@@ -167,12 +167,20 @@ def comparison_page(
     runs: Mapping[str, RunDir], found: Sequence[Standing], said: Sequence[str], *, out: Path, command: str
 ) -> Path:
     """Write one page about runs that were made to be compared, one of each arm: what the figures say, then each run."""
+    from ectype.report.beside import beside
     from ectype.report.frontier import frontier
     from ectype.report.page import write_report
 
     views = {arm: view(run) for arm, run in runs.items()}
-    charts = frontier(views, found)
-    return write_report(out, list(views.values()), standings=found, said=said, charts=charts, command=command)
+    return write_report(
+        out,
+        list(views.values()),
+        standings=found,
+        said=said,
+        charts=frontier(views, found),
+        pictures=beside(views),
+        command=command,
+    )
 
 
 def view(

@@ -15,7 +15,7 @@ from rich.console import Console
 import ectype
 import ectype.diagnose
 from ectype import results
-from ectype.diagnose import blurred, critic, hard_codes, memorised, modes, scan, small_latent
+from ectype.diagnose import blurred, critic, hard_codes, memorised, modes, overfit, scan, small_latent
 from ectype.diagnose.finding import Finding
 from ectype.measure.evaluation import Figure
 from ectype.measure.generation import RECONSTRUCTIONS
@@ -261,3 +261,18 @@ def test_grey_among_colour_is_told(tmp_path: Path) -> None:
         Image.fromarray(picture(1000 + i).mean(2).astype(np.uint8)).save(root / f"grey-{i}.png")
     (found,) = results.diagnose(str(root))
     assert "grey among images in colour" in found.sign
+
+
+def test_overfitting_is_told_by_held_out_images_alone(healthy: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+    def checked(*values: float) -> Finding | None:
+        lines = [{"kind": "check", "seen": 100 * i, "step": i, "½·SSE": value} for i, value in enumerate(values, 1)]
+        monkeypatch.setattr(RunDir, "metrics", lambda self: lines)
+        return overfit.of_run(healthy)
+
+    assert checked(9, 5, 4, 3, 3.1, 3.0) is None
+    assert checked(9, 3) is None
+    assert checked(-3, -9, -9, -9, -8.9) is None
+    found = checked(9, 5, 3, 4, 5, 6)
+    assert found is not None
+    assert found.severity == "note"
+    assert "best after 300 images and has lost 50%" in found.sign

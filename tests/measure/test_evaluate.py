@@ -236,6 +236,19 @@ def test_larger_linear_codes_stand_beside_the_models(plain):
     assert "PCA of 12 numbers" not in plain["PSNR"].beside
 
 
+def test_neighbours_and_small_versions_stand_beside():
+    found = judged("ae", latent_dim=24, width=8)
+    _, train, test, _ = setting("ae", latent_dim=24, width=8)
+    known, asked = (f.images.batch(torch.arange(len(f))).image for f in (train, test))
+    near = torch.cdist(asked.flatten(1), known.flatten(1)).min(1).values ** 2 / 64
+    assert found["MSE"].beside["nearest training image"] == pytest.approx(float(near.mean()), rel=1e-4)
+    small = torch.nn.functional.interpolate(asked, (4, 4), mode="bicubic", antialias=True)
+    back = torch.nn.functional.interpolate(small, (8, 8), mode="bicubic", antialias=True).clamp(0, 1)
+    name = "bicubic by way of 16 numbers"
+    assert found["MSE"].beside[name] == pytest.approx(float(((back - asked) ** 2).mean()), rel=1e-4)
+    assert name in found["SSIM"].beside
+
+
 def test_outputs_of_an_untrained_model_hardly_vary(plain):
     assert 0 <= plain["variance of outputs ÷ of images"].value < 0.2
     assert plain["fine detail kept"].value >= 0

@@ -16,7 +16,7 @@ from ectype.data.feed import Feed
 from ectype.errors import DataError
 from ectype.losses.ssim import ssim_radius
 from ectype.measure import codes as coding
-from ectype.measure.baselines import Baselines, named
+from ectype.measure.baselines import NEAREST, Baselines, named, shrunken
 from ectype.measure.evaluation import Evaluation, Figure, number
 from ectype.measure.features import Extractor
 from ectype.measure.generation import generation
@@ -231,7 +231,9 @@ class _Evaluator:
         linear = list(self.baselines.linear.values())
         if linear:
             notes["mse"] += f"; PCA {linear[0].solver}, clamped to [0, 1]"
-        simple = ["mean image", *map(named, self.baselines.linear)]
+        small = self.baselines.small
+        simple = ["mean image", NEAREST, *([shrunken(small, self.info.channels)] if small is not None else [])]
+        simple += map(named, self.baselines.linear)
         for key, name, better, unit in rows:
             beside = {what: float(found[f"{what} {key}"].mean()) for what in simple if f"{what} {key}" in found}
             self._mean(name, found[key], "reconstruction", better=better, unit=unit, beside=beside, note=notes[key])

@@ -55,6 +55,7 @@ def write_report(
     standings: Sequence[Standing] = (),
     said: Sequence[str] = (),
     charts: Sequence[Chart] = (),
+    pictures: Section | None = None,
     command: str = "",
 ) -> Path:
     """Write one page about one or more runs.
@@ -68,6 +69,7 @@ def write_report(
         standings: What the runs were made to be compared by, over all seeds.
         said: The conclusion, sentence by sentence.
         charts: Of the comparison as a whole.
+        pictures: What all make of the same.
         command: What repeats the comparison.
 
     Returns:
@@ -89,6 +91,7 @@ def write_report(
         arms=list(dict.fromkeys(arm for standing in standings for arm in standing.values)),
         said=said,
         compared_by=charts,
+        beside=pictures,
         command=command,
         parts=parts,
         compared=shown if len(parts) > 1 and not standings else [],
@@ -149,7 +152,7 @@ def _part(view: RunView, key: str) -> _Part:
         sections=sections(view),
         recipe=recipe.yaml(),
         environment=_environment(view.run),
-        commands=_commands(view.run),
+        commands=commands(view.run),
     )
 
 
@@ -161,7 +164,7 @@ def _environment(run: RunDir) -> list[tuple[str, str]]:
     return [(key, shlex.join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in found.items()]
 
 
-def _commands(run: RunDir) -> list[str]:
+def commands(run: RunDir) -> list[str]:
     """What trains the same again: what was chosen by timing is written out, since a clock never repeats."""
     said, shipped = run.summary(), run.shipped
     recipe = shipped.recipe
