@@ -14,6 +14,7 @@ from ectype.assembly import Session
 from ectype.diagnose import scan
 from ectype.diagnose.advice import advised
 from ectype.diagnose.finding import Advice, Finding
+from ectype.errors import EctypeError, Interrupted
 from ectype.measure.evaluation import Evaluation
 from ectype.recipe import Recipe
 from ectype.results import adopt, view
@@ -38,8 +39,9 @@ class _Next(NamedTuple):
     """The checkpoint whose weights to begin with; None for new ones."""
 
 
-Decide = Callable[[RunDir, Recipe], _Next | None]
-"""A try and its recipe to the next one; None where it is good, or nothing is left to try."""
+Changes = dict[str, Any]
+Decide = Callable[[RunDir, Recipe, Sequence[Changes]], _Next | None]
+"""A try, its recipe and the changes tried so far to the next one; None where it is good, or nothing is left."""
 Rank = Callable[[RunDir], tuple[float, ...]]
 """How good a try is, the less the better."""
 
@@ -53,9 +55,11 @@ def roll_back(recipe: Recipe, run: RunDir, *how: Any) -> None:
         how: Device, world, console and callbacks, as a `Session` takes them.
     """
 
-    def decide(current: RunDir, now: Recipe) -> _Next | None:
+    def decide(current: RunDir, now: Recipe, tried: Sequence[Changes]) -> _Next | None:
         verdict = current.state()
-        advice = next(iter(advised(now, verdict)), None) if verdict in FATAL else None
+        if verdict not in FATAL:
+            return None
+        advice = next((each for each in advised(now, verdict) if each.overrides not in tried), None)
         return None if advice is None else _Next(verdict, advice, _healthy(current))
 
     def rank(tried: RunDir) -> tuple[float, ...]:
@@ -64,7 +68,7 @@ def roll_back(recipe: Recipe, run: RunDir, *how: Any) -> None:
         best = said.get("best")
         return (float(said.get("state") in FATAL), math.inf if best is None else best)
 
-    _attempts(recipe, run, decide, rank, *how)
+    _attempts("rollback", recipe, run, decide, rank, *how)
 
 
 def fix(recipe: Recipe, run: RunDir, *how: Any) -> None:
@@ -75,13 +79,11 @@ def fix(recipe: Recipe, run: RunDir, *how: Any) -> None:
         run: Where it is.
         how: Device, world, console and callbacks, as a `Session` takes them.
     """
-    tried: list[dict[str, Any]] = []
 
-    def decide(current: RunDir, now: Recipe) -> _Next | None:
+    def decide(current: RunDir, now: Recipe, tried: Sequence[Changes]) -> _Next | None:
         for finding in _findings(current):
             for advice in finding.advice:
                 if advice.overrides and advice.overrides not in tried:
-                    tried.append(advice.overrides)
                     return _Next(finding.name, advice, None)
         return None
 
@@ -90,7 +92,7 @@ def fix(recipe: Recipe, run: RunDir, *how: Any) -> None:
         grave = sum(finding.severity == "serious" for finding in found)
         return (grave, len(found), -_quality(view(tried).evaluation))
 
-    _attempts(recipe, run, decide, rank, *how)
+    _attempts("fix", recipe, run, decide, rank, *how)
 
 
 def _findings(run: RunDir) -> list[Finding]:
@@ -106,6 +108,7 @@ def _quality(found: Evaluation) -> float:
 
 
 def _attempts(
+    by: str,
     recipe: Recipe,
     run: RunDir,
     decide: Decide,
@@ -115,37 +118,52 @@ def _attempts(
     console: Console | None,
     callbacks: Sequence[Callback],
 ) -> None:
-    if world.agree("attempts" in run.summary() if world.first else False):
-        return  # it was all tried, and the best of it is shipped
-    current, made = run, []
-    for number in range(1, ATTEMPTS + 1):
-        # The first process looks for all.
-        following: _Next | None = world.agree(decide(current, recipe) if world.first else None)
+    """Try until nothing is off, ship the best, and note what was tried.
+
+    The first process looks and decides for all. What was tried in an earlier call is not tried again.
+    """
+    said: dict[str, Any] = world.agree(run.summary() if world.first else {})
+    before: list[dict[str, Any]] = said.get("attempts", [])
+    if any(entry.get("by", "rollback") == by for entry in before):
+        return
+    base = said.get("shipped_attempt") or 0
+    current, made, tried = (run, [], []) if not base else (run.shipped, [], [entry["changed"] for entry in before])
+    recipe = current.recipe if base else recipe
+    places = {base: run}
+    for number in range(len(before) + 1, len(before) + ATTEMPTS + 1):
+        following: _Next | None = world.agree(decide(current, recipe, tried) if world.first else None)
         if following is None:
+            if by == "fix" and not made and console is not None:
+                console.print("nothing was found that a recipe could change", highlight=False)
             break
         why, advice, start = following
-        # A seed of its own: the same draws would lead to the same place.
-        recipe = recipe.override({**advice.overrides, "train.seed": recipe.train.seed + 1})
+        tried.append(dict(advice.overrides))
+        entry = {"attempt": number, "by": by, "why": why, "from": str(start) if start else None, "changed": tried[-1]}
+        made.append(entry)
         if console is not None:
             whence = f"from {start}" if start else "from the beginning"
             console.print(f"attempt {number}, {why}, {whence}: {advice.typed()}", highlight=False, soft_wrap=True)
-        current = run.attempt(number)
-        Session(recipe, current, device, world, console).go(callbacks, start)
-        made.append(
-            {"attempt": number, "why": why, "from": str(start) if start else None, "changed": dict(advice.overrides)}
-        )
+        attempt = run.attempt(number)
+        try:
+            # A seed of its own: the same draws would lead to the same place.
+            changed = recipe.override({**advice.overrides, "train.seed": recipe.train.seed + 1})
+            Session(changed, attempt, device, world, console).go(callbacks, start)
+        except Interrupted:
+            raise
+        except EctypeError as error:
+            # One that cannot be trained is no reason to lose what there is.
+            entry |= {"state": "failed", "reason": str(error), "best": None}
+            if console is not None:
+                console.print(f"attempt {number} failed: {error}", highlight=False, soft_wrap=True, markup=False)
+            continue
+        recipe, current = changed, attempt
+        places[number] = attempt
+        entry |= {key: attempt.summary().get(key) for key in ("state", "reason", "best")} if world.first else {}
     if world.first and made:
-        places = {0: run, **{entry["attempt"]: run.attempt(entry["attempt"]) for entry in made}}
         chosen = min(places, key=lambda number: rank(places[number]))
-        said = [{**entry, **_ending(places[entry["attempt"]])} for entry in made]
-        if chosen:
+        if chosen != base:
             adopt(run, places[chosen])
-        run.amend_summary({"attempts": said, "shipped_attempt": chosen})
-
-
-def _ending(run: RunDir) -> dict[str, Any]:
-    said = run.summary()
-    return {key: said.get(key) for key in ("state", "reason", "best")}
+        run.amend_summary({"attempts": [*before, *made], "shipped_attempt": chosen})
 
 
 def _healthy(run: RunDir) -> Path | None:

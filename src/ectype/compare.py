@@ -60,7 +60,10 @@ def arms_of(preset: str, words: Sequence[str]) -> tuple[list[Arm], list[str]]:
     split = {word: values_of(word.partition("=")[2]) for word in words}
     knobs = [word for word, values in split.items() if len(values) > 1]
     if len(knobs) != 1:
-        raise RecipeError(f"{len(knobs)} keys with several values: a study turns one knob, such as latent_dim=2,8,32.")
+        raise RecipeError(
+            f"{len(knobs)} keys with several values: a study turns one knob, such as latent_dim=2,8,32; --trials 20 "
+            "searches several, and ranges such as latent_dim=2..512."
+        )
     key = knobs[0].partition("=")[0]
     arms = [Arm(f"{key}={value}", preset, (f"{key}={value}",)) for value in split[knobs[0]]]
     return arms, [word for word in words if word != knobs[0]]

@@ -16,10 +16,11 @@ from torch import nn
 from ectype.console import progress_line
 from ectype.data.feed import Feed
 from ectype.data.prepare import Prepared, prepare
+from ectype.data.preview import save_grid
 from ectype.data.store import Store, open_store
 from ectype.diagnose import scan
 from ectype.diagnose.finding import Finding
-from ectype.errors import CheckpointError, DataError, ModelError, RunError, did_you_mean
+from ectype.errors import CheckpointError, DataError, ModelError, RecipeError, RunError, did_you_mean
 from ectype.measure.evaluate import evaluate as measure
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.features import Source, choose_extractors
@@ -35,6 +36,7 @@ from ectype.training.distributed import choose_device
 from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.shipped import DrawsCodes, load_model, ship, store_density
+from ectype.training.watch import to_uint8
 
 __all__ = [
     "density_of",
@@ -45,6 +47,7 @@ __all__ = [
     "open_data",
     "other_source",
     "report",
+    "save_evidence",
     "told",
     "validated",
     "view",
@@ -89,6 +92,8 @@ def keep(run: RunDir | str | Path, step: int, *, store: Store | None = None) -> 
         assert isinstance(objective, Objective)
         weights = objective.model.state_dict()
     ship(run.model, recipe, store.info, weights, step=state["step"], seen=state["seen"])
+    if run.summary().get("shipped_attempt"):
+        run.amend_summary({"shipped_attempt": 0})
     model = load_model(run.model)
     if isinstance(model, DrawsCodes) and len(store.split("train")) > 1:
         # Where codes were trained towards a prior, a mixture beside it shows what the prior misses of them.
@@ -138,9 +143,22 @@ def diagnose(what: str, overrides: Sequence[str] = (), *, device: str = "auto") 
     """
     if (Path(what) / "recipe.yaml").is_file():
         run = RunDir.existing(what)
-        return [*scan.of_run(view(run, device=device)), *scan.of_data(open_data(run.recipe.data)[0])]
+        if overrides:
+            raise RecipeError(f"{' '.join(overrides)}: a run has its images as they are; leave it out, or name images.")
+        return [*scan.of_run(view(run, device=device)), *scan.of_data(open_data(run.recipe.data)[0], run.recipe)]
     text = str(Path(what).resolve()) if Path(what).exists() else what
     return scan.of_data(prepare(data_recipe(text, overrides)))
+
+
+def save_evidence(found: Sequence[Finding], out: Path) -> list[Path]:
+    """Write the pictures that findings rest on, a file for each row, and say where."""
+    written = []
+    for finding in found:
+        for what, images in finding.pictures.items():
+            name = f"{finding.name} {what}".replace(" ", "-").replace(",", "")
+            save_grid(to_uint8(images), out / f"{name}.png", columns=len(images))
+            written.append(out / f"{name}.png")
+    return written
 
 
 def told(found: Sequence[Finding], *, quiet: bool = False) -> list[str]:
@@ -204,6 +222,8 @@ def view(
         other = open_data(config)[1]
         _check_partners(store.info, other.info, str(source))
         test = Feed(other.split("train"), config, here, training=False, seed=recipe.train.seed)
+    if len(test) == 0:
+        raise DataError(f"no {split} images to measure on: raise data.split.{split}.")
     # What the figures depend on: these weights and these images.
     key = [FIGURES, checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
     kept = None

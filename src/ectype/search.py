@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from ectype.measure.standing import standings
 from ectype.recipe import Recipe
 from ectype.results import comparison_page, evaluate, open_data, validated
 from ectype.run import resolve
+from ectype.training.position import derive
 from ectype.training.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ __all__ = ["Knob", "Search", "knobs_of", "search"]
 
 SHOWN = 4
 """Trials on the page, the best first."""
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 WIDE = 10.0
 """Times its low end that a range's high end lies above from which it is searched by its logarithm."""
 
@@ -42,6 +46,13 @@ class Knob(NamedTuple):
     low: float = 0.0
     high: float = 0.0
     whole: bool = False
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Every choice, or both ends of a range, as they are typed."""
+        if self.choices:
+            return self.choices
+        return tuple(str(int(end)) if self.whole else f"{end:.6g}" for end in (self.low, self.high))
 
     def suggest(self, trial: optuna.Trial) -> str:
         """A value for a trial, as it is typed."""
@@ -76,15 +87,12 @@ def knobs_of(words: Sequence[str]) -> tuple[list[Knob], list[str]]:
     knobs, shared = [], []
     for word in words:
         key, _, text = word.partition("=")
-        low, dots, high = text.partition("..")
-        if dots:
-            try:
-                ends = float(low), float(high)
-            except ValueError:
-                raise RecipeError(f"{word}: a range is two numbers, such as {key}=2..512.") from None
+        if found := re.fullmatch(rf"({NUMBER})\.\.({NUMBER})", text.strip()):
+            low, high = found.groups()
+            ends = float(low), float(high)
             if not ends[0] < ends[1]:
                 raise RecipeError(f"{word}: a range goes from the lower number to the higher.")
-            whole = all(part.strip().lstrip("+-").isdigit() for part in (low, high))
+            whole = all(part.lstrip("+-").isdigit() for part in (low, high))
             knobs.append(Knob(key, (), *ends, whole))
         elif len(choices := values_of(text)) > 1:
             knobs.append(Knob(key, tuple(choices)))
@@ -113,8 +121,8 @@ def search(
 ) -> Search:
     """Train `trials` runs, each with knobs that those before it make promising, and write a page about the best.
 
-    Trials are judged on validation images; only what is on the page is measured on test images, which no choice has
-    seen. Killed and called again with the same arguments it goes on, and runs that were cut off end first.
+    Trials are judged on validation images; the page shows figures of test images, which no choice has seen. Killed and
+    called again with the same arguments it goes on, and runs that were cut off end first.
 
     Args:
         recipe: A preset or a file.
@@ -136,7 +144,6 @@ def search(
         RecipeError: A recipe that does not resolve, no budget, or a figure that these models have not.
         RunError: Optuna is not installed, the storage cannot be used, or no trial came to its end.
     """
-    study = _study(Path(out), storage, recipe)
     if (images is None) == (minutes is None):
         raise RecipeError("give one budget for each trial: --images 500k, or --minutes 10.")
     place, cores = Path(out), os.cpu_count() or 1
@@ -151,14 +158,21 @@ def search(
     def made(values: Mapping[str, str]) -> Recipe:
         return resolve(recipe, data, [*shared, *(f"{key}={value}" for key, value in values.items())])
 
-    open_data(made({}).data, console)
+    # What cannot be trained is said before anything is made: every choice, and both ends of every range.
+    for which in range(max(len(knob.ends) for knob in knobs)):
+        made({knob.key: knob.ends[min(which, len(knob.ends) - 1)] for knob in knobs})
+    open_data(made({knob.key: knob.ends[0] for knob in knobs}).data, console)
+    study = _study(place, storage, recipe)
+    _same_study(
+        study, {"recipe": recipe, "data": str(data), "words": shared[:-1], "knobs": [list(k) for k in knobs], "by": by}
+    )
     with stoppable():
         _go_on(study, place, processes, trials, knobs, made, by, say)
         judged = _judged(study)
         if not judged:
             raise RunError(f"no trial came to its end: see the .log files in '{place}'.")
         best = [trial for trial in judged if (place / _name(trial)).is_dir()][:SHOWN]
-        runs = {_told(trial.params): RunDir.existing(place / _name(trial)) for trial in best}
+        runs = {f"{trial.number}: {_told(trial.params)}": RunDir.existing(place / _name(trial)) for trial in best}
         found: dict[str, list[Evaluation]] = {told: [evaluate(run)] for told, run in runs.items()}
     figure = study.user_attrs["figure"]
     said = _sentences(study, judged, figure, budget)
@@ -180,7 +194,6 @@ def _study(place: Path, storage: str | None, recipe: str) -> optuna.Study:
             storage=url,
             study_name=f"{place.name}: {recipe}",
             load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True),
         )
     except Exception as error:
         raise RunError(f"--storage {url} cannot be used ({str(error).splitlines()[0]}): check the address.") from None
@@ -197,6 +210,7 @@ def _go_on(
     say: Callable[[str], None],
 ) -> None:
     """Trials until there are enough, those that were cut off here first."""
+    from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
     # Of several machines with one storage, each goes on with its own.
@@ -207,6 +221,9 @@ def _go_on(
         done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         others = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))) - len(waiting)
         while len(waiting) < min(processes, trials - done - others):
+            # A seed of its own for each place and trial: neither another machine nor a second start draws the same.
+            known = len(study.get_trials(deepcopy=False))
+            study.sampler = TPESampler(seed=derive(0, here, known) % 2**32, multivariate=True, constant_liar=True)
             trial = study.ask()
             words = {knob.key: knob.suggest(trial) for knob in knobs}
             trial.set_user_attr("words", words)
@@ -243,6 +260,21 @@ def _go_on(
 def number_of(figure: Figure) -> str:
     """A figure with its unit."""
     return f"{number(figure.value)} {figure.unit}".strip()
+
+
+def _same_study(study: optuna.Study, plan: dict[str, Any]) -> None:
+    """Note what is searched, or make sure that it is what was searched there before."""
+    text = json.dumps(plan, ensure_ascii=False)
+    before = study.user_attrs.get("plan")
+    if before is None:
+        study.set_user_attr("plan", text)
+        return
+    if before != text:
+        old = json.loads(before)
+        keys = "; ".join(
+            f"{key} was {old.get(key)!r}, now {plan[key]!r}" for key in plan if json.loads(text)[key] != old.get(key)
+        )
+        raise RunError(f"another search lies there ({keys}): restore these, or give another --out.")
 
 
 def _name(trial: Any) -> str:

@@ -176,7 +176,6 @@ def test_blur_is_told_by_its_interval(healthy: RunView) -> None:
     found = kept(0.2, 0.3)
     assert found is not None
     assert found.severity == "serious"
-    assert found.advice[0].overrides == {"objective.beta": 0.1}
     assert kept(0.4, 0.6) is None
     assert kept(0.9, 1.0) is None
 

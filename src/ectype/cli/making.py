@@ -159,7 +159,11 @@ def study(
     `ectype study vae latent_dim=2..512 beta=0.1..10 --trials 20 --data photos/ --images 500k`.
     """
     given: dict[str, Any] = {"images": images, "minutes": minutes, "processes": processes}
+    if trials is None and (by or storage):
+        raise RecipeError("--by and --storage are of a search: add --trials 20, or leave them out.")
     if trials is not None:
+        if seeds > 1:
+            raise RecipeError(f"--seeds {seeds}: a search trains each trial once; leave it out, or name one knob.")
         from ectype import search as searching
 
         knobs, shared = searching.knobs_of(words)

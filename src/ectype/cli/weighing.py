@@ -35,6 +35,7 @@ def evaluate(
 def diagnose(
     what: Annotated[str, typer.Argument(metavar="RUN | DATA", help="A run's directory, or images.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Of images: key=value, such as size=128.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="A directory for pictures of the evidence.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -42,10 +43,11 @@ def diagnose(
     from ectype import results
 
     found = results.diagnose(what, overrides or [], device=device)
+    written = results.save_evidence(found, pictures) if pictures is not None else []
     if as_json:
         print(json.dumps([finding.plain() for finding in found], ensure_ascii=False, indent=1))
         return
-    for line in results.told(found):
+    for line in [*results.told(found), *(f"→ {place}" for place in written)]:
         say(line)
 
 

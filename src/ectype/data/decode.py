@@ -203,10 +203,10 @@ def _decode(image: Image.Image, spec: Spec) -> Decoded:
         notes.add("animated")
     if _is_deep(image):
         notes.add("16-bit")
-    notes |= _strained(image.size, spec)
     turn = _TURNS.get(_orientation(image))
     if turn in _SIDEWAYS:
         spec = spec._replace(size=(spec.size[1], spec.size[0]))
+    notes |= _strained(image.size, spec)
     extent = None
     if image.format in ("JPEG", "MPO"):
         extent = _draft(image, spec)

@@ -15,8 +15,8 @@ SIDE = 16
 """Pixels of a side that images are compared at."""
 NEAR = 0.1
 """Share of the median distance of two images within which they are kin."""
-MOST = 20_000
-"""Images of each kind that are compared, at most."""
+MOST, READ, AT_ONCE = 20_000, 1 << 30, 32 << 20
+"""Images of each kind that are compared at most, bytes of them that are read, and at a time."""
 PAIRS = 2000
 
 
@@ -35,12 +35,15 @@ def kin(prepared: Prepared) -> Kin:
     """Held-out images whose nearest training image is almost them, as grey pictures of 16×16."""
     rng = np.random.default_rng(0)
     train, held_out = (
-        np.sort(rng.permutation(rows)[:MOST])
+        np.sort(rng.permutation(rows)[: min(MOST, max(1, READ // prepared.info.numbers))])
         for rows in (np.flatnonzero(prepared.sides == TRAIN), np.flatnonzero(prepared.sides > TRAIN))
     )
     if not len(train) or not len(held_out):
         return Kin(0, np.zeros(0, np.int64), np.zeros(0, np.int64))
     known, asked = _small(prepared, train), _small(prepared, held_out)
+    # About their mean, or the difference of large squares would be lost to rounding.
+    mean = known.mean(0)
+    known, asked = known - mean, asked - mean
     some = known[rng.integers(0, len(known), PAIRS)] - known[rng.integers(0, len(known), PAIRS)]
     usual = float(np.median((some**2).sum(1)) ** 0.5)
     squares, found, nearest = (known**2).sum(1), [], []
@@ -63,7 +66,9 @@ def _small(prepared: Prepared, rows: np.ndarray) -> np.ndarray:
     for shard in prepared.shards:
         pixels = np.load(shard, mmap_mode="r")
         here = rows[(rows >= first) & (rows < first + len(pixels))] - first
-        for part in np.array_split(here, max(1, len(here) // 512)):
+        size = max(1, AT_ONCE // (4 * prepared.info.numbers))
+        for start in range(0, len(here), size):
+            part = here[start : start + size]
             grey = pixels[part, :channels].astype(np.float32).mean(1)
             sums = np.add.reduceat(np.add.reduceat(grey, across[0][:-1], axis=1), across[1][:-1], axis=2)
             made.append((sums / areas).reshape(len(part), -1))

@@ -8,10 +8,10 @@ from ectype.recipe import Recipe
 __all__ = ["advised"]
 
 
-def advised(recipe: Recipe, verdict: str) -> list[Advice]:
+def advised(recipe: Recipe, verdict: str, channels: int | None = None) -> list[Advice]:
     """What to change after such a verdict, the most promising first, without what the recipe does already."""
     rules = getattr(recipe.objective, "adversary", None)
-    if rules is None:
+    if rules is None or getattr(rules, "weight", 1.0) == 0:
         return []
     key = "objective.adversary"
     if verdict == "spoiled":
@@ -26,7 +26,9 @@ def advised(recipe: Recipe, verdict: str) -> list[Advice]:
             "optimizer.betas": [0.0, 0.99],
         },
     )
-    policy = ["translation", "cutout"] if recipe.data.channels == 1 else ["translation", "cutout", "colour"]
+    policy = (
+        ["translation", "cutout"] if (channels or recipe.data.channels) == 1 else ["translation", "cutout", "colour"]
+    )
     augment = Advice(
         "show the critic changed images",
         "a critic that knows few images by heart teaches the generator to copy them (Zhao et al. 2020)",

@@ -16,7 +16,7 @@ ALIKE, GRAVE = 0.6, 0.3
 FULL = 0.7
 """Share of active numbers from which the code is used up: then it is too small, and β is not to blame."""
 LEAST = 0.2
-"""What is taken to be kept by a linear code where none can be fitted."""
+"""What outputs should at least keep where no linear code can be fitted to compare with."""
 
 
 def of_run(view: RunView) -> Finding | None:
@@ -25,14 +25,20 @@ def of_run(view: RunView) -> Finding | None:
     variance, error, size = found.get(VARIANCE), found.get("MSE"), found.code_numbers
     if variance is None or error is None or size is None or not isinstance(view.model, Reconstructs):
         return None
-    linear = error.beside.get(named(size))
-    possible = max(LEAST, 1 - linear / error.beside["mean image"]) if linear is not None else 1.0
+    linear, total = error.beside.get(named(size)), error.beside["mean image"]
+    if total <= 0:
+        return None
+    possible = max(LEAST, 1 - linear / total) if linear is not None else LEAST / ALIKE
     share = variance.value / possible
     active = found.get("active units")
     if share >= ALIKE or (active is not None and active.value > FULL * size and share > GRAVE):
         return None
     evidence = [
-        Evidence(VARIANCE, variance.value, f"a linear code of {size:,} numbers: {number(possible)}"),
+        Evidence(
+            VARIANCE,
+            variance.value,
+            f"a linear code of {size:,} numbers: {number(possible)}" if linear is not None else "",
+        ),
         *([Evidence("active units", active.value, f"of {size:,}")] if active is not None else []),
         *([Evidence("KL in nats", kl.value)] if (kl := found.get("KL")) is not None else []),
     ]
@@ -42,8 +48,9 @@ def of_run(view: RunView) -> Finding | None:
     return Finding(
         name,
         "serious" if share < GRAVE else "warning",
-        f"outputs vary {variance.value:.0%} as much as images do, where a linear code of as many numbers would reach "
-        f"{possible:.0%}{why}: the decoder hardly listens to its code, and a larger latent would not help",
+        f"outputs vary {variance.value:.0%} as much as images do"
+        + (f", where a linear code of as many numbers would reach {possible:.0%}" if linear is not None else "")
+        + f"{why}: the decoder hardly listens to its code, and a larger latent would not help",
         evidence,
         _advice(view),
         {"images": original, "reconstructions": view.model.reconstruct(original)},
@@ -53,7 +60,7 @@ def of_run(view: RunView) -> Finding | None:
 def _advice(view: RunView) -> list[Advice]:
     objective, found = view.recipe.objective, []
     beta = getattr(objective, "beta", None)
-    if beta is not None:
+    if beta:
         if beta >= view.info.numbers / 10:
             why = (
                 f"β = {beta:g} beside a loss that is summed over {view.info.numbers:,} numbers is what averaging that "
@@ -64,25 +71,21 @@ def _advice(view: RunView) -> list[Advice]:
             why = "above 1 the KL counts for more than the bound asks"
             found.append(Advice("a smaller β", why, {"objective.beta": max(1.0, beta / 10)}))
         else:
-            why = "each nat of the code then costs a tenth"
-            found.append(Advice("a smaller β", why, {"objective.beta": beta / 10}))
-        gentle = {"objective.warmup": 0.4, "objective.free_bits": 0.05}
-        if getattr(objective, "warmup", 0.0) < 0.3 or not getattr(objective, "free_bits", 0.0):
+            found.append(
+                Advice("a smaller β", "each nat of the code then costs a tenth", {"objective.beta": beta / 10})
+            )
+        now = {"warmup": getattr(objective, "warmup", 0.0), "free_bits": getattr(objective, "free_bits", 0.0)}
+        gentle = {"warmup": max(0.4, now["warmup"]), "free_bits": max(0.05, now["free_bits"])}
+        if gentle != now:
             why = "the decoder learns to use the code before the code must be cheap (Kingma et al. 2016)"
-            found.append(Advice("a warm-up and free bits", why, gentle))
+            changes = {f"objective.{key}": value for key, value in gentle.items()}
+            found.append(Advice("a warm-up and free bits", why, changes))
     weights = getattr(objective, "weights", None)
     if weights:
-        why = "what the code costs drowns what it is for"
-        found.append(
-            Advice("cheaper codes", why, {"objective.weights": {name: value / 10 for name, value in weights.items()}})
-        )
+        cheaper = {name: value / 10 for name, value in weights.items()}
+        found.append(Advice("cheaper codes", "what they cost drowns what they are for", {"objective.weights": cheaper}))
     if not found:
         why = "a rate at which units die leaves a network that gives one image"
-        found.append(
-            Advice(
-                "a lower rate, and gradients cut",
-                why,
-                {"optimizer.lr": view.recipe.optimizer.lr / 5, "optimizer.clip": 1.0},
-            )
-        )
+        slower = {"optimizer.lr": view.recipe.optimizer.lr / 5, "optimizer.clip": 1.0}
+        found.append(Advice("a lower rate, and gradients cut", why, slower))
     return found

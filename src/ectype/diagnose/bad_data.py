@@ -44,15 +44,19 @@ def of_data(prepared: Prepared) -> Finding | None:
         signs.append(f"{len(near.held_out):,} of {near.asked:,} held-out images all but repeat a training image")
         evidence.append(Evidence("held-out images with kin in training", len(near.held_out), f"of {near.asked:,}"))
         why = "figures on images that were trained on in another file are too good"
-        advice.append(Advice("hold out neighbours together", why, {"data.split.by": "contiguous"}))
-        why = "a regular expression whose match is the same for kin, such as the folder of a patient or a film"
-        advice.append(Advice("name what makes images kin", why, {"data.split.group": "^[^/]*/"}))
+        advice.append(Advice("remove the repeats", why, {}))
+        why = "data.split.group takes a regular expression whose match in the path is the same for kin"
+        advice.append(Advice("name what makes images kin, such as a patient or a film", why, {}))
+        if not prepared.info.classes:
+            why = "one slab of the sorted names is held out, so that frames beside each other stay together"
+            advice.append(Advice("hold out neighbours together", why, {"data.split.by": "contiguous"}))
         pictures = {
             "held out": _images(prepared, near.held_out[:SHOWN]),
             "nearest in training": _images(prepared, near.training[:SHOWN]),
         }
     for mark, says, what in _HARM:
-        if (count := prepared.marks.get(mark, 0)) > HARMED * n:
+        count = prepared.marks.get(mark, 0)
+        if count > HARMED * n and not (mark == "grey" and count >= n):  # all grey is no mixture
             signs.append(f"{count:,} {says}")
             evidence.append(Evidence(says, count, f"of {n:,}"))
             advice += what(prepared)

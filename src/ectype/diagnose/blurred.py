@@ -22,6 +22,8 @@ def of_run(view: RunView) -> Finding | None:
     kept = view.evaluation.get(DETAIL)
     if kept is None or kept.value >= BLURRED or (kept.high or 0) >= BLURRED or not isinstance(view.model, Reconstructs):
         return None
+    if view.info.binary:
+        return None  # what is expected of a pixel that is black or white is grey
     if small_latent.of_run(view) or alike.of_run(view):
         return None  # which explains it, and has the better advice
     original = view.images(view.chosen(8, "blurred"))
@@ -49,8 +51,4 @@ def _advice(view: RunView) -> list[Advice]:
         if rules is not None and not rules.weight:
             why = "a critic sees blur at once"
             found.append(Advice("a patch critic", why, {"objective.adversary.weight": 0.5}))
-    elif getattr(objective, "beta", 0.0) > 0.1:
-        why = "codes may then say more of each image; samples of N(0, I) get worse for it"
-        beta = objective.beta  # pyright: ignore[reportAttributeAccessIssue]
-        found.append(Advice("a smaller β", why, {"objective.beta": beta / 10}))
     return found

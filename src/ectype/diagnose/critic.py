@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ectype.diagnose.advice import advised
 from ectype.diagnose.finding import Advice, Evidence, Finding
 from ectype.measure.view import RunView
 from ectype.models.base import Encodes, Samples
@@ -29,7 +30,7 @@ def of_run(view: RunView) -> Finding | None:
     told = _mean(late, "critic/told apart")
     pull, before = _mean(late, "generator/gradient norm"), _mean(lines[: len(late)], "generator/gradient norm")
     strong, weak = told > STRONG, told < WEAK
-    if not (strong or weak) or _good(view):
+    if not (strong or weak) or _good(view) is not False:
         return None
     evidence = [
         Evidence("pairs told apart", told, "½ is a coin, 1 is all"),
@@ -48,13 +49,16 @@ def of_run(view: RunView) -> Finding | None:
     )
 
 
-def _good(view: RunView) -> bool:
-    """Whether samples are about as far from real images as those are from each other: then nothing is the matter."""
+def _good(view: RunView) -> bool | None:
+    """Whether samples are about as far from real images as those are from each other: then nothing is the matter.
+
+    None where there are too few images to know.
+    """
     for figure in view.evaluation.figures:
         if figure.name.startswith(("FD-", "FID")):
             floor = figure.beside.get("real images")
-            return floor is not None and figure.value < 3 * floor
-    return False
+            return None if floor is None else figure.value < 3 * floor
+    return None
 
 
 def _mean(lines: Sequence[dict[str, Any]], key: str) -> float:
@@ -63,34 +67,31 @@ def _mean(lines: Sequence[dict[str, Any]], key: str) -> float:
 
 
 def _weaker(view: RunView, rules: Any) -> list[Advice]:
-    found, penalty = [], rules.penalty
-    key = "objective.adversary"
-    if not penalty.differentiates:
-        why = "a critic without a bound on its slope wins and then teaches nothing (Mescheder et al. 2018)"
-        settled = {"r1": 1.0, "r2": 1.0, "gradient": 0.0, "clip": None, "every": 1}
-        found.append(
-            Advice("judge in pairs, with R1 and R2", why, {f"{key}.loss": "relativistic", f"{key}.penalty": settled})
-        )
-    elif penalty.r1 or penalty.r2:
+    penalty, found = rules.penalty, []
+    if penalty.r1 or penalty.r2:
         more = {**penalty.model_dump(), "r1": 10 * penalty.r1, "r2": 10 * penalty.r2}
-        found.append(Advice("a larger penalty", "γ should grow with size and fall with data", {f"{key}.penalty": more}))
-    policy = ["translation", "cutout"] if view.info.channels == 1 else ["translation", "cutout", "colour"]
-    if not rules.augment.policy:
-        why = "it cannot know few images by heart that it never sees twice alike (Zhao et al. 2020)"
-        found.append(Advice("show the critic changed images", why, {f"{key}.augment.policy": policy}))
+        why = "γ should grow with the size of images and fall with their number"
+        found.append(Advice("a larger penalty", why, {"objective.adversary.penalty": more}))
+    # What helps against a collapse keeps a critic from winning: a bound on its slope, images that it never sees twice.
+    found += [each for each in advised(view.recipe, "collapsed", view.info.channels) if "pack" not in each.typed()]
     if getattr(view.recipe.objective, "critic_steps", 1) > 1 and not penalty.gradient:
         found.append(Advice("as many moves for both", "it has more moves than it needs", {"objective.critic_steps": 1}))
-    own = view.recipe.optimizer.of("critic").lr
-    slower = {"optimizer.players": {"critic": {"lr": own / 4}}}
-    found.append(Advice("a slower critic", "two rates settle where one does not (Heusel et al. 2017)", slower))
+    why = "two rates settle where one does not (Heusel et al. 2017)"
+    found.append(Advice("a slower critic", why, _rate(view, 0.25)))
     return found
 
 
+def _rate(view: RunView, times: float) -> dict[str, Any]:
+    """The critic's own rate changed, everything else that players have kept."""
+    config = view.recipe.optimizer
+    players = {name: own.model_dump(exclude_none=True) for name, own in config.players.items()}
+    players["critic"] = {**players.get("critic", {}), "lr": times * config.of("critic").lr}
+    return {"optimizer.players": players}
+
+
 def _stronger(view: RunView) -> list[Advice]:
-    own = view.recipe.optimizer.of("critic").lr
-    faster = {"optimizer.players": {"critic": {"lr": 4 * own}}}
     steps = getattr(view.recipe.objective, "critic_steps", 1)
     return [
-        Advice("a faster critic", "two rates settle where one does not (Heusel et al. 2017)", faster),
+        Advice("a faster critic", "two rates settle where one does not (Heusel et al. 2017)", _rate(view, 4.0)),
         Advice("more moves for it", "it is behind what it should judge", {"objective.critic_steps": steps + 2}),
     ]

@@ -32,7 +32,8 @@ def of_run(view: RunView) -> Finding | None:
     ]
     return Finding(
         "codes hard to generate",
-        "serious" if times > GRAVE else "warning",
+        # Nobody asked codes without a prior to be drawn from one.
+        "note" if getattr(model, "prior", None) is None else "serious" if times > GRAVE else "warning",
         f"samples are {times:.0f} times as far from real images as reconstructions are, above what real images are "
         "from each other: the decoder is good, and what is drawn for it is unlike the codes that images have",
         evidence,
@@ -51,10 +52,7 @@ def _advice(view: RunView) -> list[Advice]:
             "nothing asks these codes to be near N(0, I); draw of what was fitted on them: ectype sample --density gmm"
         )
         found.append(Advice("a density on the codes", why, {}))
-        why = "codes that are trained towards a prior can be drawn from it"
-        found.append(
-            Advice("a variational code", why, {"model.bottleneck": {"kind": "gaussian"}, "objective": {"kind": "elbo"}})
-        )
+        found.append(Advice("a variational autoencoder", "codes trained towards a prior can be drawn from it", {}))
     beta = getattr(objective, "beta", None)
     if beta is not None:
         why = "codes come nearer to the prior that they are drawn from, and say less of each image"

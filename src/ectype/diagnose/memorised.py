@@ -6,7 +6,7 @@ from ectype.diagnose.advice import advised
 from ectype.diagnose.finding import Advice, Finding
 from ectype.diagnose.modes import signs
 from ectype.measure.view import RunView
-from ectype.models.base import Samples
+from ectype.models.base import Encodes, Samples
 
 __all__ = ["of_run"]
 
@@ -14,15 +14,16 @@ __all__ = ["of_run"]
 def of_run(view: RunView) -> Finding | None:
     """Whether samples are nearer to training images than held-out images are."""
     found = view.evaluation
-    if found.verdict not in ("memorising", "memorising or shrunken") or not isinstance(view.model, Samples):
+    ended = view.run.shipped.state() == "memorising"
+    named = found.verdict in ("memorising", "memorising or shrunken")
+    # What samples of an autoencoder are like is a matter of its codes' density.
+    if not (named or ended) or not isinstance(view.model, Samples) or isinstance(view.model, Encodes):
         return None
-    sure = found.verdict == "memorising"
-    advice = advised(view.recipe, "memorising")
+    sure = ended or found.verdict == "memorising"
+    advice = advised(view.recipe, "memorising", view.info.channels)
     if view.recipe.monitor.patience is None:
         why = "copying comes late; the best checkpoint is from before it"
         advice.append(Advice("stop when nothing gets better", why, {"monitor.patience": 5, "monitor.stretch": 0.5}))
-    if not view.recipe.data.augment.flip:
-        advice.append(Advice("mirrored images", "they double what there is to learn from", {"data.augment.flip": True}))
     return Finding(
         "memorisation" if sure else "copies, or shrunken modes",
         "serious" if sure else "warning",

@@ -15,18 +15,23 @@ SIGNS = ("coverage", "recall", "Vendi ratio", "NDB/K", "repeated")
 
 def of_run(view: RunView) -> Finding | None:
     """Whether samples were judged to have lost modes."""
-    verdict = view.evaluation.verdict
+    verdict, state = view.evaluation.verdict, view.run.shipped.state()
     # What samples of an autoencoder lack is a matter of its codes' density.
-    if verdict not in ("collapsed", "losing modes") or isinstance(view.model, Encodes):
+    if isinstance(view.model, Encodes) or not isinstance(view.model, Samples):
         return None
-    assert isinstance(view.model, Samples)
+    if verdict not in ("collapsed", "losing modes"):
+        if state != "collapsed":
+            return None
+        said = "the run collapsed, and what is shipped is from before that: it could have become better"
+        found = signs(view.evaluation, SIGNS)
+        return Finding("mode collapse", "warning", said, found, advised(view.recipe, "collapsed", view.info.channels))
     how = "hold little of the variety that real images have" if verdict == "collapsed" else "leave out some of it"
     return Finding(
         "mode collapse" if verdict == "collapsed" else "modes lost",
         "serious" if verdict == "collapsed" else "warning",
         f"samples {how}: {next((r for r in view.evaluation.remarks if r.startswith('Samples:')), verdict)}",
         signs(view.evaluation, SIGNS),
-        advised(view.recipe, verdict),
+        advised(view.recipe, verdict, view.info.channels),
         {
             "images": view.images(view.chosen(16, "modes")),
             "samples": view.model.sample(16, generator=view.generator("modes")),

@@ -15,8 +15,9 @@ RISEN, FEWEST = 0.1, 5
 def of_run(view: RunView) -> Finding | None:
     """Whether the loss on held-out images has risen from its minimum by much of what it had fallen."""
     run = view.run.shipped
-    if run.watch_file.is_file():
-        return None  # what follows samples has verdicts of its own
+    critic = getattr(view.recipe.objective, "adversary", None)
+    if run.watch_file.is_file() or getattr(critic, "weight", 0.0):
+        return None  # what follows samples has verdicts of its own, and a critic gives a loss away for what it sees
     checks = [line for line in run.metrics() if line["kind"] == "check"]
     name = next((key for key in (checks[-1] if checks else {}) if key not in NOT_MEASURED), None)
     looks = [(line["seen"], line[name]) for line in checks if name in line]
@@ -36,9 +37,9 @@ def of_run(view: RunView) -> Finding | None:
         advice.append(Advice("an early stop", "what comes after the minimum is lost time", {"monitor.patience": 5}))
     return Finding(
         "overfitting",
-        "note",
+        "note" if view.recipe.run.keep_best else "warning",
         f"{name} on held-out images was best after {seen:,} images and has lost {(last - least) / won:.0%} of what it "
-        f"had won by {end:,}; the weights of the best check are shipped",
+        f"had won by {end:,}" + ("; the weights of the best check are shipped" if view.recipe.run.keep_best else ""),
         [Evidence(f"best {name}", least), Evidence(f"last {name}", last)],
         advice,
     )

@@ -9,13 +9,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import ectype.diagnose
 from ectype.data.prepared import Prepared
 from ectype.diagnose.finding import SEVERITIES, Finding
+from ectype.errors import RecipeError
 from ectype.measure.view import RunView
 from ectype.models.base import evaluating
+from ectype.recipe import Recipe
 
 __all__ = ["of_data", "of_run"]
 
@@ -23,12 +26,26 @@ __all__ = ["of_data", "of_run"]
 def of_run(view: RunView) -> list[Finding]:
     """All that is found in a run, the gravest first; empty where it is healthy."""
     with evaluating(view.model):
-        return _sorted(find(view) for find in _finders("of_run"))
+        found = _sorted(find(view) for find in _finders("of_run"))
+    return _useful(found, view.recipe)
 
 
-def of_data(prepared: Prepared) -> list[Finding]:
-    """All that is found in images, the gravest first."""
-    return _sorted(find(prepared) for find in _finders("of_data"))
+def of_data(prepared: Prepared, recipe: Recipe | None = None) -> list[Finding]:
+    """All that is found in images, the gravest first; of those of a run, with advice that its recipe has not yet."""
+    found = _sorted(find(prepared) for find in _finders("of_data"))
+    return found if recipe is None else _useful(found, recipe)
+
+
+def _useful(found: list[Finding], recipe: Recipe) -> list[Finding]:
+    """Findings with the advice that a recipe admits and that would change it."""
+
+    def changes(overrides: dict[str, Any]) -> bool:
+        try:
+            return not overrides or recipe.override(overrides) != recipe
+        except RecipeError:
+            return False
+
+    return [replace(each, advice=[a for a in each.advice if changes(a.overrides)]) for each in found]
 
 
 def _finders(name: str) -> Iterator[Callable[[Any], Finding | None]]:

@@ -32,7 +32,13 @@ def of_run(view: RunView) -> Finding | None:
     """Whether reconstructions lose what a larger code would keep."""
     found = view.evaluation
     error, size = found.get("MSE"), found.code_numbers
-    if error is None or size is None or not isinstance(view.model, Reconstructs):
+    # How much a code of entries holds is not in its numbers.
+    if (
+        error is None
+        or size is None
+        or not isinstance(view.model, Reconstructs)
+        or isinstance(view.model, coding.Quantizes)
+    ):
         return None
     total, linear = error.beside["mean image"], error.beside.get(named(size))
     larger = {times: value for times in LARGER if (value := error.beside.get(named(times * size))) is not None}
@@ -55,7 +61,7 @@ def of_run(view: RunView) -> Finding | None:
             Evidence(f"MSE of PCA of {size:,}", linear),
             *(Evidence(f"MSE of PCA of {t * size:,}", value) for t, value in larger.items()),
         ],
-        [Advice("a larger latent", "the share lost should fall as that of a linear code does", _larger(view, times))],
+        _advice(view, times),
         {"images": original, "reconstructions": view.model.reconstruct(original)},
     )
 
@@ -68,9 +74,15 @@ def _full(found: Evaluation, size: int) -> bool:
     return rank is not None and rank.value >= USED * min(size, (rank.n or size + 1) - 1)
 
 
-def _larger(view: RunView, times: int) -> dict[str, Any]:
-    net = getattr(view.recipe.model, "net", None)
-    latent = getattr(net, "latent", None)
-    if latent is not None:
-        return {"model.net.latent": [times * latent[0], *latent[1:]]}
-    return {"model.net.latent_dim": times * (view.evaluation.code_numbers or 1)}
+def _advice(view: RunView, times: int) -> list[Advice]:
+    """The configured size, so many times as large; of a map, its channels."""
+    model = view.recipe.model
+    net = getattr(model, "net", None)
+    changes: dict[str, Any] = {}
+    if (several := getattr(model, "latents", None)) is not None:
+        changes = {"model.latents": [times * several[0], *several[1:]]}
+    elif (latent := getattr(net, "latent", None)) is not None:
+        changes = {"model.net.latent": [times * latent[0], *latent[1:]]}
+    elif (numbers := getattr(net, "latent_dim", None)) is not None:
+        changes = {"model.net.latent_dim": times * numbers}
+    return [Advice("a larger latent", "the share lost should fall as that of a linear code does", changes)]

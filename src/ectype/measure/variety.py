@@ -30,7 +30,7 @@ class Variance:
     def see(self, made: Float[Tensor, "b c h w"], wanted: Float[Tensor, "b c h w"]) -> None:
         """Take pairs in."""
         groups = (torch.arange(len(made)) + int(self.counts.sum())) % GROUPS
-        both = torch.stack([made.flatten(1), wanted.flatten(1)]).double().cpu()
+        both = torch.stack([made.flatten(1), wanted.flatten(1)]).cpu().double()
         if self.sums is None:
             self.sums = torch.zeros(2, GROUPS, both.shape[2], dtype=torch.float64)
         self.sums.index_add_(1, groups, both)

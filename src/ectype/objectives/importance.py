@@ -19,12 +19,24 @@ from torch import Tensor, nn
 from ectype.data.batch import Batch, Moment
 from ectype.errors import ModelError
 from ectype.models.base import Weighs
+from ectype.nets.groups import Group, grouped
 from ectype.objectives.base import LossTerms, Objective, Turn
 from ectype.sections import DataInfo, ObjectiveConfig
 
 __all__ = ["CIWAEConfig", "ImportanceWeighted", "IWAEConfig", "MIWAEConfig", "PIWAEConfig", "log_mean_exp"]
 
 LogWeights = Float[Tensor, "k b"]
+
+
+class _Half(nn.ModuleList):
+    """One side of a model as a player, whose parts keep the rates that they ask for."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__([part])
+
+    def parameter_groups(self) -> Sequence[Group]:
+        """Every parameter once."""
+        return grouped(self)
 
 
 def log_mean_exp(values: Float[Tensor, " k *rest"]) -> Float[Tensor, " *rest"]:
@@ -51,9 +63,16 @@ class ImportanceWeighted(Objective):
                 "bottleneck=gaussian and likelihood=bernoulli (data.binarise=dynamic), or another density."
             )
         assert isinstance(model, nn.Module)
+        if getattr(getattr(model, "likelihood", None), "whole", False):
+            raise ModelError(
+                "a σ that is fitted to each batch is none that weights of draws can be compared under: set "
+                "likelihood.sigma=learned, or fixed."
+            )
+        if getattr(getattr(model, "corruption", None), "active", False):
+            raise ModelError("importance-weighted objectives score the image itself: set corruption=none.")
         self.weighing, self.groups, self.samples, self.mix = model, groups, samples, mix
         if parted:
-            self.players = {"encoder": model.recognition(), "decoder": model.generation()}
+            self.players = {"encoder": _Half(model.recognition()), "decoder": _Half(model.generation())}
             self.turns: Sequence[Turn] = [Turn("encoder", self.score), Turn("decoder", self.score_all)]
         else:
             self.players = {"model": model}

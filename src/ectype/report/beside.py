@@ -23,8 +23,7 @@ def beside(views: Mapping[str, RunView]) -> Section | None:
     first = next(iter(views.values()))
     places = first.chosen(SHOWN, "beside")
     rows: list[Row] = []
-    shapes = {name: view.info.shape for name, view in views.items()}
-    same = [n for n, view in views.items() if shapes[n] == first.info.shape and len(view.test) == len(first.test)]
+    same = [name for name, view in views.items() if _of(view, places) == _of(first, places)]
     made = {name: images for name in same if (images := _made(views[name], places)) is not None}
     if made:
         rows.append(Row("The images", [strip(first.images(places), "held-out images")]))
@@ -38,6 +37,13 @@ def beside(views: Mapping[str, RunView]) -> Section | None:
         "latents are of one shape are given the same draws."
     )
     return Section("beside", "Side by side", caption, rows)
+
+
+def _of(view: RunView, places: list[int]) -> tuple[object, ...]:
+    """What tells whether two views show the same images at these places."""
+    data = view.recipe.data
+    names = [view.name(place) for place in places if place < len(view.test)]
+    return (names, view.info.shape, data.resize, data.background, data.binarise)
 
 
 def _made(view: RunView, places: list[int]) -> Tensor | None:

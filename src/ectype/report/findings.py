@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ectype.diagnose.advice import advised
 from ectype.diagnose.finding import typed
 from ectype.diagnose.scan import of_run
 from ectype.measure.evaluation import number
 from ectype.measure.view import RunView
 from ectype.report.parts import Row, Section
 from ectype.report.pictures import strip
-from ectype.training.monitor import FATAL
 
 __all__ = ["findings"]
 
@@ -35,7 +33,7 @@ def findings(view: RunView) -> Section | None:
 
 
 def _attempts(view: RunView, said: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was tried, and what should be where a run ended badly and nothing was."""
+    """What was tried."""
     facts = []
     for entry in said.get("attempts", []):
         shipped = ", shipped" if said.get("shipped_attempt") == entry["attempt"] else ""
@@ -43,7 +41,4 @@ def _attempts(view: RunView, said: dict[str, Any]) -> list[tuple[str, str]]:
         changed = typed(entry["changed"])
         what = f"{entry['why']}, so from {whence} with {changed}: {entry['state']}, {entry['reason']}{shipped}"
         facts.append((f"Attempt {entry['attempt']}", what))
-    if said.get("state") in FATAL and not facts:
-        for advice in advised(view.recipe, said["state"]):
-            facts.append(("Try", f"{advice.title}: {advice.typed()} ({advice.why})"))
     return facts

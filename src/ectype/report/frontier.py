@@ -1,10 +1,9 @@
-"""Quality against compute: which of several models nothing else beats at its price."""
+"""Quality against the time that training took: which of several models nothing else beats at its price."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ectype.measure.cost import flop
 from ectype.measure.standing import Standing
 from ectype.measure.view import RunView
 from ectype.report.charts import Chart, points
@@ -14,8 +13,6 @@ __all__ = ["frontier", "unbeaten"]
 CHARTS = 2
 """Figures that are drawn, at most: of samples, and of reconstructions or masks."""
 FIRST = ("log-likelihood", "FD-", "FID", "mean Dice", "PSNR", "SSIM")
-PASSES = 3
-"""Forward passes that a training step costs: one forward, and about two backward."""
 
 
 def frontier(views: Mapping[str, RunView], standings: Sequence[Standing]) -> list[Chart]:
@@ -32,9 +29,11 @@ def frontier(views: Mapping[str, RunView], standings: Sequence[Standing]) -> lis
 
 
 def _trained(view: RunView) -> float | None:
-    """10¹² floating-point operations that training took, as far as the model's main use tells."""
-    found, seen = flop(view.model), view.run.summary().get("seen")
-    return None if found is None or seen is None else PASSES * found[1] * seen / 1e12
+    """Minutes that training took, all tries together: critics, penalties and many draws of a code cost their time."""
+    said = view.run.summary()
+    tries = [said, *(view.run.attempt(entry["attempt"]).summary() for entry in said.get("attempts", []))]
+    seconds = sum(each.get("seconds", 0.0) for each in tries)
+    return seconds / 60 if seconds else None
 
 
 def _chart(standing: Standing, arms: Sequence[str], spent: Mapping[str, float]) -> Chart:
@@ -43,16 +42,16 @@ def _chart(standing: Standing, arms: Sequence[str], spent: Mapping[str, float]) 
     front = [arms[i] for i in unbeaten(places, higher=standing.better == "higher")]
     said = (
         f"{standing.better.capitalize()} is better. On the line: {', '.join(front)}, which none beats that was trained "
-        "with less."
+        "for less time."
     )
     return points(
-        f"{standing.name} against compute",
+        f"{standing.name} against time",
         said,
         places,
         [(v.low, v.high) for v in values.values()],
         list(arms),
         [(spent[arm], values[arm].mean) for arm in front],
-        x="10¹² floating-point operations in training",
+        x="minutes of training",
         y=f"{standing.name} {standing.unit}".strip(),
     )
 

@@ -76,14 +76,14 @@ def copies(view: RunView) -> Section | None:
 
 def followed(view: RunView) -> Section | None:
     """The distance of samples over training, where it stopped and why, and what the verdict rests on."""
-    checks = [line for line in view.run.metrics() if line["kind"] == "check" and "verdict" in line]
+    checks = [line for line in view.run.shipped.metrics() if line["kind"] == "check" and "verdict" in line]
     try:
-        real: dict[str, Any] = json.loads(view.run.watch_file.read_text(encoding="utf-8"))
+        real: dict[str, Any] = json.loads(view.run.shipped.watch_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not checks:
         return None
-    name, said = real["name"], view.run.summary()
+    name, said = real["name"], view.run.shipped.summary()
     seen = [line["seen"] for line in checks]
     ends = [seen[0], seen[-1]]
     curves = [
@@ -136,7 +136,7 @@ def _signs(checks: list[dict[str, Any]], real: dict[str, Any]) -> list[Chart]:
 def evidence(view: RunView) -> Section | None:
     """Pictures behind the last verdict that was not a good one."""
     found: dict[str, list[tuple[int, Any]]] = {}
-    for file in view.run.samples.glob("evidence-*.png"):
+    for file in view.run.shipped.samples.glob("evidence-*.png"):
         if parts := re.fullmatch(r"evidence-(\d+)-(\w+)\.png", file.name):
             found.setdefault(parts[2], []).append((int(parts[1]), file))
     about = {

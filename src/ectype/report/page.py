@@ -119,7 +119,7 @@ def _title(parts: Sequence[_Part]) -> str:
 def _part(view: RunView, key: str) -> _Part:
     evaluation, recipe, info = view.evaluation, view.recipe, view.info
     height, width = info.size
-    said = view.run.summary()
+    said = view.run.shipped.summary()
     facts = [
         ("Images", f"{recipe.data.source}: {width}×{height}, {'grey' if info.channels == 1 else 'colour'}"),
         ("Trained on", f"{evaluation.train_images:,} images"),

@@ -308,11 +308,11 @@ MECHANICS = {*NOT_MEASURED, "total", "model/total", "images/s"}
 
 def curves(view: RunView) -> Section | None:
     """Every logged number over images seen."""
-    metrics = view.run.metrics()
+    metrics = view.run.shipped.metrics()
     train = [line for line in metrics if line["kind"] == "train"]
     checks = [line for line in metrics if line["kind"] == "check"]
     charts: list[Chart] = []
-    if view.run.watch_file.is_file():
+    if view.run.shipped.watch_file.is_file():
         # The players' losses say nothing of the samples; what does is shown by itself.
         checks = []
     watched = next((key for line in checks for key in line if key not in MECHANICS), None)
@@ -350,7 +350,7 @@ def film(view: RunView) -> Section | None:
     for kind in ("samples", "reconstructions"):
         files = {
             int(found[1]): file
-            for file in view.run.samples.glob(f"{kind}-*.png")
+            for file in view.run.shipped.samples.glob(f"{kind}-*.png")
             if (found := re.fullmatch(rf"{kind}-(\d+)\.png", file.name))
         }
         steps = sorted(files)

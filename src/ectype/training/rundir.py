@@ -148,7 +148,7 @@ class RunDir:
         return f"held-out {names[0]} {min(check.get(names[0], float('inf')) for check in checks):.5g}"
 
     def attempt(self, number: int) -> RunDir:
-        """Another try at the same, begun from this run's weights with advice applied; the first is number 1."""
+        """Another try at the same with advice applied; the first is number 1."""
         return RunDir(self.path / "attempts" / str(number))
 
     @property
