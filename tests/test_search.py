@@ -26,8 +26,8 @@ def rows(place: Path) -> list[dict[str, str]]:
 
 
 def test_words_are_ranges_choices_or_shared() -> None:
-    knobs, shared = knobs_of(["latent_dim=2..512", "beta=0.1..10", "net=[1, 2],b", "size=64"])
-    assert shared == ["size=64"]
+    knobs, shared = knobs_of(["latent_dim=2..512", "beta=0.1..10", "net=[1, 2],b", "size=64", "labels=../a.csv"])
+    assert shared == ["size=64", "labels=../a.csv"]
     assert knobs == [
         Knob("latent_dim", (), 2.0, 512.0, True),
         Knob("beta", (), 0.1, 10.0, False),

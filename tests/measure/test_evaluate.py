@@ -259,5 +259,5 @@ def test_a_likelihood_that_is_asked_for_is_of_all_images_and_names_how_pixels_we
     found = evaluate(model, train, test, recipe=recipe, device=CPU, likelihood_samples=7)
     figure = found["log-likelihood, importance-weighted, k = 7"]
     assert figure.n == len(test)
-    assert "black or white, dynamic" in figure.note
-    assert "black or white, dynamic" in found["bits per dimension"].note
+    assert "black or white: dynamic" in figure.note
+    assert "black or white: dynamic" in found["bits per dimension"].note
