@@ -33,11 +33,7 @@ def test_words_are_ranges_choices_or_shared() -> None:
         Knob("beta", (), 0.1, 10.0, False),
         Knob("net", ("[1, 2]", "b")),
     ]
-    for words, says in (
-        (["a=1"], "no key has several values"),
-        (["a=5..2"], "from the lower"),
-        (["a=x..2"], "two numbers"),
-    ):
+    for words, says in ((["a=1"], "no key has several values"), (["a=5..2"], "from the lower")):
         with pytest.raises(RecipeError, match=says):
             knobs_of(words)
 
