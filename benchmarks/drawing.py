@@ -12,6 +12,8 @@ __all__ = ["Panel", "charts"]
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2")
 WIDE, HIGH, LEFT, TOP, BOTTOM = 380, 300, 56, 40, 46
+APART = 24
+"""Pixels between two numbers below an axis, or one would be written over the other."""
 
 
 class Panel(NamedTuple):
@@ -63,8 +65,11 @@ def _panel(panel: Panel, names: Sequence[str]) -> str:
         y = up(k * step)
         parts.append(f'<line x1="{LEFT}" x2="{WIDE - 16}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dddddd"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{k * step:g}</text>')
+    written = -math.inf
     for x in xs:
-        parts.append(f'<text x="{across(x):.1f}" y="{HIGH - BOTTOM + 18}" text-anchor="middle">{x:,g}</text>')
+        if across(x) - written >= APART:
+            written = across(x)
+            parts.append(f'<text x="{written:.1f}" y="{HIGH - BOTTOM + 18}" text-anchor="middle">{x:,g}</text>')
     parts.append(f'<text x="{(LEFT + WIDE) / 2}" y="{HIGH - 8}" text-anchor="middle">{escape(panel.x)}</text>')
     parts.append(f'<text x="{LEFT}" y="{TOP - 6}" fill="#555555">{escape(panel.y)}</text>')
     for name, curve in panel.curves.items():

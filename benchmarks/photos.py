@@ -180,7 +180,8 @@ def sheet(columns: Mapping[str, Sequence[np.ndarray]], place: Path) -> None:
     picture = Image.new("RGB", (len(columns) * wide, rows * (side + 4) + height), "white")
     draw = ImageDraw.Draw(picture)
     for column, (name, images) in enumerate(columns.items()):
-        draw.text((column * wide + 4, 4), name, fill="black", font=font)
+        # The font that Pillow brings has no ×.
+        draw.text((column * wide + 4, 4), name.replace("×", "x"), fill="black", font=font)
         for row, image in enumerate(images):
             shown = Image.fromarray(image.repeat(times, 0).repeat(times, 1))
             picture.paste(shown, (column * wide, row * (side + 4) + height))
