@@ -112,9 +112,10 @@ def test_nothing_is_fetched_from_anywhere(pages):
 def test_sections_follow_from_what_a_model_can_do(pages):
     always = ["figures", "reconstructions", "samples", "interpolations", "traversals", "latents", "spectra"]
     always += ["curves", "film", "recipe"]
-    assert pages["ae"].sections() == always
-    assert set(pages["vae"].sections()) - set(always) == {"draws"}
-    assert set(pages["dae"].sections()) - set(always) == {"denoising"}
+    # These are hardly trained, which the findings may say.
+    assert [key for key in pages["ae"].sections() if key != "findings"] == always
+    assert set(pages["vae"].sections()) - {*always, "findings"} == {"draws"}
+    assert set(pages["dae"].sections()) - {*always, "findings"} == {"denoising"}
 
 
 def test_pictures_are_whole_and_described(pages):
@@ -338,7 +339,8 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunView, Page]:
 def test_sections_of_a_conditional_gan(sampled: tuple[RunView, Page]) -> None:
     _, page = sampled
     expected = ["figures", "samples", "classes", "copies", "followed", "evidence", "curves", "film", "recipe"]
-    assert [name for name in page.sections() if name != "evidence"] == [n for n in expected if n != "evidence"]
+    perhaps = {"evidence", "findings"}  # as its few steps went
+    assert [name for name in page.sections() if name not in perhaps] == [n for n in expected if n not in perhaps]
 
 
 def test_a_gan_is_followed_with_floor_verdicts_and_reason(sampled: tuple[RunView, Page]) -> None:

@@ -25,7 +25,7 @@ def of_run(view: RunView) -> Finding | None:
     variance, error, size = found.get(VARIANCE), found.get("MSE"), found.code_numbers
     if variance is None or error is None or size is None or not isinstance(view.model, Reconstructs):
         return None
-    linear, total = error.beside.get(named(size)), error.beside["mean image"]
+    linear, total = error.beside.get(named(size)), error.beside.get("mean image", 0.0)
     if total <= 0:
         return None
     possible = max(LEAST, 1 - linear / total) if linear is not None else LEAST / ALIKE

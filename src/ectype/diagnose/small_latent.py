@@ -40,7 +40,7 @@ def of_run(view: RunView) -> Finding | None:
         or isinstance(view.model, coding.Quantizes)
     ):
         return None
-    total, linear = error.beside["mean image"], error.beside.get(named(size))
+    total, linear = error.beside.get("mean image", 0.0), error.beside.get(named(size))
     larger = {times: value for times in LARGER if (value := error.beside.get(named(times * size))) is not None}
     if linear is None or not _full(found, size) or LARGER[0] not in larger or total <= 0:
         return None
