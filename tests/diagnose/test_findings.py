@@ -188,7 +188,7 @@ def test_codes_that_are_hard_to_generate(healthy: RunView) -> None:
     assert far(8.0) is None
     found = far(40.0)
     assert found is not None
-    assert found.severity == "serious"
+    assert found.severity == "warning"
     assert found.advice[0].overrides == {"objective.beta": 4.0}
 
 

@@ -32,8 +32,9 @@ def of_run(view: RunView) -> Finding | None:
     ]
     return Finding(
         "codes hard to generate",
-        # Nobody asked codes without a prior to be drawn from one.
-        "note" if getattr(model, "prior", None) is None else "serious" if times > GRAVE else "warning",
+        # What is done about it costs reconstructions, or needs nothing but another density: a run is not begun anew for
+        # a little of it, nor where nobody asked codes to be drawn from a prior.
+        "warning" if times > GRAVE and getattr(model, "prior", None) is not None else "note",
         f"samples are {times:.0f} times as far from real images as reconstructions are, above what real images are "
         "from each other: the decoder is good, and what is drawn for it is unlike the codes that images have",
         evidence,
