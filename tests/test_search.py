@@ -78,6 +78,10 @@ def test_what_cannot_be_searched_is_one_line(tmp_path: Path, monkeypatch: pytest
         searched(tmp_path / "b", storage="nothing")
     with pytest.raises(RecipeError, match="no such figure that is better one way; have MSE"):
         searched(tmp_path / "c", 1, by="beauty")
+    # A figure that was mistyped costs nothing: the trial is judged by the right one, and by no other from then on.
+    assert searched(tmp_path / "c", 1, by="SSIM").figure == "SSIM"
+    with pytest.raises(RunError, match="judged by SSIM"):
+        searched(tmp_path / "c", 2, by="PSNR")
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RunError, match=r"pip install 'ectype\[search\]'"):
         searched(tmp_path / "d")

@@ -19,7 +19,7 @@ from ectype.run import resolve
 from ectype.sections import count
 from ectype.training.rundir import RunDir
 
-__all__ = ["Arm", "Comparison", "arms_of", "compare", "values_of"]
+__all__ = ["Arm", "Comparison", "arms_of", "compare", "in_words", "values_of"]
 
 PLAN = "comparison.json"
 
@@ -185,12 +185,16 @@ def _same_plan(place: Path, plan: Mapping[str, Any]) -> None:
     file.write_text(text, encoding="utf-8")
 
 
+def in_words(budget: str) -> str:
+    """A budget as it is said: `train.images=500k` is 500,000 images."""
+    key, value = budget.split("=")
+    return f"{count(value):,} images" if key == "train.images" else f"{value} minutes"
+
+
 def _premise(
     found: Mapping[str, Sequence[Evaluation]], runs: Mapping[str, Sequence[RunDir]], budget: str, seeds: int
 ) -> str:
     one = next(some[0] for some in found.values() if some)
-    key, value = budget.split("=")
-    much = f"{count(value):,} images" if key == "train.images" else f"{value} minutes"
     early = {name for name, some in runs.items() for run in some if run.summary().get("state") == "stopped early"}
     stopped = f" Stopped by itself before that: {', '.join(sorted(early))}." if early else ""
     how = (
@@ -199,6 +203,6 @@ def _premise(
         else "One seed each: intervals are over test images, 95%, and say nothing of other seeds."
     )
     return (
-        f"On these {one.train_images:,} training images, with {much} each, judged on {one.test_images:,} held-out test "
-        f"images. {how}{stopped}"
+        f"On these {one.train_images:,} training images, with {in_words(budget)} each, judged on "
+        f"{one.test_images:,} held-out test images. {how}{stopped}"
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 
 from ectype.apart import stoppable, train_all
-from ectype.compare import values_of
+from ectype.compare import in_words, values_of
 from ectype.errors import EctypeError, Interrupted, RecipeError, RunError
 from ectype.measure.evaluation import Evaluation, Figure, number
 from ectype.measure.standing import standings
@@ -163,9 +163,10 @@ def search(
         made({knob.key: knob.ends[min(which, len(knob.ends) - 1)] for knob in knobs})
     open_data(made({knob.key: knob.ends[0] for knob in knobs}).data, console)
     study = _study(place, storage, recipe)
-    _same_study(
-        study, {"recipe": recipe, "data": str(data), "words": shared[:-1], "knobs": [list(k) for k in knobs], "by": by}
-    )
+    _same_study(study, {"recipe": recipe, "data": str(data), "words": shared[:-1], "knobs": [list(k) for k in knobs]})
+    judged_by = study.user_attrs.get("figure")
+    if by is not None and judged_by not in (None, by):
+        raise RunError(f"--by {by}: trials there were judged by {judged_by}; leave it out, or give another --out.")
     with stoppable():
         _go_on(study, place, processes, trials, knobs, made, by, say)
         judged = _judged(study)
@@ -189,13 +190,11 @@ def _study(place: Path, storage: str | None, recipe: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     place.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{place.resolve() / 'trials.db'}"
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
-        return optuna.create_study(
-            storage=url,
-            study_name=f"{place.name}: {recipe}",
-            load_if_exists=True,
-        )
-    except Exception as error:
+        return optuna.create_study(storage=url, study_name=f"{place.name}: {recipe}", load_if_exists=True)
+    except (optuna.exceptions.OptunaError, SQLAlchemyError, ImportError, ValueError) as error:
         raise RunError(f"--storage {url} cannot be used ({str(error).splitlines()[0]}): check the address.") from None
 
 
@@ -254,12 +253,7 @@ def _go_on(
             study.set_user_attr("figure", figure.name)
             study.set_user_attr("sign", sign)
             study.tell(which, sign * figure.value if math.isfinite(figure.value) else math.inf)
-            say(f"{name}: {_told(words)}: {figure.name} {number_of(figure)} on validation images")
-
-
-def number_of(figure: Figure) -> str:
-    """A figure with its unit."""
-    return f"{number(figure.value)} {figure.unit}".strip()
+            say(f"{name}: {_told(words)}: {figure.name} {figure.text} on validation images")
 
 
 def _same_study(study: optuna.Study, plan: dict[str, Any]) -> None:
@@ -312,12 +306,10 @@ def _told(values: Mapping[str, Any]) -> str:
 
 def _sentences(study: optuna.Study, judged: Sequence[Any], figure: str, budget: str) -> list[str]:
     sign, best = study.user_attrs["sign"], judged[0]
-    key, value = budget.split("=")
-    much = f"{value} images" if key == "train.images" else f"{value} minutes"
     said = [
-        f"Of {len(judged)} trials with {much} each, {_told(best.params)} was best by {figure} on validation images: "
-        f"{number(sign * best.value)}. One run of each: what is close together may change places with another seed. "
-        "The figures below are of test images, which chose nothing."
+        f"Of {len(judged)} trials with {in_words(budget)} each, {_told(best.params)} was best by {figure} on "
+        f"validation images: {number(sign * best.value)}. One run of each: what is close together may "
+        "change places with another seed. The figures below are of test images, which chose nothing."
     ]
     if len(best.params) > 1 and len(judged) >= 10:
         from optuna.importance import get_param_importances

@@ -138,6 +138,20 @@ def test_lost_modes_and_copies_are_told_with_what_cures_them(generator: RunView)
     assert "objective.adversary.augment.policy" in copied.advice[0].overrides
 
 
+def test_what_a_run_ended_by_is_told_though_better_weights_are_shipped(
+    generator: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = dataclasses.replace(generator, evaluation=dataclasses.replace(generator.evaluation, verdict="healthy"))
+    for state, find in (("collapsed", modes.of_run), ("memorising", memorised.of_run)):
+        assert find(good) is None
+        with monkeypatch.context() as patch:
+            patch.setattr(RunDir, "state", lambda self, state=state: state)
+            found = find(good)
+        assert found is not None
+        assert found.severity == "warning"
+        assert "what is shipped is from before that" in found.sign
+
+
 def test_a_critic_that_always_or_never_tells_is_found(generator: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
     def told(share: float) -> Finding | None:
         line = {

@@ -1,6 +1,7 @@
 """The command line: parse, call, print. What a command does is elsewhere, and imported when it is asked for."""
 
-from ectype.cli import making, using, weighing  # noqa: F401  (each adds its commands)
+from ectype.cli import making, using, weighing
 from ectype.cli.shared import app, main
 
-__all__ = ["app", "main"]
+# The modules are named for what importing them does: each adds its commands.
+__all__ = ["app", "main", "making", "using", "weighing"]

@@ -73,7 +73,11 @@ def _weaker(view: RunView, rules: Any) -> list[Advice]:
         why = "γ should grow with the size of images and fall with their number"
         found.append(Advice("a larger penalty", why, {"objective.adversary.penalty": more}))
     # What helps against a collapse keeps a critic from winning: a bound on its slope, images that it never sees twice.
-    found += [each for each in advised(view.recipe, "collapsed", view.info.channels) if "pack" not in each.typed()]
+    found += [
+        each
+        for each in advised(view.recipe, "collapsed", view.info.channels)
+        if "objective.adversary.pack" not in each.overrides
+    ]
     if getattr(view.recipe.objective, "critic_steps", 1) > 1 and not penalty.gradient:
         found.append(Advice("as many moves for both", "it has more moves than it needs", {"objective.critic_steps": 1}))
     why = "two rates settle where one does not (Heusel et al. 2017)"

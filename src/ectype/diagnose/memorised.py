@@ -10,6 +10,8 @@ from ectype.models.base import Encodes, Samples
 
 __all__ = ["of_run"]
 
+SIGNS = ("told from held-out", "authenticity", "closer to training images")
+
 
 def of_run(view: RunView) -> Finding | None:
     """Whether samples are nearer to training images than held-out images are."""
@@ -19,18 +21,21 @@ def of_run(view: RunView) -> Finding | None:
     # What samples of an autoencoder are like is a matter of its codes' density.
     if not (named or ended) or not isinstance(view.model, Samples) or isinstance(view.model, Encodes):
         return None
-    sure = ended or found.verdict == "memorising"
+    sure = found.verdict == "memorising"
     advice = advised(view.recipe, "memorising", view.info.channels)
     if view.recipe.monitor.patience is None:
         why = "copying comes late; the best checkpoint is from before it"
         advice.append(Advice("stop when nothing gets better", why, {"monitor.patience": 5, "monitor.stretch": 0.5}))
+    if not named:
+        said = "the run learnt its images by heart, and what is shipped is from before that"
+        return Finding("memorisation", "warning", said, signs(found, SIGNS), advice)
     return Finding(
         "memorisation" if sure else "copies, or shrunken modes",
         "serious" if sure else "warning",
         "samples lie nearer to training images than held-out images do: they are copied"
         if sure
         else "samples lie nearer to training images than other real images do, by copying or by keeping to the middle",
-        signs(found, ("told from held-out", "authenticity", "closer to training images")),
+        signs(found, SIGNS),
         advice,
         {"samples": view.model.sample(16, generator=view.generator("memorised"))},
     )

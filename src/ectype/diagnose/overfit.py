@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ectype.diagnose.finding import Advice, Evidence, Finding
 from ectype.measure.view import RunView
-from ectype.training.rundir import NOT_MEASURED
 
 __all__ = ["of_run"]
 
@@ -18,10 +17,8 @@ def of_run(view: RunView) -> Finding | None:
     critic = getattr(view.recipe.objective, "adversary", None)
     if run.watch_file.is_file() or getattr(critic, "weight", 0.0):
         return None  # what follows samples has verdicts of its own, and a critic gives a loss away for what it sees
-    checks = [line for line in run.metrics() if line["kind"] == "check"]
-    name = next((key for key in (checks[-1] if checks else {}) if key not in NOT_MEASURED), None)
-    looks = [(line["seen"], line[name]) for line in checks if name in line]
-    if name is None or len(looks) < FEWEST:
+    name, looks = run.followed()
+    if len(looks) < FEWEST:
         return None
     place = min(range(len(looks)), key=lambda i: looks[i][1])
     (seen, least), (end, last) = looks[place], looks[-1]

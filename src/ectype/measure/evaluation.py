@@ -38,6 +38,11 @@ class Figure:
     note: str = ""
 
     @property
+    def text(self) -> str:
+        """The value with its unit, for people."""
+        return f"{number(self.value)} {self.unit}".strip()
+
+    @property
     def interval(self) -> str:
         """The interval in words, empty where there is none."""
         if self.low is None or self.high is None or not (math.isfinite(self.low) and math.isfinite(self.high)):
@@ -115,8 +120,7 @@ class Evaluation:
         for figures in self.groups().values():
             for figure in figures:
                 beside = " · ".join(f"{name} {number(value)}" for name, value in figure.beside.items())
-                value = f"{number(figure.value)} {figure.unit}".strip()
-                table.add_row(figure.name, value, figure.interval, beside)
+                table.add_row(figure.name, figure.text, figure.interval, beside)
             table.add_section()
         return table
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ectype.measure.view import RunView
-from ectype.models.base import DrawsLatents, Reconstructs, Samples, evaluating
+from ectype.models.base import DrawsLatents, Reconstructs, Samples, conditional, evaluating
 from ectype.models.translator import Restorer
 from ectype.report.parts import Row, Section
 from ectype.report.pictures import strip
@@ -60,7 +60,7 @@ def _made(view: RunView, places: list[int]) -> Tensor | None:
 def _drawn(view: RunView) -> Tensor | None:
     model = view.model
     with evaluating(model):
-        if isinstance(model, DrawsLatents) and not getattr(model, "conditional", False):
+        if isinstance(model, DrawsLatents) and not conditional(model):
             return model.render(model.latents(SHOWN, generator=_one_seed()))
         if isinstance(model, Samples):
             return model.sample(SHOWN, generator=_one_seed())

@@ -141,11 +141,14 @@ class RunDir:
 
     def main_figure(self) -> str:
         """The best of what the run is watched by, with its name."""
+        name, looks = self.followed()
+        return f"held-out {name} {min(value for _, value in looks):.5g}" if looks else ""
+
+    def followed(self) -> tuple[str, list[tuple[int, float]]]:
+        """What the run is watched by, and (images seen, value) of each check; empty before the first."""
         checks = [line for line in self.metrics() if line["kind"] == "check"]
-        names = [key for key in (checks[-1] if checks else {}) if key not in NOT_MEASURED]
-        if not names:
-            return ""
-        return f"held-out {names[0]} {min(check.get(names[0], float('inf')) for check in checks):.5g}"
+        name = next((key for key in (checks[-1] if checks else {}) if key not in NOT_MEASURED), "")
+        return name, [(line["seen"], line[name]) for line in checks if name in line]
 
     def attempt(self, number: int) -> RunDir:
         """Another try at the same with advice applied; the first is number 1."""
