@@ -12,8 +12,10 @@ from rich.console import Console
 from ectype.assembly import Session
 from ectype.attempts import fix as mend
 from ectype.attempts import roll_back
-from ectype.errors import RecipeError, RunError
+from ectype.errors import ModelError, RecipeError, RunError
+from ectype.models.base import Encodes
 from ectype.recipe import Recipe, differences, load_recipe, within
+from ectype.results import load
 from ectype.training.distributed import choose_device, launched
 from ectype.training.environment import numerics
 from ectype.training.loop import Callback
@@ -32,6 +34,8 @@ def resolve(
     Raises:
         RecipeError: An unknown preset or key, or a value that its key does not admit.
     """
+    if data is not None and RunDir(data).recipe_file.is_file():
+        recipe, data = _upon(recipe, RunDir(data)), None
     if data is not None:
         overrides = within(str(data), overrides)
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
@@ -62,7 +66,8 @@ def train(
 
     Args:
         recipe: A preset's name, a YAML file, or a recipe.
-        data: A folder of images or any other source; see the README.
+        data: A folder of images or any other source, see the README; or the run of an autoencoder, whose codes are
+            then learnt (`flow`, `latent-gan`).
         overrides: `key=value` texts, or a mapping.
         out: The run's directory: made, or gone on with if it holds the same recipe. A numbered one in `root` if not
             given.
@@ -98,6 +103,22 @@ def train(
                 run.forget_if_unbegun()
             raise
     return run
+
+
+def _upon(recipe: str | Path | Recipe | Mapping[str, Any], run: RunDir) -> Recipe:
+    """A recipe for the codes of a run's model, on the run's images."""
+    found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    place, trained = run.path.resolve(), run.shipped.recipe
+    # Refused before the model is loaded, where it cannot be meant.
+    found.model.upon(place, trained.model, (1,))
+    model = load(run.path, device="cpu")
+    if not isinstance(model, Encodes):
+        raise ModelError(f"the model of '{run.path}' has no codes: give the run of an autoencoder.")
+    # The size is that of the model, whatever becomes of the images.
+    data = trained.data.model_copy(update={"size": model.info.size, "channels": model.info.channels})
+    return found.model_copy(
+        update={"data": data, "model": found.model.upon(place, trained.model, tuple(model.code_shape))}
+    )
 
 
 def _place(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> Path:

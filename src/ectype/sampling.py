@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from ectype.data.preview import contact_sheet, save_grid
 from ectype.data.video import save_film
 from ectype.errors import DataError, ModelError, did_you_mean
-from ectype.models.base import DrawsLabels, DrawsLatents, Samples, conditional, evaluating
+from ectype.models.base import DrawsLabels, DrawsLatents, Samples, Solves, conditional, evaluating
 from ectype.results import density_of, load
+from ectype.run import train
 from ectype.sections import DataInfo
 from ectype.training.rundir import RunDir
 from ectype.training.shipped import DrawsCodes
 from ectype.training.watch import to_uint8
 from ectype.use import AT_ONCE, able
 
-__all__ = ["labels_for", "sample", "walk"]
+__all__ = ["Way", "labels_for", "sample", "walk"]
 
 STOP = 24
 """Frames between two images that a walk passes."""
@@ -52,10 +55,34 @@ def labels_for(text: str, info: DataInfo, n: int) -> Int[Tensor, " n"]:
     return torch.tensor([wanted[i * len(wanted) // n] for i in range(n)], dtype=torch.int64)
 
 
+class Way(NamedTuple):
+    """How a model that samples in steps goes from noise to an image; None leaves what it was trained to be."""
+
+    steps: int | None = None
+    solver: Literal["euler", "heun"] | None = None
+    guidance: float | None = None
+    """How much closer to the label than it was trained to be; of a conditional model."""
+
+
+AS_TRAINED = Way()
+FLOW = "flow"
+"""The density that is a run of its own, beside the model whose codes it learns."""
+
+
+def flow_of(run: Path, console: Console | None = None) -> Path:
+    """The run of a flow on the codes of a run's model, which is trained where there is none yet, or goes on."""
+    place = RunDir.existing(run).path / FLOW
+    return train(FLOW, run, out=place, console=console).path
+
+
 class _Drawn:
     """A run's model, ready to draw from."""
 
-    def __init__(self, run: Path, density: str | None, label: str | None, device: str) -> None:
+    def __init__(
+        self, run: Path, density: str | None, label: str | None, device: str, way: Way, console: Console | None
+    ) -> None:
+        if density == FLOW:
+            run, density = flow_of(run, console), None
         self.run = run
         self.model = load(run, device=device)
         able(self.model, Samples, run, "sample")
@@ -76,6 +103,20 @@ class _Drawn:
                 "(`ectype train cgan`)."
             )
         self.label = label
+        self._go(way)
+
+    def _go(self, way: Way) -> None:
+        asked = {name: value for name, value in way._asdict().items() if value is not None}
+        solving = next((part for part in self.model.modules() if isinstance(part, Solves)), None)
+        if not asked:
+            return
+        if solving is None:
+            raise ModelError(f"the model of '{self.run}' samples in one step: leave --{next(iter(asked))} out.")
+        if "guidance" in asked and not conditional(self.model):
+            raise ModelError(f"the model of '{self.run}' knows no classes to be guided to: leave --guidance out.")
+        for name, value in asked.items():
+            setattr(solving, name, value)
+        self.said += "".join(f", {name} {value}" for name, value in asked.items())
 
     def latents(self, n: int, truncation: float | None, generator: torch.Generator) -> Tensor:
         if not isinstance(self.model, DrawsLatents):
@@ -107,7 +148,9 @@ def sample(
     density: str | None = None,
     label: str | None = None,
     truncation: float | None = None,
+    way: Way = AS_TRAINED,
     device: str = "auto",
+    console: Console | None = None,
 ) -> str:
     """Draw images and save them as one picture.
 
@@ -116,16 +159,19 @@ def sample(
         out: The picture.
         n: How many.
         seed: Repeats the same draws.
-        density: Of an autoencoder's codes.
+        density: Of an autoencoder's codes. `flow` is trained at the first time, beside the run.
         label: See `labels_for`; of a conditional model, whose labels otherwise follow the training images' frequencies.
         truncation: Noise beyond ± this is drawn again: less variety, fewer failures.
+        way: Of a model that samples in steps.
         device: See `choose_device`.
+        console: Where a density that must first be trained says so.
 
     Raises:
         ModelError: The model cannot sample, or has no such density or class.
         DataError: The picture cannot be written.
     """
-    drawn = _Drawn(run, density, label, device)
+    drawn = _Drawn(run, density, label, device, way, console)
+    run = drawn.run
     generator = torch.Generator().manual_seed(seed)
     columns = None
     if label is None and truncation is None:
@@ -157,7 +203,9 @@ def walk(
     density: str | None = None,
     label: str | None = None,
     truncation: float | None = None,
+    way: Way = AS_TRAINED,
     device: str = "auto",
+    console: Console | None = None,
 ) -> str:
     """A film of walks through the latent space, each from image to image and back to its first.
 
@@ -173,13 +221,15 @@ def walk(
         density: Of an autoencoder's codes.
         label: Of all images of all walks.
         truncation: Of the latents.
+        way: Of a model that samples in steps.
         device: See `choose_device`.
+        console: Where a density that must first be trained says so.
 
     Raises:
         ModelError: See `sample`.
         DataError: See `save_film`.
     """
-    drawn = _Drawn(run, density, label, device)
+    drawn = _Drawn(run, density, label, device, way, console)
     n, generator = min(n, WALKS), torch.Generator().manual_seed(seed)
     stops = max(2, round(frames / STOP))
     passed = drawn.latents(stops * n, truncation, generator).unflatten(0, (stops, n))

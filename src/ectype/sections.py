@@ -148,6 +148,26 @@ class ModelConfig(Choice):
         """A model for images of that shape, weights not yet drawn from the run's seed."""
         raise TypeError(f"{type(self).__name__} must define build(info)")
 
+    def upon(self, run: Path, model: ModelConfig, shape: tuple[int, ...]) -> ModelConfig:
+        """The same, set upon the codes of a run's model.
+
+        Args:
+            run: Where the weights are.
+            model: What the run trained.
+            shape: Of its codes.
+
+        Raises:
+            RecipeError: It is trained on images.
+        """
+        raise RecipeError(
+            f"'{run}' is a run, and model.kind={self.kind} is trained on images: name these, or start from the run's "
+            "weights with --from."
+        )
+
+    def on_codes(self, shape: tuple[int, ...]) -> ModelConfig:
+        """The same, as it suits codes of that shape instead of images."""
+        return self
+
 
 class ObjectiveConfig(Choice):
     """What the model is trained for: one kind per set of rules, in `ectype.objectives`."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ectype.cli.shared import Device, Run, Seed, app, say
+from ectype.cli.shared import Device, Run, Seed, app, out, say
 
 
 @app.command()
@@ -15,9 +15,15 @@ def sample(
     run: Run,
     n: Annotated[int, typer.Option("-n", min=1, help="How many; of walks, 16 at most.")] = 64,
     seed: Seed = 0,
-    density: Annotated[str | None, typer.Option(help="normal, gaussian or gmm; the model's own if not given.")] = None,
+    density: Annotated[
+        str | None,
+        typer.Option(help="normal, gaussian, gmm, or flow, which is trained at first; the model's own if not given."),
+    ] = None,
     label: Annotated[str | None, typer.Option(help="A class, several with commas between, or all.")] = None,
     truncation: Annotated[float | None, typer.Option(help="Draw noise beyond ± this again, such as 0.7.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of a flow: fewer are faster, more are better.")] = None,
+    solver: Annotated[Literal["euler", "heun"] | None, typer.Option(help="Of a flow.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Of a flow with classes; above 1: clearer.")] = None,
     frames: Annotated[int | None, typer.Option("--walk", min=2, help="A film of so many frames instead.")] = None,
     picture: Annotated[Path | None, typer.Option("--out", help="The picture, or the film.")] = None,
     device: Device = "auto",
@@ -25,7 +31,9 @@ def sample(
     """Draw new images: `ectype sample RUN --label 7 -n 64`, or a walk between them: `--walk 120 --out walk.mp4`."""
     from ectype import sampling
 
+    way = sampling.Way(steps, solver, guidance)
     given: dict[str, Any] = {"n": n, "seed": seed, "density": density, "label": label, "truncation": truncation}
+    given |= {"way": way, "console": out}
     if frames is not None:
         say(sampling.walk(run, picture or Path("walk.webp"), frames=frames, device=device, **given))
     else:

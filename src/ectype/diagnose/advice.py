@@ -10,10 +10,13 @@ __all__ = ["advised"]
 
 def advised(recipe: Recipe, verdict: str, channels: int | None = None) -> list[Advice]:
     """What to change after such a verdict, the most promising first, without what the recipe does already."""
-    rules = getattr(recipe.objective, "adversary", None)
+    objective, above = recipe.objective, "objective"
+    if (inner := getattr(objective, "inner", None)) is not None:
+        objective, above = inner, "objective.inner"
+    rules = getattr(objective, "adversary", None)
     if rules is None or getattr(rules, "weight", 1.0) == 0:
         return []
-    key = "objective.adversary"
+    key = f"{above}.adversary"
     if verdict == "spoiled":
         return _gentler(recipe, key)
     relativistic = Advice(
@@ -22,7 +25,7 @@ def advised(recipe: Recipe, verdict: str, channels: int | None = None) -> list[A
         {
             f"{key}.loss": "relativistic",
             f"{key}.penalty": {"r1": 1.0, "r2": 1.0, "gradient": 0.0, "clip": None, "every": 1},
-            "objective.critic_steps": 1,
+            f"{above}.critic_steps": 1,
             "optimizer.betas": [0.0, 0.99],
         },
     )
@@ -45,7 +48,7 @@ def advised(recipe: Recipe, verdict: str, channels: int | None = None) -> list[A
         {
             f"{key}.loss": "wasserstein",
             f"{key}.penalty": {"r1": 0.0, "r2": 0.0, "gradient": 10.0, "clip": None, "every": 1},
-            "objective.critic_steps": 5,
+            f"{above}.critic_steps": 5,
             "optimizer.betas": [0.5, 0.9],
             "optimizer.lr": 1e-4,
         },

@@ -7,7 +7,7 @@ from ectype.diagnose.finding import Advice, Evidence, Finding
 from ectype.measure.evaluation import number
 from ectype.measure.variety import DETAIL
 from ectype.measure.view import RunView
-from ectype.models.base import Reconstructs
+from ectype.models.base import Reconstructs, StandsOn
 
 __all__ = ["of_run"]
 
@@ -22,8 +22,8 @@ def of_run(view: RunView) -> Finding | None:
     kept = view.evaluation.get(DETAIL)
     if kept is None or kept.value >= BLURRED or (kept.high or 0) >= BLURRED or not isinstance(view.model, Reconstructs):
         return None
-    if view.info.binary:
-        return None  # what is expected of a pixel that is black or white is grey
+    if view.info.binary or isinstance(view.model, StandsOn):
+        return None  # what is expected of a pixel that is black or white is grey; another's blur is not this one's
     if small_latent.of_run(view) or alike.of_run(view):
         return None  # which explains it, and has the better advice
     original = view.images(view.chosen(8, "blurred"))

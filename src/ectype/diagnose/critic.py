@@ -8,7 +8,7 @@ from typing import Any
 from ectype.diagnose.advice import advised
 from ectype.diagnose.finding import Advice, Evidence, Finding
 from ectype.measure.view import RunView
-from ectype.models.base import Encodes, Samples
+from ectype.models.base import Samples, has_own_codes
 
 __all__ = ["of_run"]
 
@@ -20,8 +20,9 @@ LATE = 0.3
 
 def of_run(view: RunView) -> Finding | None:
     """Whether a generator's critic tells everything apart, or nothing, while samples are not yet good."""
-    rules = getattr(view.recipe.objective, "adversary", None)
-    if rules is None or not isinstance(view.model, Samples) or isinstance(view.model, Encodes):
+    objective = view.recipe.objective
+    rules = getattr(getattr(objective, "inner", objective), "adversary", None)
+    if rules is None or not isinstance(view.model, Samples) or has_own_codes(view.model):
         return None
     lines = [line for line in view.run.shipped.metrics() if line["kind"] == "train" and "critic/told apart" in line]
     late = lines[-max(1, int(LATE * len(lines))) :]

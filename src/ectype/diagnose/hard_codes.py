@@ -5,7 +5,7 @@ from __future__ import annotations
 from ectype.diagnose.finding import Advice, Evidence, Finding
 from ectype.measure.generation import RECONSTRUCTIONS
 from ectype.measure.view import RunView
-from ectype.models.base import Encodes, Reconstructs, Samples
+from ectype.models.base import Reconstructs, Samples, has_own_codes
 
 __all__ = ["of_run"]
 
@@ -16,7 +16,7 @@ HARD, GRAVE = 6.0, 15.0
 def of_run(view: RunView) -> Finding | None:
     """Whether samples are far from images though reconstructions are near."""
     model = view.model
-    if not (isinstance(model, Samples) and isinstance(model, Encodes) and isinstance(model, Reconstructs)):
+    if not (isinstance(model, Samples) and has_own_codes(model) and isinstance(model, Reconstructs)):
         return None
     figure = next((f for f in view.evaluation.figures if f.name.startswith(("FD-", "FID"))), None)
     if figure is None or RECONSTRUCTIONS not in figure.beside:

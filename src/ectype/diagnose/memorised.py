@@ -6,7 +6,7 @@ from ectype.diagnose.advice import advised
 from ectype.diagnose.finding import Advice, Finding
 from ectype.diagnose.modes import signs
 from ectype.measure.view import RunView
-from ectype.models.base import Encodes, Samples
+from ectype.models.base import Samples, has_own_codes
 
 __all__ = ["of_run"]
 
@@ -19,7 +19,7 @@ def of_run(view: RunView) -> Finding | None:
     ended = view.run.shipped.state() == "memorising"
     named = found.verdict in ("memorising", "memorising or shrunken")
     # What samples of an autoencoder are like is a matter of its codes' density.
-    if not (named or ended) or not isinstance(view.model, Samples) or isinstance(view.model, Encodes):
+    if not (named or ended) or not isinstance(view.model, Samples) or has_own_codes(view.model):
         return None
     sure = found.verdict == "memorising"
     advice = advised(view.recipe, "memorising", view.info.channels)

@@ -6,7 +6,7 @@ from ectype.diagnose.advice import advised
 from ectype.diagnose.finding import Evidence, Finding
 from ectype.measure.evaluation import Evaluation, number
 from ectype.measure.view import RunView
-from ectype.models.base import Encodes, Samples
+from ectype.models.base import Samples, has_own_codes
 
 __all__ = ["of_run", "signs"]
 
@@ -17,7 +17,7 @@ def of_run(view: RunView) -> Finding | None:
     """Whether samples were judged to have lost modes."""
     verdict, state = view.evaluation.verdict, view.run.shipped.state()
     # What samples of an autoencoder lack is a matter of its codes' density.
-    if isinstance(view.model, Encodes) or not isinstance(view.model, Samples):
+    if has_own_codes(view.model) or not isinstance(view.model, Samples):
         return None
     if verdict not in ("collapsed", "losing modes"):
         if state != "collapsed":

@@ -9,7 +9,7 @@ from ectype.measure import codes as coding
 from ectype.measure.baselines import LARGER, named
 from ectype.measure.evaluation import Evaluation, number
 from ectype.measure.view import RunView
-from ectype.models.base import Reconstructs
+from ectype.models.base import Reconstructs, StandsOn
 
 __all__ = ["of_run"]
 
@@ -37,7 +37,7 @@ def of_run(view: RunView) -> Finding | None:
         error is None
         or size is None
         or not isinstance(view.model, Reconstructs)
-        or isinstance(view.model, coding.Quantizes)
+        or isinstance(view.model, coding.Quantizes | StandsOn)
     ):
         return None
     total, linear = error.beside.get("mean image", 0.0), error.beside.get(named(size))

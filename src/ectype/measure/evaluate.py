@@ -25,7 +25,7 @@ from ectype.measure.reconstruction import LARGEST_PSNR, Closeness, baseline_imag
 from ectype.measure.translation import CONFUSION, figures_of, translated
 from ectype.measure.variety import Variance, detail, detail_figure
 from ectype.measure.verdict import judge
-from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
+from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating, has_own_codes
 from ectype.models.corruptions import CorruptionConfig
 from ectype.models.translator import Translator
 from ectype.nets.linear import fit_pca
@@ -59,7 +59,7 @@ def density_kind(model: nn.Module) -> str:
     """What kind of density over images a model has: explicit bound, implicit, or none."""
     if isinstance(model, Scores):
         return "explicit bound"
-    return "implicit" if isinstance(model, Samples) and not isinstance(model, Encodes) else "none"
+    return "implicit" if isinstance(model, Samples) and not has_own_codes(model) else "none"
 
 
 def evaluate(

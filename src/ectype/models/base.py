@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
@@ -21,16 +22,20 @@ __all__ = [
     "DrawsLatents",
     "DrawsPosterior",
     "Encodes",
+    "FromLatents",
     "Model",
     "Reconstructs",
     "Samples",
     "Scores",
+    "Solves",
+    "StandsOn",
     "StartsFromData",
     "StartsFromWeights",
     "Translates",
     "Weighs",
     "conditional",
     "evaluating",
+    "has_own_codes",
     "importance_bound",
     "truncated_normal",
 ]
@@ -124,6 +129,17 @@ class DrawsPosterior(Protocol):
 
 
 @runtime_checkable
+class Solves(Protocol):
+    """Samples in steps, of which fewer are faster and more are better."""
+
+    steps: int
+    solver: str
+    """euler or heun."""
+    guidance: float
+    """How far beyond the unlabelled velocity the labelled one is followed; 1: just it."""
+
+
+@runtime_checkable
 class Scores(Protocol):
     """Knows, or bounds, the density of an image."""
 
@@ -180,6 +196,18 @@ def importance_bound(
 
 
 @runtime_checkable
+class StandsOn(Protocol):
+    """Makes codes of another model, which stays as it is: what that one can and cannot do is not this one's doing."""
+
+    coder: nn.Module
+
+
+def has_own_codes(model: nn.Module) -> bool:
+    """Whether a model was trained to encode, and so can be at fault for its codes."""
+    return isinstance(model, Encodes) and not isinstance(model, StandsOn)
+
+
+@runtime_checkable
 class StartsFromData(Protocol):
     """Sets some of its first weights from the training images."""
 
@@ -215,6 +243,44 @@ class DrawsLabels(Protocol):
 def conditional(model: nn.Module) -> bool:
     """Whether a model is told the class of an image."""
     return isinstance(model, DrawsLabels) and model.conditional
+
+
+class FromLatents(Model):
+    """Samples by rendering the latents that it draws, each with a label where it is told one.
+
+    Attributes:
+        conditional: Whether it is.
+    """
+
+    conditional: bool
+
+    @abstractmethod
+    def latents(
+        self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, " n *latent"]:
+        """See `DrawsLatents`."""
+
+    @abstractmethod
+    def render(self, latent: Float[Tensor, " n *latent"], *, label: Int[Tensor, " n"] | None = None) -> Image:
+        """See `DrawsLatents`."""
+
+    def labels(self, n: int, *, generator: torch.Generator | None = None) -> Int[Tensor, " n"]:
+        """`n` labels, each as often as it is among the training images."""
+        shares = torch.tensor(self.info.frequencies or [1.0] * len(self.info.classes))
+        return torch.multinomial(shares, n, replacement=True, generator=generator)
+
+    def sample(self, n: int, *, label: Tensor | None = None, generator: torch.Generator | None = None) -> Image:
+        """`n` new images.
+
+        Args:
+            n: How many.
+            label: [n] class indices; drawn by the training images' frequencies if a conditional model is given none.
+            generator: Of the draws; a given one repeats them.
+        """
+        latent = self.latents(n, generator=generator)
+        if label is None and self.conditional:
+            label = self.labels(n, generator=generator)
+        return self.render(latent, label=label)
 
 
 def truncated_normal(

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ectype.errors import ModelError
-from ectype.models.base import Model, truncated_normal
+from ectype.models.base import FromLatents, truncated_normal
 from ectype.nets.generators import ConvGeneratorConfig, GeneratorConfig
 from ectype.sections import DataInfo, ModelConfig
 
@@ -39,7 +39,7 @@ class GeneratorModelConfig(ModelConfig):
         return Generator(self, info)
 
 
-class Generator(Model):
+class Generator(FromLatents):
     """z ~ N(0, I), and a label where it is conditional, to an image.
 
     Attributes:
@@ -86,25 +86,7 @@ class Generator(Model):
         """`n` draws of N(0, I), cut off at ±`truncation` if given."""
         return truncated_normal((n, self.latent_dim), truncation, generator)
 
-    def labels(self, n: int, *, generator: torch.Generator | None = None) -> Int[Tensor, " n"]:
-        """`n` labels, each as often as it is among the training images."""
-        shares = torch.tensor(self.info.frequencies or [1.0] * len(self.info.classes))
-        return torch.multinomial(shares, n, replacement=True, generator=generator)
-
     def render(self, latent: Float[Tensor, "n d"], *, label: Int[Tensor, " n"] | None = None) -> Image:
         """The image of each latent, of the class asked for where the model is conditional."""
         here = next(self.parameters())
         return self(latent.to(here.device, here.dtype), None if label is None else label.to(here.device)).clamp(0, 1)
-
-    def sample(self, n: int, *, label: Tensor | None = None, generator: torch.Generator | None = None) -> Image:
-        """`n` new images.
-
-        Args:
-            n: How many.
-            label: [n] class indices; drawn by the training images' frequencies if a conditional model is given none.
-            generator: Of the draws; a given one repeats them.
-        """
-        latent = self.latents(n, generator=generator)
-        if label is None and self.conditional:
-            label = self.labels(n, generator=generator)
-        return self.render(latent, label=label)
