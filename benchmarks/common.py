@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -36,12 +37,12 @@ PYTHAE = "0.1.2"
 console = Console(highlight=False, width=max(120, Console().width))
 
 
-def arguments(doc: str | None, **options: tuple[int, str]) -> argparse.Namespace:
-    """`--quick`, and whole-number options by name → (default, help)."""
+def arguments(doc: str | None, **options: tuple[int | float, str]) -> argparse.Namespace:
+    """`--quick`, and options by name, whole where the default is, → (default, help)."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: a look, not a claim")
     for name, (default, text) in options.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} ({default})")
     return parser.parse_args()
 
 
@@ -149,6 +150,18 @@ def side_by_side(trial: Callable[[Any], Any], work: Sequence[Any], processes: in
     """What becomes of each piece of work, each in a process of its own, as they end."""
     with get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         yield from pool.imap_unordered(trial, work)
+
+
+def once(name: str, key: Any, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was found of that key before, or is found now and kept: a benchmark that was cut off goes on."""
+    said = json.dumps(key, sort_keys=True, default=str)
+    file = KEPT / name / f"{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    found = find()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found))
+    return found
 
 
 def emoji(first: int, n: int, side: int) -> Path:

@@ -118,13 +118,13 @@ class StopAt(Callback):
             raise Interrupted("as planned")
 
 
-def few(seed: int) -> Path:
-    """A file of some hundred digits."""
-    file = KEPT / f"few-digits-{FEW}-{seed}.npz"
+def few(seed: int, n: int = FEW) -> Path:
+    """A file of some hundred digits, or of so many."""
+    file = KEPT / f"few-digits-{n}-{seed}.npz"
     if not file.is_file():
         from common import mnist
 
-        chosen = np.random.default_rng(seed).permutation(60_000)[:FEW]
+        chosen = np.random.default_rng(seed).permutation(60_000)[:n]
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(file, images=mnist("train")[chosen, 0], labels=labels_of("train")[chosen])
     return file

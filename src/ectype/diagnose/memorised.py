@@ -16,7 +16,8 @@ SIGNS = ("told from held-out", "authenticity", "closer to training images")
 def of_run(view: RunView) -> Finding | None:
     """Whether samples are nearer to training images than held-out images are."""
     found = view.evaluation
-    ended = view.run.shipped.state() == "memorising"
+    # Of few images none may be left to judge the shipped weights by; the run's checks had those for validation.
+    ended = "memorising" in (view.run.shipped.state(), view.run.shipped.last_verdict())
     named = found.verdict in ("memorising", "memorising or shrunken")
     # What samples of an autoencoder are like is a matter of its codes' density.
     if not (named or ended) or not isinstance(view.model, Samples) or has_own_codes(view.model):
@@ -27,7 +28,7 @@ def of_run(view: RunView) -> Finding | None:
         why = "copying comes late; the best checkpoint is from before it"
         advice.append(Advice("stop when nothing gets better", why, {"monitor.patience": 5, "monitor.stretch": 0.5}))
     if not named:
-        said = "the run learnt its images by heart, and what is shipped is from before that"
+        said = "at its end the run had learnt its images by heart; what is shipped may be from before that"
         return Finding("memorisation", "warning", said, signs(found, SIGNS), advice)
     return Finding(
         "memorisation" if sure else "copies, or shrunken modes",

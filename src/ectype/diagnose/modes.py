@@ -15,14 +15,14 @@ SIGNS = ("coverage", "recall", "Vendi ratio", "NDB/K", "repeated")
 
 def of_run(view: RunView) -> Finding | None:
     """Whether samples were judged to have lost modes."""
-    verdict, state = view.evaluation.verdict, view.run.shipped.state()
+    verdict, shipped = view.evaluation.verdict, view.run.shipped
     # What samples of an autoencoder lack is a matter of its codes' density.
     if has_own_codes(view.model) or not isinstance(view.model, Samples):
         return None
     if verdict not in ("collapsed", "losing modes"):
-        if state != "collapsed":
+        if "collapsed" not in (shipped.state(), shipped.last_verdict()):
             return None
-        said = "the run collapsed, and what is shipped is from before that: it could have become better"
+        said = "at its end the run had collapsed; what is shipped may be from before that, and could have become better"
         found = signs(view.evaluation, SIGNS)
         return Finding("mode collapse", "warning", said, found, advised(view.recipe, "collapsed", view.info.channels))
     how = "hold little of the variety that real images have" if verdict == "collapsed" else "leave out some of it"

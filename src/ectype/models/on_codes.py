@@ -23,6 +23,8 @@ __all__ = ["Coder", "OnCodes", "OnCodesConfig"]
 
 Image = Float[Tensor, "b c h w"]
 Code = Float[Tensor, " b *code"]
+Placed = Float[Tensor, "b k y x"]
+"""A code as the inner model has it: of k channels, between about 0 and 1."""
 REACH = 4.0
 """Deviations of a number of the code that come to lie between 0 and 1, to either side."""
 AT_ONCE = 256
@@ -116,9 +118,13 @@ class OnCodes(FromLatents):
     @torch.no_grad()
     def start_from(self, mean: Float[Tensor, "c h w"], some: Callable[[], Float[Tensor, "n c h w"]]) -> None:
         """Measure mean and spread of each channel of training codes, and let the inner model measure what it wants."""
-        images = some()
+        images, generator = some(), torch.Generator().manual_seed(0)
+
+        def noise(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).to(mean)
+
         with evaluating(self):
-            codes = torch.cat([self._map(self.encode(part.to(mean))) for part in images.split(AT_ONCE)])
+            codes = torch.cat([self._map(self._drawn(part.to(mean), noise)) for part in images.split(AT_ONCE)])
         self.centre.copy_(codes.mean((0, 2, 3)).view_as(self.centre))
         spread = codes.transpose(0, 1).flatten(1).std(1)
         self.spread.copy_(spread.clamp(min=1e-6).view_as(self.spread))
@@ -126,20 +132,21 @@ class OnCodes(FromLatents):
             placed = self._placed(codes)
             self.inner.start_from(placed.mean(0), lambda: placed)
 
-    def _map(self, code: Code) -> Image:
+    def _map(self, code: Code) -> Placed:
         return code.float().view(len(code), *self.code_info.shape)
 
-    def _placed(self, code: Image) -> Image:
+    def _placed(self, code: Placed) -> Placed:
         return 0.5 + (code - self.centre) / (2 * REACH * self.spread)
 
-    def codes(self, image: Image, moment: Moment) -> Image:
+    def codes(self, image: Image, moment: Moment) -> Placed:
         """Codes of images as the inner model has them, drawn where the coder draws them."""
-        if isinstance(self.coder, GaussianAutoencoder):
-            posterior = self.coder.posterior(image)
-            code = posterior.draw(moment.normal("code", *posterior.mean.shape))
-        else:
-            code = self.encode(image)
-        return self._placed(self._map(code))
+        return self._placed(self._map(self._drawn(image, lambda *shape: moment.normal("code", *shape))))
+
+    def _drawn(self, image: Image, noise: Callable[..., Tensor]) -> Code:
+        if not isinstance(self.coder, GaussianAutoencoder):
+            return self.encode(image)
+        posterior = self.coder.posterior(image)
+        return posterior.draw(noise(*posterior.mean.shape))
 
     def encode(self, image: Image) -> Code:
         """The coder's code of each image."""

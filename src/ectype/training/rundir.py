@@ -150,6 +150,10 @@ class RunDir:
         name = next((key for key in (checks[-1] if checks else {}) if key not in NOT_MEASURED), "")
         return name, [(line["seen"], line[name]) for line in checks if name in line]
 
+    def last_verdict(self) -> str:
+        """What the last check said of a generator; empty where there was none, or none that says it."""
+        return next((line["verdict"] for line in reversed(self.metrics()) if "verdict" in line), "")
+
     def attempt(self, number: int) -> RunDir:
         """Another try at the same with advice applied; the first is number 1."""
         return RunDir(self.path / "attempts" / str(number))

@@ -1,0 +1,117 @@
+"""Samples of one autoencoder by four densities of its codes, and of a GAN that was trained for as long.
+
+    python benchmarks/densities.py [--minutes 3] [--only -1]
+
+MNIST at 28 px and emoji at 64 px. The autoencoder trains for that many minutes on one thread and the flow on its codes
+for as many again; the GAN has both. What is asked: that a flow at least halves how much further the samples of a
+mixture of Gaussians are from test images than real images are.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from common import DATA, KEPT, Row, arguments, console, emoji, tell
+
+os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor
+
+import ectype
+from ectype.data.feed import Feed
+from ectype.data.preview import save_grid
+from ectype.measure.distances import frechet, moments
+from ectype.measure.features import Source, choose_extractors
+from ectype.measure.intervals import jackknife
+from ectype.measure.watching import SampleWatch
+from ectype.models.autoencoder import Autoencoder
+from ectype.models.base import evaluating
+from ectype.results import density_of, open_data
+from ectype.training.rundir import RunDir
+from ectype.training.watch import to_uint8
+
+QUIET = ["run.threads=1", "run.pictures=0", "monitor.patience=null", "monitor.on_collapse=warn", "run.micro_batch=null"]
+SETS: dict[str, tuple[Any, list[str], list[str], list[str]]] = {
+    "MNIST": (lambda: DATA / "mnist", ["latent_dim=16", "width=16"], [], ["width=16"]),
+    "emoji": (lambda: emoji(0, 3000, 64), ["latent_dim=128", "width=16", "size=64"], [], ["width=16", "size=64"]),
+}
+"""Images, and words for the autoencoder, the flow and the GAN."""
+DENSITIES = ("normal", "gaussian", "gmm")
+IMAGES = 5000
+
+
+def run_of(preset: str, source: Any, words: list[str], minutes: float, name: str) -> RunDir:
+    """A run, trained now or before."""
+    limits = [*QUIET, *words, f"train.minutes={minutes}"]
+    return ectype.train(preset, source, limits, out=Path(KEPT / "densities" / f"{name}-{minutes:g}"), console=console)
+
+
+def compared(name: str, minutes: float) -> list[Row]:
+    """Distances of all for one set of images."""
+    source, coder_words, flow_words, gan_words = SETS[name]
+    coder = run_of("ae", source(), coder_words, minutes, f"{name}-ae")
+    flow = run_of("flow", coder.path, flow_words, minutes, f"{name}-flow")
+    gan = run_of("gan", source(), gan_words, 2 * minutes, f"{name}-gan")
+    config = coder.recipe.data
+    prepared, store = open_data(config)
+    cpu = torch.device("cpu")
+    train, test = (Feed(store.split(part), config, cpu, training=False) for part in ("train", "test"))
+    source_of = Source(train, store.info, prepared.root)
+    # A quick look, and the same for all: which features are compared is what a run is followed by.
+    watch = SampleWatch(
+        store.info, train, test, choose_extractors("auto", source_of, quick=True).extractors, images=IMAGES
+    )
+    space, made = watch.spaces[0], {}
+    model = ectype.load(coder.path, device="cpu")
+    assert isinstance(model, Autoencoder)
+    for density in DENSITIES:
+        density_of(coder, model, density)
+        model.density = density
+        made[density] = watch.draw(model)
+    for other, run in (("flow", flow), ("gan, equally long", gan)):
+        made[other] = watch.draw(ectype.load(run.path, device="cpu"))
+    with evaluating(model):
+        made["reconstructions"] = torch.cat([model.reconstruct(part) for part in watch.train_parts(watch.samples)])
+
+    def distance(x: Tensor, y: Tensor) -> float:
+        return frechet(moments(x), moments(y))
+
+    found = {}
+    for kind, images in made.items():
+        fake = watch.features(images[: watch.samples])[0][: watch.samples]
+        found[kind] = (distance(space.held_out, fake), *jackknife(distance, [space.held_out, fake]))
+    for kind in ("gmm", "flow"):
+        save_grid(to_uint8(made[kind][:64]), KEPT / "densities" / f"{name}-{kind}.png")
+    excess = {kind: value - watch.floor for kind, (value, _, _) in found.items()}
+    rows = []
+    for kind, (value, low, high) in found.items():
+        asked = kind == "flow"
+        detail = f"95% {low:.4g} to {high:.4g}; real and real {watch.floor:.4g}"
+        if asked:
+            detail += f"; its excess is {excess['flow'] / excess['gmm']:.2f} of gmm's"
+        met = 2 * excess["flow"] <= excess["gmm"] if asked else None
+        what = f"{name}: {watch.name} of {kind}"
+        rows.append(Row(what, found["gmm"][0], value, value / found["gmm"][0], "½ of the excess" * asked, met, detail))
+    return rows
+
+
+def main() -> None:
+    """Measure and tell."""
+    given = arguments(__doc__, minutes=(3.0, "of training the autoencoder, and the flow"), only=(-1, "set; −1 for all"))
+    torch.set_num_threads(1)
+    minutes = 0.5 if given.quick else given.minutes
+    names = list(SETS) if given.only < 0 else [list(SETS)[given.only]]
+    rows = [row for name in names for row in compared(name, minutes)]
+    notes = [
+        f"Test images and as many samples as the watch of a run draws, at most {IMAGES:,}; one run of each; peer: gmm.",
+        f"One thread: the autoencoder {minutes:g} minutes, the flow as many more, the GAN both together.",
+    ]
+    tell("densities", "Samples by densities of codes", rows, notes)
+
+
+if __name__ == "__main__":
+    main()

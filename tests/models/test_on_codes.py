@@ -1,0 +1,190 @@
+"""Models of another model's codes: trained, watched and shipped as one, the coder untouched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ectype
+from ectype.cli import app
+from ectype.data.batch import Batch
+from ectype.diagnose import scan
+from ectype.errors import ModelError, RecipeError
+from ectype.models.base import Encodes, Reconstructs, Samples, StandsOn, has_own_codes
+from ectype.models.on_codes import OnCodes, OnCodesConfig
+from ectype.objectives.on_codes import OnCodesObjective
+from ectype.recipe import load_recipe
+from ectype.results import evaluate, view
+from ectype.run import resolve
+from ectype.sampling import AS_TRAINED, Way, sample
+from ectype.sections import DataInfo
+from ectype.training import checkpoint
+from ectype.training.position import Position
+from ectype.training.rundir import RunDir
+from tests.conformance.small import small
+
+FAST = {"train.images": 960, "monitor.every": 320, "run.pictures": 4, "run.log_every": 1000, "monitor.images": 100}
+FAST |= {"monitor.features": "pixels"}
+FLOW = {
+    **FAST,
+    "train.images": 6400,
+    "monitor.every": 3200,
+    "optimizer.lr": 3e-3,
+    "model.inner.net.width": 32,
+    "train.batch": 32,
+    "train.ema_images": 100,
+    "monitor.patience": None,
+    "run.device": "cpu",
+}
+
+
+def flow_info(run: RunDir) -> DataInfo:
+    return ectype.load(run.path).info
+
+
+@pytest.fixture(scope="module")
+def coder(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return ectype.train(small("vae-mlp", **FAST), out=tmp_path_factory.mktemp("codes") / "coder")
+
+
+@pytest.fixture(scope="module")
+def flow(coder: RunDir, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return ectype.train("flow", coder.path, FLOW, out=tmp_path_factory.mktemp("codes") / "flow")
+
+
+def test_a_run_is_what_a_flow_is_trained_on(coder: RunDir, flow: RunDir) -> None:
+    recipe, of = flow.recipe, coder.recipe
+    assert isinstance(recipe.model, OnCodesConfig)
+    assert recipe.model.coder.model == of.model
+    assert recipe.model.coder.run == str(coder.path.resolve())
+    assert recipe.model.inner.net.kind == "mlp"  # the code is a vector
+    assert recipe.data == of.data.model_copy(update={"size": (16, 16), "channels": 1})
+    # What is said beside the run counts.
+    assert resolve("flow", coder.path, ["guidance=2", "data.augment.flip=true"]).data.augment.flip
+
+
+def test_the_coder_stays_as_it_was(coder: RunDir, flow: RunDir) -> None:
+    model, own = ectype.load(flow.path), ectype.load(coder.path)
+    assert isinstance(model, OnCodes)
+    for key, value in own.state_dict().items():
+        assert torch.equal(model.coder.state_dict()[key], value), key
+    assert not any(parameter.requires_grad for parameter in model.coder.parameters())
+    model.train()
+    assert not any(part.training for part in model.coder.modules())
+    assert model.inner.training
+    held = checkpoint.load_tensors(checkpoint.latest(flow.checkpoints) / "optimizer-model.safetensors")
+    inner = sum(p.numel() for p in model.inner.parameters())
+    assert sum(t.numel() for key, t in held.items() if "exp_avg_sq" in key) <= inner
+
+
+def test_it_is_shipped_whole_and_needs_no_other_run(flow: RunDir, tmp_path: Path) -> None:
+    place = tmp_path / "moved"
+    place.mkdir()
+    for file in flow.model.iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    one, two = ectype.load(flow.path), ectype.load(place)
+    draws = [model.sample(3, generator=torch.Generator().manual_seed(1)) for model in (one, two)]
+    assert torch.equal(*draws)
+    assert draws[0].shape == (3, 1, 16, 16)
+
+
+def test_codes_come_to_lie_between_0_and_1_and_back(coder: RunDir, flow: RunDir) -> None:
+    model = ectype.load(flow.path)
+    assert isinstance(model, OnCodes)
+    _, store = ectype.results.open_data(flow.recipe.data)
+    image = store.split("train").batch(torch.arange(400)).image
+    placed = model.codes(image, Position(0, 0, 0, batch=400))
+    assert placed.shape == (400, *model.code_info.shape)
+    # Drawn from q(z|x), by which they are also measured: its means alone may hardly differ.
+    assert float(placed.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(placed.std()) == pytest.approx(1 / 8, rel=0.05)
+    code = model.centre + 8 * model.spread * (model._placed(model._map(model.encode(image))) - 0.5)
+    assert torch.allclose(code.flatten(1), model.encode(image).flatten(1), atol=1e-5)
+
+
+def test_what_it_can_do_and_what_is_not_its_own(flow: RunDir) -> None:
+    model = ectype.load(flow.path)
+    for capability in (Samples, Encodes, Reconstructs, StandsOn):
+        assert isinstance(model, capability)
+    assert not has_own_codes(model)
+    found = evaluate(flow)
+    assert found.density == "implicit"
+    distance = next(figure for figure in found.figures if figure.name.startswith("FD-"))
+    assert "reconstructions of training images" in distance.beside
+    # A coder trained this shortly has faults; they are not this run's.
+    names = {finding.name for finding in scan.of_run(view(flow))}
+    assert not names & {"latent too small", "posterior collapse", "blur", "codes hard to generate"}
+
+
+def test_steps_guidance_and_solver(flow: RunDir, coder: RunDir, tmp_path: Path) -> None:
+    def drawn(way: Way, **more: object) -> bytes:
+        sample(flow.path, tmp_path / "x.png", n=9, seed=1, way=way, device="cpu", **more)
+        return (tmp_path / "x.png").read_bytes()
+
+    plain = drawn(AS_TRAINED, label="3")
+    assert plain == drawn(Way(20, "heun", 1.0), label="3")
+    for way in (Way(steps=3), Way(solver="euler"), Way(guidance=3.0)):
+        assert drawn(way, label="3") != plain
+    with pytest.raises(ModelError, match="samples in one step: leave --steps out"):
+        sample(coder.path, tmp_path / "x.png", way=Way(steps=3))
+    with pytest.raises(ModelError, match="leave --guidance out"):
+        sample(coder.path, tmp_path / "x.png", way=Way(guidance=3.0))
+
+
+def test_density_flow_trains_one_beside_the_run(coder: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ectype import sampling
+
+    asked: list[tuple] = []
+    real = sampling.train
+    monkeypatch.setattr(
+        sampling, "train", lambda recipe, run, **how: (asked.append((recipe, run)), real(recipe, run, FLOW, **how))[1]
+    )
+    for name in ("one", "two"):
+        shown = CliRunner().invoke(
+            app, ["sample", str(coder.path), "--density", "flow", "-n", "9", "--out", str(tmp_path / f"{name}.png")]
+        )
+        assert shown.exit_code == 0, shown.output
+    assert RunDir(coder.path / "flow").state() == "finished"
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert asked == [("flow", coder.path)] * 2  # the second finds it finished
+
+
+def test_a_gan_of_codes(coder: RunDir, tmp_path: Path) -> None:
+    run = ectype.train("latent-gan", coder.path, {**FAST, "train.batch": 32, "run.device": "cpu"}, out=tmp_path / "run")
+    model = ectype.load(run.path)
+    assert isinstance(model, OnCodes)
+    assert model.sample(2).shape == (2, 1, 16, 16)
+    assert {"critic", "generator"} == {f.stem.partition("-")[2] for f in run.checkpoints.glob("*/optimizer-*")}
+
+
+def test_what_cannot_be(coder: RunDir, flow: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"is a run, and model.kind=autoencoder is trained on images"):
+        ectype.train("vae-mlp", coder.path, out=tmp_path / "a")
+    gan = ectype.train(small("gan-mlp", **FAST), out=tmp_path / "gan")
+    with pytest.raises(ModelError, match="has no codes: give the run of an autoencoder"):
+        ectype.train("flow", gan.path, out=tmp_path / "b")
+    words = {**FLOW, "model.coder.run": str(tmp_path / "nowhere")}
+    with pytest.raises(ModelError, match=r"no model at '.*nowhere', whose codes are meant"):
+        ectype.train("flow", coder.path, words, out=tmp_path / "c")
+    with pytest.raises(ModelError, match=r"are not of model\.coder"):
+        ectype.train("flow", coder.path, {**FLOW, "model.coder.run": str(gan.path)}, out=tmp_path / "d")
+    config, info = OnCodesConfig(coder=flow.recipe.model.coder, inner=load_recipe("vae-mlp").model), flow_info(flow)
+    with pytest.raises(ModelError, match="makes nothing of noise"):
+        config.build(info)
+
+
+def test_a_copy_of_the_game_plays_with_its_own_players(coder: RunDir) -> None:
+    import copy
+
+    recipe = resolve("flow", coder.path, FLOW)
+    info = ectype.load(coder.path).info
+    game = recipe.objective.build(recipe.model.build(info), info, images=100)
+    assert isinstance(game, OnCodesObjective)
+    other = copy.deepcopy(game)
+    batch = Batch(torch.rand(4, *info.shape), torch.zeros(4, dtype=torch.int64))
+    other.turns[0].score(batch, Position(0, 0, 0, batch=4)).total().backward()
+    assert all(p.grad is None for p in game.parameters())
+    assert any(p.grad is not None for p in other.players["model"].parameters())
