@@ -86,8 +86,8 @@ CASES = [
         lambda rng: {
             **GAN,
             "objective.adversary.loss": "non_saturating",
-            "optimizer.lr": 1e-4,
-            "optimizer.players": {"critic": {"lr": float(rng.choice([1e-3, 2e-3]))}},
+            "optimizer.lr": 2e-5,
+            "optimizer.players": {"critic": {"lr": float(rng.choice([5e-4, 1e-3]))}},
         },
         lambda rng: {**GAN, **SETTLED},
         figure="FD-classifier",

@@ -15,15 +15,26 @@ from ectype.measure.cost import cost
 from ectype.recipe import load_recipe, preset_path, preset_table
 
 SITE = Path(__file__).parent / "site"
+SYSTEMS = SITE / "systems" / "systems.json"
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def presets() -> str:
-    """Every preset: what it is, what it costs, its recipe."""
+    """Every preset: what it is, what a minute of it gives, what it costs, its recipe."""
     parts = ["# Presets", "", "Written by the program: `ectype presets NAME` prints the same.", ""]
+    if SYSTEMS.is_file():
+        parts += [
+            "Pictures and figures are of a minute on one thread (`docs/systems.py`): what a system makes, not how good",
+            "",
+        ]
+        parts[-2] += " it can get. Samples where there are any, else images above what was made of them."
+    made: dict[str, Any] = json.loads(SYSTEMS.read_text(encoding="utf-8")) if SYSTEMS.is_file() else {}
     for about in preset_table():
         file = preset_path(about.name)
         parts += [f"## {about.name}", "", f"{about.summary}. Family: {about.family}; density: {about.density}.", ""]
+        if (found := made.get(about.name)) is not None:
+            parts += [f"![{about.name}](systems/{about.name}.jpg)", ""]
+            parts += [f"`{found['command']}`: {found['seen']:,} images shown. {'; '.join(found['figures'])}.", ""]
         try:
             parts += ["```", *cost(load_recipe(file)).lines(), "```", ""]
         except EctypeError as error:

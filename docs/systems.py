@@ -1,0 +1,122 @@
+"""Pictures and figures of every preset for the site, each trained for a minute on the shared images.
+
+    python docs/systems.py [--minutes 1] [NAME …]
+
+What a minute of one thread gives is no measure of a system; it shows what kind of pictures each makes. Runs are kept in
+the cache, so that the command goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+import ectype
+from ectype.data.preview import contact_sheet
+from ectype.errors import EctypeError, EctypeWarning
+from ectype.models.base import Reconstructs, Samples, Translates, evaluating
+from ectype.paths import cache_root
+from ectype.recipe import Recipe, load_recipe, preset_names
+from ectype.results import evaluate, view
+from ectype.training.rundir import RunDir
+from ectype.training.watch import to_uint8
+
+HERE = Path(__file__).parent
+SHARED = Path(os.environ.get("ECTYPE_SHARED", HERE.parent.parent / "shared")) / "data"
+PLACE = HERE / "site" / "systems"
+COLUMNS, ROWS = 8, 2
+SIDE = 512
+"""Pixels that a picture is about as wide as: small images are enlarged by a whole number."""
+FIRST = ("mean Dice", "PSNR", "FD-", "log-likelihood", "−ELBO", "coverage", "SSIM")
+"""Figures that are shown, by the beginnings of their names, one of each."""
+
+
+def images(recipe: Recipe) -> tuple[str, list[str]]:
+    """Shared images that suit a preset, and words that bring them to a size for two cores."""
+    data = recipe.data
+    if data.pairs == "masks":
+        return "brain", ["size=64", "data.resize=squash"]
+    if data.pairs == "images":
+        return "pairs128", ["size=64"]
+    wide = data.sides is not None and min(data.sides) >= 256
+    if wide or recipe.about.name == "unet-denoise":
+        return "emoji64", ["size=64"]
+    return "mnist", []
+
+
+def trained(name: str, minutes: float, console: Console) -> tuple[RunDir, str]:
+    """The run of a preset, and the command that makes it."""
+    source, words = images(load_recipe(name))
+    words = [*words, "run.threads=1"]
+    place = cache_root() / "systems" / f"{name}-{minutes:g}"
+    run = ectype.train(name, SHARED / source, [*words, f"train.minutes={minutes:g}"], out=place, console=console)
+    return run, shlex.join(["ectype", "train", name, f"{source}/", *words, "--minutes", f"{minutes:g}"])
+
+
+def shown(run: RunDir) -> Image.Image:
+    """What a model makes: samples where it samples, else images above what it made of them."""
+    seen = view(run, device="cpu")
+    model = seen.model
+    with evaluating(model):
+        if isinstance(model, Samples):
+            made = model.sample(COLUMNS * ROWS, generator=torch.Generator().manual_seed(0))
+        else:
+            places = torch.tensor(seen.chosen(COLUMNS, "systems"))
+            batch = seen.test(places, seen.moment)
+            if isinstance(model, Translates):
+                given, wanted = model.pair(batch, seen.moment)
+                rows = [given.expand(-1, 3, -1, -1), model.picture(model.translate(given)), model.picture(wanted)]
+            else:
+                assert isinstance(model, Reconstructs)
+                rows = [batch.image, model.reconstruct(batch.image)]
+            made = torch.cat(rows)
+    width = COLUMNS * (made.shape[3] + 2)
+    return contact_sheet(to_uint8(made), columns=COLUMNS, scale=max(1, round(SIDE / width))).convert("RGB")
+
+
+def figures(run: RunDir) -> list[str]:
+    """The figures that say most, with their intervals."""
+    found = evaluate(run, device="cpu").figures
+    chosen = [next((figure for figure in found if figure.name.startswith(start)), None) for start in FIRST]
+    return [
+        f"{figure.name} {figure.text} ({figure.interval})"
+        for figure in chosen
+        if figure is not None
+    ]
+
+
+def main() -> None:
+    """Train what was not, and write pictures and `systems.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="presets; all if none is named")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of training, each (1)")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore", EctypeWarning)
+    torch.set_num_threads(1)
+    PLACE.mkdir(exist_ok=True)
+    file, console = PLACE / "systems.json", Console()
+    said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for name in given.names or preset_names():
+        try:
+            run, command = trained(name, given.minutes, console)
+        except EctypeError as error:
+            console.print(f"{name}: {error}")
+            continue
+        shown(run).save(PLACE / f"{name}.jpg", quality=85)
+        said[name] = {"command": command, "seen": run.summary()["seen"], "figures": figures(run)}
+        file.write_text(json.dumps(dict(sorted(said.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
