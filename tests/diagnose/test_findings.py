@@ -121,7 +121,12 @@ def test_a_run_says_early_that_its_outputs_are_alike(tmp_path: Path) -> None:
         assert sum("reconstructions of different images are alike" in line for line in said) == (beta > 1)
 
 
-def test_lost_modes_and_copies_are_told_with_what_cures_them(generator: RunView) -> None:
+def test_lost_modes_and_copies_are_told_with_what_cures_them(
+    generator: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The last checks of a run as short as this one have their own view.
+    monkeypatch.setattr(RunDir, "last_verdict", lambda self: "")
+
     def judged(verdict: str) -> RunView:
         found = dataclasses.replace(generator.evaluation, verdict=verdict)
         return dataclasses.replace(generator, evaluation=found)
@@ -141,15 +146,34 @@ def test_lost_modes_and_copies_are_told_with_what_cures_them(generator: RunView)
 def test_what_a_run_ended_by_is_told_though_better_weights_are_shipped(
     generator: RunView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(RunDir, "last_verdict", lambda self: "")
     good = dataclasses.replace(generator, evaluation=dataclasses.replace(generator.evaluation, verdict="healthy"))
-    for state, find in (("collapsed", modes.of_run), ("memorising", memorised.of_run)):
+    for verdict, find in (
+        ("collapsed", modes.of_run),
+        ("memorising", memorised.of_run),
+        ("memorising or shrunken", memorised.of_run),
+    ):
         assert find(good) is None
-        with monkeypatch.context() as patch:
-            patch.setattr(RunDir, "state", lambda self, state=state: state)
-            found = find(good)
-        assert found is not None
-        assert found.severity == "warning"
-        assert "what is shipped is from before that" in found.sign
+        for said in ("state", "last_verdict"):
+            with monkeypatch.context() as patch:
+                patch.setattr(RunDir, said, lambda self, verdict=verdict: verdict)
+                found = find(good)
+            assert found is not None
+            assert found.severity == "warning"
+            assert "what is shipped may be" in found.sign
+
+
+def test_a_last_verdict_is_one_that_two_checks_agree_on(tmp_path: Path) -> None:
+    def after(*verdicts: str) -> str:
+        run = RunDir(tmp_path)
+        lines = [{"kind": "check", "seen": i, "verdict": verdict} for i, verdict in enumerate(verdicts)]
+        run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return run.last_verdict()
+
+    assert after() == ""
+    assert after("collapsed") == ""
+    assert after("collapsed", "healthy") == ""
+    assert after("healthy", "collapsed", "collapsed") == "collapsed"
 
 
 def test_a_critic_that_always_or_never_tells_is_found(generator: RunView, monkeypatch: pytest.MonkeyPatch) -> None:

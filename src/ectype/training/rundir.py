@@ -151,8 +151,9 @@ class RunDir:
         return name, [(line["seen"], line[name]) for line in checks if name in line]
 
     def last_verdict(self) -> str:
-        """What the last check said of a generator; empty where there was none, or none that says it."""
-        return next((line["verdict"] for line in reversed(self.metrics()) if "verdict" in line), "")
+        """What the last two checks said of a generator; empty where they said different things, or nothing."""
+        last = [line["verdict"] for line in self.metrics() if "verdict" in line][-2:]
+        return last[0] if len(last) == 2 and last[0] == last[1] else ""
 
     def attempt(self, number: int) -> RunDir:
         """Another try at the same with advice applied; the first is number 1."""
