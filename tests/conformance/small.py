@@ -62,6 +62,7 @@ def small(name: str, **changes: Any) -> Recipe:
         "monitor.every": 640,
         "monitor.patience": None,
         "monitor.on_collapse": "warn",
+        "monitor.images": 500,
         "run.pictures": 4,
         "run.device": "cpu",
     }
