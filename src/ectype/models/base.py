@@ -22,6 +22,7 @@ __all__ = [
     "DrawsPosterior",
     "Encodes",
     "Model",
+    "NeedsStart",
     "Reconstructs",
     "Samples",
     "Scores",
@@ -197,6 +198,15 @@ class StartsFromWeights(Protocol):
 
     def start_from_weights(self) -> None:
         """Called once, before the first step. Raises `ModelError` where they cannot be had."""
+        ...
+
+
+@runtime_checkable
+class NeedsStart(Protocol):
+    """A model, or a part of one, that may be of no use unless a run starts from weights that there are."""
+
+    def needs_start(self) -> None:
+        """Called before the first step of a run that starts from nothing. Raises `ModelError` where it is of no use."""
         ...
 
 
