@@ -63,9 +63,7 @@ def find_published(start: str | Path) -> Path | None:
         return None
     folder = _within(_downloaded(str(start)))
     if folder is None:
-        raise ModelError(
-            f"'{start}' on the Hub holds no network of diffusers: it has neither {CONFIG} nor vae/{CONFIG}."
-        )
+        raise ModelError(f"'{start}' on the Hub is no network of diffusers: it has neither {CONFIG} nor vae/{CONFIG}.")
     return folder
 
 
@@ -85,9 +83,7 @@ def _downloaded(name: str) -> Path:
     try:
         from huggingface_hub import constants, snapshot_download
     except ImportError:
-        raise ModelError(
-            f"--from {name} is taken from the Hub by huggingface_hub: pip install 'ectype[hub]'."
-        ) from None
+        raise ModelError(f"--from {name} needs huggingface_hub: pip install 'ectype[hub]'.") from None
     wanted = [f"{part}/{file}".lstrip("/") for part in PARTS for file in (CONFIG, WEIGHTS_FILE)]
     try:
         held = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
@@ -112,9 +108,9 @@ def _downloaded(name: str) -> Path:
 
 def _unreachable(name: str, reason: str, cache: str) -> ModelError:
     return ModelError(
-        f"'{name}' is no run and no folder here, nor in the Hub's cache '{cache}', and cannot be downloaded ({reason}): "
-        f"put its {CONFIG} and {WEIGHTS_FILE} into a folder and give --from FOLDER, or set HF_HUB_CACHE to a cache "
-        "that has it."
+        f"'{name}' is no run and no folder here, is not in the Hub's cache '{cache}' and cannot be downloaded "
+        f"({reason}): put its {CONFIG} and {WEIGHTS_FILE} into a folder and give --from FOLDER, or set HF_HUB_CACHE to "
+        "a cache that has it."
     )
 
 
@@ -133,12 +129,10 @@ def described(model: Section, folder: Path) -> dict[str, Any]:
     for path, section in known:
         if section.class_name == config["_class_name"]:
             return {f"{path}.{key}": value for key, value in section.described(config).items()}
-    have = (
-        f"this recipe's network is {known[0][1].class_name}" if known else "this recipe's network is none of diffusers"
-    )
+    have = known[0][1].class_name if known else "none of diffusers"
     raise ModelError(
-        f"'{folder}' holds a network of class {config['_class_name']}, {have}: start the preset `vae-kl` from a folder "
-        "of AutoencoderKL."
+        f"'{folder}' holds a network of class {config['_class_name']}, this recipe's is {have}: `ectype train vae-kl` "
+        "starts from an AutoencoderKL."
     )
 
 
