@@ -117,6 +117,6 @@ def test_nothing_is_written_over_and_nothing_that_differs_is_written(
 
 def test_without_diffusers_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = model()
-    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl", None)
     with pytest.raises(ModelError, match=r"pip install 'ectype\[diffusers\]'\.$"):
         export(made, tmp_path / "out", torch.rand(2, 3, 16, 16))

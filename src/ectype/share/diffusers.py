@@ -123,7 +123,7 @@ def _apart(found: _Found) -> str:
 
 def _class() -> Any:
     try:
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     except ImportError:
         raise ModelError("the export to diffusers needs it: pip install 'ectype[diffusers]'.") from None
     return AutoencoderKL
