@@ -65,6 +65,17 @@ def test_the_recipe_takes_its_architecture_and_an_override_stands(theirs: Path) 
     assert chosen.block_out_channels == (8, 16)
 
 
+def test_what_an_early_config_does_not_say_is_as_diffusers_takes_it(theirs: Path) -> None:
+    file = theirs / "config.json"
+    left_out = ("use_quant_conv", "use_post_quant_conv", "mid_block_add_attention", "scaling_factor", "shift_factor")
+    said = {key: value for key, value in json.loads(file.read_text()).items() if key not in left_out}
+    file.write_text(json.dumps(said))
+    net, wanted = resolve("vae-kl", "digits", start=theirs).model.net, loaded(theirs).config  # type: ignore[attr-defined]
+    for key in ("use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"):
+        assert getattr(net, key) == getattr(wanted, key)
+    assert net.scaling.scaling_factor == wanted.scaling_factor
+
+
 def test_a_whole_pipeline_is_looked_into(tmp_path: Path, theirs: Path) -> None:
     shutil.move(theirs, tmp_path / "pipeline" / "vae")
     (tmp_path / "pipeline" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
