@@ -89,11 +89,7 @@ def figures(run: RunDir) -> list[str]:
     """The figures that say most, with their intervals."""
     found = evaluate(run, device="cpu").figures
     chosen = [next((figure for figure in found if figure.name.startswith(start)), None) for start in FIRST]
-    return [
-        f"{figure.name} {figure.text} ({figure.interval})"
-        for figure in chosen
-        if figure is not None
-    ]
+    return [f"{figure.name} {figure.text} ({figure.interval})" for figure in chosen if figure is not None]
 
 
 def main() -> None:

@@ -84,6 +84,16 @@ def test_a_new_attempt_begins_at_the_last_healthy_weights_with_the_advice(
     assert all(one[key].equal(two[key]) for key in one)
 
 
+def test_where_nothing_was_healthy_an_attempt_begins_with_what_the_run_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = train(tmp_path / "given", "warn")
+    monkeypatch.setattr(assembly, "judged_by", says("collapsed"))
+    recipe = small("gan-mlp", **FAST, **{"monitor.on_collapse": "rollback"})
+    run = ectype.train(recipe, out=tmp_path / "run", start=given.path)
+    assert {attempt["from"] for attempt in run.summary()["attempts"]} == {str(given.path)}
+
+
 def test_at_most_three_attempts_each_with_other_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assembly, "judged_by", says("collapsed"))
     run = train(tmp_path / "run", "rollback")

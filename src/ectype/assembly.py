@@ -26,7 +26,8 @@ from ectype.measure.reconstruction import baseline_images
 from ectype.measure.validation import spoiled, validation
 from ectype.measure.verdict import judged_by
 from ectype.measure.watching import LEAST_WATCHED, SampleEvidence, SampleWatch
-from ectype.models.base import Samples, StartsFromData, StartsFromWeights
+from ectype.models.base import NeedsStart, Samples, StartsFromData, StartsFromWeights, own_parts
+from ectype.nets.published import fill, find_published
 from ectype.objectives.base import Restarts, Validates
 from ectype.recipe import Recipe
 from ectype.results import keep, load, open_data
@@ -122,7 +123,7 @@ class Session:
 
         Args:
             callbacks: Beside our own.
-            start: A run, or a checkpoint, whose weights to begin with.
+            start: A run, a checkpoint, or what `find_published` finds, whose weights to begin with.
         """
         # The first process decides for all: another might look when this one has saved already.
         place = self.world.agree(checkpoint.latest(self.run.checkpoints) if self.world.first else None)
@@ -138,16 +139,18 @@ class Session:
             return
         if place is None:
             trainer = self.assemble(self.recipe.train.images)
-            for part in trainer.objective.modules():
+            for part in own_parts(trainer.objective):
                 if isinstance(part, StartsFromWeights):
                     part.start_from_weights()
+                if start is None and isinstance(part, NeedsStart):
+                    part.needs_start()
             trainer.restart_average()
             if isinstance(trainer.objective.model, StartsFromData):
                 some = partial(_some_images, self.store)
                 trainer.objective.model.start_from(_mean_image(self.store).to(self.device), some)
                 trainer.restart_average()
             if start is not None:
-                self.say(_warm_start(trainer, Path(start)))
+                self.say(_warm_start(trainer, start))
             watch = self.watch(trainer)
             choices = choose(trainer, watch.measure if watch is not None else None)
             if choices.budget != trainer.budget:
@@ -362,19 +365,25 @@ def _some_images(store: Store) -> Tensor:
     return images.gather(torch.arange(n) * len(images) // n).float() / 255
 
 
-def _warm_start(trainer: Trainer, start: Path) -> str:
-    """Take another run's, or a checkpoint's, weights where names and shapes agree."""
-    if (start / "objective.safetensors").is_file():
-        theirs, into = checkpoint.load_tensors(start / "objective.safetensors"), trainer.objective
+def _warm_start(trainer: Trainer, start: str | Path) -> str:
+    """Take another run's, or a checkpoint's, weights where names and shapes agree; all of a published folder's."""
+    if (folder := find_published(start)) is not None:
+        count = fill(trainer.objective.model, folder)
+        said = f"took {count} tensors from {start}"
     else:
-        theirs, into = load(start, device="cpu").state_dict(), trainer.objective.model
-    ours = into.state_dict()
-    taken = {key: value for key, value in theirs.items() if key in ours and ours[key].shape == value.shape}
-    if not taken:
-        raise RunError(f"no weight of '{start}' fits this model: start from a run of the same kind and size.")
-    into.load_state_dict({**ours, **taken})
+        objective = Path(start) / "objective.safetensors"
+        if objective.is_file():
+            theirs, into = checkpoint.load_tensors(objective), trainer.objective
+        else:
+            theirs, into = load(Path(start), device="cpu").state_dict(), trainer.objective.model
+        ours = into.state_dict()
+        taken = {key: value for key, value in theirs.items() if key in ours and ours[key].shape == value.shape}
+        if not taken:
+            raise RunError(f"no weight of '{start}' fits this model: start from a run of the same kind and size.")
+        into.load_state_dict({**ours, **taken})
+        said = f"took {len(taken)} of {len(ours)} tensors from {start}"
     for part in trainer.objective.modules():
         if isinstance(part, Restarts):
             part.restart()
     trainer.restart_average()
-    return f"took {len(taken)} of {len(ours)} tensors from {start}"
+    return said

@@ -36,7 +36,7 @@ class _Next(NamedTuple):
     why: str
     advice: Advice
     start: Path | None
-    """The checkpoint whose weights to begin with; None for new ones."""
+    """The checkpoint whose weights to begin with; None for those that the run began with."""
 
 
 Changes = dict[str, Any]
@@ -52,7 +52,7 @@ def roll_back(recipe: Recipe, run: RunDir, *how: Any) -> None:
     Args:
         recipe: Of the run, which has ended.
         run: Where it is.
-        how: Device, world, console and callbacks, as a `Session` takes them.
+        how: Device, world, console and callbacks, as a `Session` takes them, and what the run itself began with.
     """
 
     def decide(current: RunDir, now: Recipe, tried: Sequence[Changes]) -> _Next | None:
@@ -77,7 +77,7 @@ def fix(recipe: Recipe, run: RunDir, *how: Any) -> None:
     Args:
         recipe: Of the run, which has ended.
         run: Where it is.
-        how: Device, world, console and callbacks, as a `Session` takes them.
+        how: Device, world, console and callbacks, as a `Session` takes them, and what the run itself began with.
     """
 
     def decide(current: RunDir, now: Recipe, tried: Sequence[Changes]) -> _Next | None:
@@ -117,6 +117,7 @@ def _attempts(
     world: World,
     console: Console | None,
     callbacks: Sequence[Callback],
+    begun: str | Path | None,
 ) -> None:
     """Try until nothing is off, ship the best, and note what was tried.
 
@@ -136,7 +137,8 @@ def _attempts(
             if by == "fix" and not made and console is not None:
                 console.print("nothing was found that a recipe could change", highlight=False)
             break
-        why, advice, start = following
+        why, advice, healthy = following
+        start = healthy or begun
         tried.append(dict(advice.overrides))
         entry = {"attempt": number, "by": by, "why": why, "from": str(start) if start else None, "changed": tried[-1]}
         made.append(entry)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from ectype.errors import RecipeError, did_you_mean
 from ectype.sections import (
     About,
+    Choice,
     DataConfig,
     ModelConfig,
     MonitorConfig,
@@ -68,7 +69,8 @@ class Recipe(Section):
 
         A key is a dotted path or its end (`latent_dim`, `optimizer.lr`). An end that fits several paths means the
         shortest (`loss` is `objective.loss`, not `objective.adversary.loss`); where several are as short it is refused
-        with all of them named. Values are Python values or the text a user typed.
+        with all of them named. Values are Python values or the text a user typed. A word given to a section that has no
+        kinds means the one other key of that name, if there is one: `train=decoder`.
 
         A mapping given to a section changes only the keys it has; given to a free mapping, such as losses by weight, it
         replaces all of it.
@@ -82,11 +84,13 @@ class Recipe(Section):
 def _changed(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
     plain = section.model_dump(mode="json", serialize_as_any=True)
     for key, value in changes.items():
+        new = _value(value) if isinstance(value, str) else value
         path = _find(plain, key)
+        if isinstance(new, str):
+            path = _no_section(section, plain, path)
         node, held = plain, section
         for part in path[:-1]:
             node, held = node[part], getattr(held, part, None)
-        new = _value(value) if isinstance(value, str) else value
         free = isinstance(getattr(held, path[-1], None), Mapping)
         node[path[-1]] = new if free else _merge(node.get(path[-1]), new)
     return plain
@@ -140,6 +144,21 @@ def _find(plain: Mapping[str, Any], key: str) -> tuple[str, ...]:
         return ("optimizer", "players", parts[-1])
     names = {".".join(path[-len(parts) :]) for path in paths} | {path[-1] for path in paths}
     raise RecipeError(f"no key '{key}' in this recipe; {did_you_mean(key, names)}")
+
+
+def _no_section(section: Section, plain: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path, or where it is of a section that cannot be a word, that of the one other key of its name that can."""
+
+    def held(path: tuple[str, ...]) -> Any:
+        found: Any = section
+        for part in path:
+            found = found.get(part) if isinstance(found, Mapping) else getattr(found, part, None)
+        return found
+
+    if not isinstance(held(path), Section) or isinstance(held(path), Choice):
+        return path
+    others = [other for other in _paths(plain) if other[-1] == path[-1] and not isinstance(held(other), Section)]
+    return others[0] if len(others) == 1 else path
 
 
 def _validate(section: type[S], plain: Any) -> S:

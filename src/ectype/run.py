@@ -14,6 +14,7 @@ from ectype.attempts import fix as mend
 from ectype.attempts import roll_back
 from ectype.errors import ModelError, RecipeError, RunError
 from ectype.models.base import Encodes
+from ectype.nets.published import described, find_published
 from ectype.recipe import Recipe, differences, load_recipe, within
 from ectype.results import load
 from ectype.training.distributed import choose_device, launched
@@ -28,19 +29,31 @@ def resolve(
     recipe: str | Path | Recipe | Mapping[str, Any],
     data: str | Path | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    start: str | Path | None = None,
 ) -> Recipe:
     """A recipe with its data and overrides in place.
 
+    Args:
+        recipe: A preset's name, a YAML file, plain values, or a recipe.
+        data: A folder of images or any other source.
+        overrides: `key=value` texts, or a mapping.
+        start: Whose weights it will begin with. Where that is a network that others published, the recipe takes its
+            architecture, unless it is one already or an override says otherwise.
+
     Raises:
         RecipeError: An unknown preset or key, or a value that its key does not admit.
+        ModelError: A start that is of another network, or cannot be had.
     """
     if data is not None and RunDir(data).recipe_file.is_file():
         recipe, data = _upon(recipe, RunDir(data)), None
     if data is not None:
         overrides = within(str(data), overrides)
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    if isinstance(recipe, Recipe) and overrides:
-        found = load_recipe(recipe.plain(), overrides)
+    if isinstance(recipe, Recipe):
+        found = load_recipe(recipe.plain(), overrides) if overrides else recipe
+    elif start is not None and (folder := find_published(start)) is not None:
+        found = load_recipe(found.override(described(found.model, folder)).plain(), overrides)
     if data is not None:
         text = str(data)
         found = found.override({"data.source": str(Path(text).resolve()) if Path(text).exists() else text})
@@ -73,7 +86,8 @@ def train(
             given.
         root: Where numbered runs lie.
         resume: Go on with the newest unfinished run of the same recipe in `root`.
-        start: A run whose weights are taken at the start, where names and shapes agree.
+        start: A run whose weights are taken at the start, where names and shapes agree; or a folder of diffusers, or
+            its name on the Hub, user/name: then all of them, and its architecture (see `resolve`).
         fix: Diagnose the run, and while something is off that a recipe can change, train anew with the advice applied,
             three times at most; the best is shipped.
         callbacks: Yours; see `ectype.Callback`.
@@ -82,7 +96,7 @@ def train(
     Raises:
         EctypeError: Anything that a user can mend, in one line.
     """
-    found = resolve(recipe, data, overrides)
+    found = resolve(recipe, data, overrides, start=start)
     device = choose_device(found.run.device)
     with launched(device) as world:
         if found.train.batch < world.size:
@@ -95,9 +109,9 @@ def train(
             with lock, numerics(found):
                 Session(found, run, device, world, console).go(callbacks, start)
                 if found.monitor.on_collapse == "rollback":
-                    roll_back(found, run, device, world, console, callbacks)
+                    roll_back(found, run, device, world, console, callbacks, start)
                 if fix:
-                    mend(found, run, device, world, console, callbacks)
+                    mend(found, run, device, world, console, callbacks, start)
         except BaseException:
             if world.first:
                 run.forget_if_unbegun()

@@ -13,7 +13,7 @@ from ectype.cli import app
 from ectype.data.batch import Batch
 from ectype.diagnose import scan
 from ectype.errors import ModelError, RecipeError
-from ectype.models.base import Encodes, Reconstructs, Samples, StandsOn, has_own_codes
+from ectype.models.base import Encodes, Reconstructs, Samples, StandsOn, has_own_codes, own_parts
 from ectype.models.on_codes import OnCodes, OnCodesConfig
 from ectype.objectives.on_codes import OnCodesObjective
 from ectype.recipe import load_recipe
@@ -150,6 +150,16 @@ def test_density_flow_trains_one_beside_the_run(coder: RunDir, tmp_path: Path, m
     assert RunDir(coder.path / "flow").state() == "finished"
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert asked == [("flow", coder.path)] * 2  # the second finds it finished
+
+
+def test_a_coder_is_not_asked_for_weights_of_its_own(flow: RunDir) -> None:
+    model = ectype.load(flow.path)
+    assert isinstance(model, OnCodes)
+    own = own_parts(model)
+    assert own[0] is model
+    assert model.inner in own
+    assert not set(model.coder.modules()) & set(own)
+    assert len(own) == len(list(model.modules())) - len(list(model.coder.modules()))
 
 
 def test_a_gan_of_codes(coder: RunDir, tmp_path: Path) -> None:

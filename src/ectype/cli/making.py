@@ -23,7 +23,9 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Budget in time, turned into images at the start.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Directory of the run; the same command goes on.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of it.")] = False,
-    start: Annotated[Path | None, typer.Option("--from", help="A run whose weights to start from.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Whose weights to start from: a run, a folder of diffusers, user/name.")
+    ] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Diagnose it, and try again with the advice.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, or auto.")] = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
@@ -33,7 +35,7 @@ def train(
 
     given = {"train.images": images, "train.minutes": minutes, "run.device": device}
     options = [f"{key}={value}" for key, value in given.items() if value is not None]
-    resolved = runs.resolve(recipe, data, [*(overrides or []), *options])
+    resolved = runs.resolve(recipe, data, [*(overrides or []), *options], start=start)
     if dry:
         print(resolved.yaml(), end="")
         return

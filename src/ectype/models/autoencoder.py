@@ -17,7 +17,7 @@ from ectype.models.corruptions import CorruptionConfig, NoneConfig
 from ectype.models.densities import Density, StandardNormal
 from ectype.models.likelihoods import LikelihoodConfig, MSEConfig
 from ectype.models.quantizers import Quantizer
-from ectype.nets.coder import CoderConfig
+from ectype.nets.coder import CoderConfig, Scaled
 from ectype.nets.conv import ConvConfig
 from ectype.nets.groups import Group, grouped
 from ectype.nets.squares import WithCode, WithSquares
@@ -109,6 +109,8 @@ class Autoencoder(Model):
         bias = last[-1].bias
         assert isinstance(bias, Tensor)
         channels = self.likelihood.start(mean)
+        if isinstance(self.decoder, Scaled):
+            channels = self.decoder.unscaled(channels)
         start = channels.flatten() if bias.numel() == channels.numel() else channels.mean((1, 2))
         if bias.numel() == start.numel():
             with torch.no_grad():

@@ -24,6 +24,7 @@ __all__ = [
     "Encodes",
     "FromLatents",
     "Model",
+    "NeedsStart",
     "Reconstructs",
     "Samples",
     "Scores",
@@ -37,6 +38,7 @@ __all__ = [
     "evaluating",
     "has_own_codes",
     "importance_bound",
+    "own_parts",
     "truncated_normal",
 ]
 
@@ -207,6 +209,13 @@ def has_own_codes(model: nn.Module) -> bool:
     return isinstance(model, Encodes) and not isinstance(model, StandsOn)
 
 
+def own_parts(whole: nn.Module) -> list[nn.Module]:
+    """A module and all its parts but those of a coder that another run trained, which come with its weights."""
+    coders = [part.coder for part in whole.modules() if isinstance(part, StandsOn)]
+    borrowed = {part for coder in coders for part in coder.modules()}
+    return [part for part in whole.modules() if part not in borrowed]
+
+
 @runtime_checkable
 class StartsFromData(Protocol):
     """Sets some of its first weights from the training images."""
@@ -225,6 +234,15 @@ class StartsFromWeights(Protocol):
 
     def start_from_weights(self) -> None:
         """Called once, before the first step. Raises `ModelError` where they cannot be had."""
+        ...
+
+
+@runtime_checkable
+class NeedsStart(Protocol):
+    """A model, or a part of one, that may be of no use unless a run starts from weights that there are."""
+
+    def needs_start(self) -> None:
+        """Called before the first step of a run that starts from nothing. Raises `ModelError` where it is of no use."""
         ...
 
 

@@ -83,8 +83,8 @@ class Gaussian(Bottleneck):
 
     def posterior(self, features: Float[Tensor, " b *features"]) -> Posterior:
         mean, log_variance = features.chunk(2, dim=1)
-        # e^±15 is far outside what training visits, and keeps one odd image from making the batch infinite.
-        log_variance = F.hardtanh(log_variance.float(), -30, 15)
+        # Far outside what training visits, it keeps one odd image from making the batch infinite; as in diffusers.
+        log_variance = F.hardtanh(log_variance.float(), -30, 20)
         return Posterior(mean.float(), torch.exp(0.5 * log_variance), log_variance)
 
     def forward(self, features: Float[Tensor, " b *features"], noise: Noise) -> Coded:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ectype.sections import Choice, DataInfo
 
-__all__ = ["CoderConfig"]
+__all__ = ["CoderConfig", "Scaled"]
+
+
+@runtime_checkable
+class Scaled(Protocol):
+    """A decoder that scales and shifts what its last layer gives."""
+
+    def unscaled(self, wanted: Float[Tensor, "kc h w"]) -> Float[Tensor, "kc h w"]:
+        """What the last layer has to give for this to come out."""
+        ...
 
 
 class CoderConfig(Choice):
