@@ -11,7 +11,7 @@ from ectype.models.base import Reconstructs, StandsOn
 
 __all__ = ["of_run"]
 
-ALIKE, GRAVE = 0.6, 0.3
+ALIKE, GRAVE = 0.5, 0.3
 """Share of the variance that a linear code of as many numbers keeps, below which outputs are alike, and gravely so."""
 FULL = 0.7
 """Share of active numbers from which the code is used up: then it is too small, and β is not to blame."""
