@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from ectype.errors import ModelError
 from ectype.models.base import FromLatents, truncated_normal
@@ -44,6 +44,17 @@ class FlowConfig(ModelConfig):
 
     def build(self, info: DataInfo) -> Flow:
         return Flow(self, info)
+
+
+class _Step(nn.Module):
+    """A velocity as one module of tensors."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, point: Image, time: Float[Tensor, " b"], label: Int[Tensor, " b"] | None = None) -> Image:
+        return self.flow.velocity(point, time, label)
 
 
 class Flow(FromLatents):
@@ -93,6 +104,14 @@ class Flow(FromLatents):
             return found
         plain = self.velocity(point, time, None)
         return plain + self.guidance * (found - plain)
+
+    def exports(self) -> dict[str, tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]]]:
+        """One graph beside those that follow from what it can do: `velocity`, for solvers of others."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = {"point": self.latents(2, generator=generator), "time": torch.rand(2, generator=generator)}
+        if self.conditional:
+            inputs["label"] = self.labels(2, generator=generator)
+        return {"velocity": (_Step(self), inputs, {name: {0: "batch"} for name in inputs})}
 
     def latents(
         self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ectype.data.batch import Moment
 from ectype.errors import ModelError
 from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder
 from ectype.models.base import Encodes, FromLatents, Model, StartsFromData, evaluating
-from ectype.models.flow import FlowConfig
+from ectype.models.flow import Flow, FlowConfig
 from ectype.sections import DataInfo, ModelConfig, Section
 
 __all__ = ["Coder", "OnCodes", "OnCodesConfig"]
@@ -161,6 +161,10 @@ class OnCodes(FromLatents):
     def reconstruct(self, image: Image) -> Image:
         """Each image through the coder and back: as good as samples can get."""
         return self.decode(self.encode(image))
+
+    def exports(self) -> dict[str, tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]]]:
+        """The graphs that the inner model names: of codes."""
+        return self.inner.exports() if isinstance(self.inner, Flow) else {}
 
     # ── Samples ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
