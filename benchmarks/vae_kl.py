@@ -7,8 +7,8 @@ One small network, three objectives:
 - ours: absolute and perceptual differences, a KL summed over the code, a critic whose turn sees detached images;
 - faulty: the perceptual loss computed without a gradient, the critic's own loss with one for the autoencoder, the KL
   averaged over the code, all beside losses that are summed over an image;
-- script: what diffusers' `train_autoencoderkl.py` does as read in commit 2e348b8: the perceptual loss without a
-  gradient, and a critic that is asked but never moves.
+- script: what diffusers' `train_autoencoderkl.py` did in commit 2e348b8: the perceptual loss without a gradient, and a
+  critic that is asked but never moves. In commit e276f08 it moves, its turn not detached.
 
 Ours has the minutes that are given; the others have as many images as take them equally long, by steps that are timed
 in turns, as other work on the machine would decide otherwise. Trained on crops of 64 px, judged on crops of 128 px of
