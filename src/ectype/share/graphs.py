@@ -101,7 +101,9 @@ def graphs_of(model: Model, images: Float[Tensor, "b c h w"]) -> list[Graph]:
         if isinstance(model, Encodes):
             found.append(_image(model, "encode", model.encode, images, "code"))
             code, flat = model.encode(images), len(model.code_shape) < 3
-            found.append(Graph("decode", Taken(model, model.decode), {"code": code}, _any("code"), "image", not flat, 8))
+            found.append(
+                Graph("decode", Taken(model, model.decode), {"code": code}, _any("code"), "image", not flat, 8)
+            )
         if isinstance(model, Reconstructs):
             found.append(_image(model, "reconstruct", model.reconstruct, images, "reconstruction"))
         if isinstance(model, Translates):

@@ -60,7 +60,11 @@ def export(graph: Graph, file: Path, about: dict[str, str]) -> Exported:
         run = runner(session(program.model_proto.SerializeToString()))
     apart = max(apart, compared(graph, run))
     opset = next(each.version for each in program.model_proto.opset_import if not each.domain)
-    said = about | {"graph": graph.name, "opset": str(opset), "multiple": "fixed" if multiple is None else str(multiple)}
+    said = about | {
+        "graph": graph.name,
+        "opset": str(opset),
+        "multiple": "fixed" if multiple is None else str(multiple),
+    }
     program.model.metadata_props.update({f"ectype.{key}": value for key, value in said.items()})
     try:
         program.save(file)
@@ -103,7 +107,9 @@ def _exported(graph: Graph, inputs: dict[str, Tensor], more: dict[int, str]) -> 
     axes = {name: dict.fromkeys(graph.axes.get(name, {}), free) for name in inputs}
     axes[first] |= dict.fromkeys(more, free)
     # Inputs of one image would be taken for a constant.
-    given = {name: torch.cat([value] * 2) if len(value) == 1 and 0 in axes[name] else value for name, value in inputs.items()}
+    given = {
+        name: torch.cat([value] * 2) if len(value) == 1 and 0 in axes[name] else value for name, value in inputs.items()
+    }
     try:
         with evaluating(graph.module), _quiet():
             program = torch.onnx.export(

@@ -85,7 +85,8 @@ def main():
         inputs[names[1]] = wanted.astype(np.int64)
     run = runner(HERE / graph["file"])
     parts = [
-        run({name: value[at : at + AT_ONCE] for name, value in inputs.items()}) for at in range(0, len(latents), AT_ONCE)
+        run({name: value[at : at + AT_ONCE] for name, value in inputs.items()})
+        for at in range(0, len(latents), AT_ONCE)
     ]
     grid(np.concatenate(parts)).save(given.out)
     print(f"{len(latents)} samples → {given.out}")
