@@ -50,7 +50,7 @@ def export(run: str | Path, to: Target, out: str | Path, *, license: str | None 
     model = seen.model
     assert isinstance(model, Model)
     if to == "safetensors":
-        files = stage(seen, place, str(out), _said(seen), license)
+        files = stage(seen, place, place.name, _said(seen), license)
         return [f"{len(files)} files → {place}; ectype.load('{place}') reads them"]
     images = seen.images(seen.chosen(TRIED, "export"))
     if to == "diffusers":
@@ -79,6 +79,7 @@ def push(
         RunError: No such run, a name that cannot be, no network, or no token that may write.
         ModelError: A library is missing.
     """
+    hub.valid(name)
     seen = view(RunDir.existing(run), device="cpu")
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -148,7 +148,7 @@ def _code(view: RunView, name: str) -> list[str]:
 
 def _commands(view: RunView, name: str) -> list[str]:
     model = view.model
-    found = ["pip install 'ectype[hub]'"]
+    found = ["pip install 'ectype[hub]'" if "/" in name else "pip install ectype"]
     if isinstance(model, Samples):
         found.append(f"ectype sample {name} -n 64 --out samples.png")
     if isinstance(model, Reconstructs):
@@ -185,7 +185,7 @@ def card(view: RunView, name: str, said: Sequence[str], shown: dict[str, str], l
             rows.append("| " + " | ".join(_cell(c) for c in (figure.name, figure.text, figure.interval, beside)) + " |")
     parts.append("\n".join(rows))
     parts += [f"- {remark}" for remark in view.evaluation.remarks]
-    parts += ["## Recipe", "`ectype train recipe.yaml photos/` trains the same on other images."]
+    parts += ["## Recipe", "`ectype train recipe.json photos/` trains the same on other images."]
     parts.append(_fenced("yaml", yaml.safe_dump(public(view.recipe), sort_keys=False, allow_unicode=True).splitlines()))
     if license is None:
         parts += ["## Licence", "Its maker has not said under which licence it may be used."]

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import yaml
-
 from ectype.errors import ModelError
 from ectype.measure.view import RunView
 from ectype.share.card import card, pictures, public
@@ -49,8 +47,6 @@ def stage(view: RunView, out: Path, name: str, said: Sequence[str], license: str
                 old.unlink()
             for file in (Path(scratch) / "model").iterdir():
                 shutil.copy2(file, out / file.name)
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        (out / "recipe.yaml").write_text(text, encoding="utf-8")
         (out / "evaluation.json").write_text(view.evaluation.to_json(), encoding="utf-8")
         for file, (picture, _) in made.items():
             picture.save(out / file)

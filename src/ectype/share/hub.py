@@ -10,7 +10,7 @@ from pathlib import Path
 from ectype.errors import EctypeError, RunError
 from ectype.share.extras import needed
 
-__all__ = ["located", "push", "push_local", "snapshot"]
+__all__ = ["located", "push", "push_local", "snapshot", "valid"]
 
 WANTED = ["*.json", "*.safetensors", "README.md"]
 """What is fetched of a repository: numbers and words, nothing that could be run."""
@@ -68,7 +68,7 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
         RunError: A name that cannot be, no network, no token, or one that may not write there.
     """
     hub = needed("huggingface_hub", "hub", "the Hub")
-    _valid(name)
+    valid(name)
     api = hub.HfApi(library_name="ectype")
     try:
         made = api.create_repo(name, private=private, exist_ok=True)
@@ -92,7 +92,7 @@ def push_local(folder: Path, name: str, cache: Path) -> Path:
     Raises:
         RunError: A name that cannot be, or a place that cannot be written.
     """
-    _valid(name)
+    valid(name)
     repository = cache / f"models--{name.replace('/', '--')}"
     files = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
     try:
@@ -114,7 +114,8 @@ def push_local(folder: Path, name: str, cache: Path) -> Path:
     return place
 
 
-def _valid(name: str) -> None:
+def valid(name: str) -> None:
+    """Raise `RunError` unless a name can be one on the Hub."""
     if not NAME.fullmatch(name) or any(bad in name for bad in ("--", "..")) or len(name) > 96 or name.endswith(".git"):
         raise RunError(
             f"'{name}' is no name on the Hub: give user/name, of letters, digits, '-', '_' and '.', 96 at most."

@@ -17,7 +17,7 @@ from torch import Tensor
 from ectype.errors import ModelError
 from ectype.models.base import evaluating
 from ectype.share.extras import needed
-from ectype.share.graphs import LIMIT, Graph, compared, difference
+from ectype.share.graphs import LIMIT, Graph, Taken, compared, difference
 
 __all__ = ["Exported", "export", "runner", "session"]
 
@@ -113,7 +113,7 @@ def _exported(graph: Graph, inputs: dict[str, Tensor], more: dict[int, str]) -> 
     try:
         with evaluating(graph.module), _quiet():
             program = torch.onnx.export(
-                graph.module,
+                Taken(graph.module, graph.module),
                 tuple(given.values()),
                 dynamo=True,
                 dynamic_shapes=(tuple(axes.values()),),

@@ -28,7 +28,12 @@ def export(graph: Graph, file: Path, about: dict[str, str]) -> onnx.Exported:
     openvino = needed("openvino", "openvino", "OpenVINO")
     with TemporaryDirectory() as folder:
         made = onnx.export(graph, Path(folder) / f"{graph.name}.onnx", about)
-        model = openvino.convert_model(str(made.file))
+        try:
+            model = openvino.convert_model(str(made.file))
+        except Exception as error:
+            # Its errors have no class of their own in common; the last lines of each name the operations.
+            reason = str(error).strip().splitlines()[-1].removeprefix("-- ")[:160]
+            raise ModelError(f"OpenVINO cannot take the graph '{graph.name}' ({reason}): export --to onnx.") from None
     for key, value in about.items():
         model.set_rt_info(value, ["ectype", key])
     apart = compared(graph, runner(compiled(model)))

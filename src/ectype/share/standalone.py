@@ -5,9 +5,12 @@
 What is drawn, and from which density, stands in export.json beside this file.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +20,20 @@ HERE = Path(__file__).parent
 AT_ONCE = 64
 
 
-def runner(file):
+def runner(file: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
     """A function from arrays by name to the array that a graph makes of them."""
     if file.suffix == ".onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        return lambda inputs: session.run(None, inputs)[0]
+        return lambda inputs: np.asarray(session.run(None, inputs)[0])
     import openvino
 
     model = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda inputs: model(inputs)[0]
+    return lambda inputs: np.array(model(inputs)[0])
 
 
-def draw(n, shape, density, random):
+def draw(n: int, shape: Sequence[int], density: str, random: np.random.Generator) -> np.ndarray:
     """`n` latents: of N(0, I), or of Gaussians with covariance F Fᵀ + diag(d)."""
     if density == "normal":
         return random.standard_normal((n, *shape)).astype(np.float32)
@@ -43,7 +46,7 @@ def draw(n, shape, density, random):
     return latents.astype(np.float32).reshape(n, *shape)
 
 
-def grid(images):
+def grid(images: np.ndarray) -> Image.Image:
     """Images [n, c, h, w] in [0, 1] side by side."""
     n, channels, height, width = images.shape
     across = math.ceil(math.sqrt(n))
@@ -58,7 +61,7 @@ def grid(images):
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
 
 
-def main():
+def main() -> None:
     """Draw, run, and write."""
     said = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     sampler, images = said["sampler"], said["images"]
@@ -84,10 +87,8 @@ def main():
         wanted = drawn if given.label is None else np.full(len(latents), images["classes"].index(given.label))
         inputs[names[1]] = wanted.astype(np.int64)
     run = runner(HERE / graph["file"])
-    parts = [
-        run({name: value[at : at + AT_ONCE] for name, value in inputs.items()})
-        for at in range(0, len(latents), AT_ONCE)
-    ]
+    starts = range(0, len(latents), AT_ONCE)
+    parts = [run({name: value[at : at + AT_ONCE] for name, value in inputs.items()}) for at in starts]
     grid(np.concatenate(parts)).save(given.out)
     print(f"{len(latents)} samples → {given.out}")
 
