@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, get_args
 
 import torch
 
@@ -20,14 +19,14 @@ from ectype.share.export import export as write_graphs
 from ectype.share.folder import stage
 from ectype.training.rundir import RunDir
 
-__all__ = ["Target", "export", "push"]
+__all__ = ["export", "push"]
 
-Target = Literal["onnx", "openvino", "safetensors", "diffusers"]
+TARGETS = ("onnx", "openvino", "safetensors", "diffusers")
 TRIED = 8
 """Held-out images that graphs are tried on."""
 
 
-def export(run: str | Path, to: Target, out: str | Path, *, license: str | None = None) -> list[str]:
+def export(run: str | Path, to: str, out: str | Path, *, license: str | None = None) -> list[str]:
     """Write a run's model for other programs.
 
     Args:
@@ -44,8 +43,8 @@ def export(run: str | Path, to: Target, out: str | Path, *, license: str | None 
         RunError: No such run.
         ModelError: A library is missing, or an export differs from the model by more than it may.
     """
-    if to not in get_args(Target):
-        raise ModelError(f"no export to '{to}'; {did_you_mean(to, get_args(Target))}")
+    if to not in TARGETS:
+        raise ModelError(f"no export to '{to}'; {did_you_mean(to, TARGETS)}")
     seen, place = view(RunDir.existing(run), device="cpu"), Path(out)
     model = seen.model
     assert isinstance(model, Model)
@@ -57,7 +56,7 @@ def export(run: str | Path, to: Target, out: str | Path, *, license: str | None 
         # Torch's own exports need none of it.
         return import_module("ectype.share.diffusers").export(model, place, images)
     with torch.no_grad():
-        return write_graphs(model, to, place, images, preset=seen.recipe.about.name)
+        return write_graphs(model, "onnx" if to == "onnx" else "openvino", place, images, preset=seen.recipe.about.name)
 
 
 def push(

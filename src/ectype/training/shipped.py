@@ -83,8 +83,12 @@ def load_model(place: Path, device: torch.device | None = None) -> Model:
             )
         info = _info(says["info"])
         config = ModelConfig.model_validate(says["model"])
-    except (ValueError, KeyError, TypeError, ValidationError, OverflowError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = f"model{''.join(f'.{part}' for part in first['loc'])}: {first['msg']}"
+        raise CheckpointError(f"'{place}' holds no model that can be read ({_short(reason)}).") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        reason = _short(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"'{place}' holds no model that can be read ({reason}).") from None
     file = inside(place, "model.safetensors")
     check_same(file, header(file), entries_of(_outline(place, config, info)))
@@ -113,8 +117,12 @@ def _outline(place: Path, config: ModelConfig, info: DataInfo) -> torch.nn.Modul
         raise
     except Exception as error:
         # Whatever a network trips over when it is given nonsense: anyone may have written the description.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        reason = _short(str(error)) or type(error).__name__
         raise CheckpointError(f"'{place}' names a model that cannot be built here ({reason}).") from None
+
+
+def _short(reason: str) -> str:
+    return " ".join(reason.split())[:200]
 
 
 def _density(file: Path, name: str, shape: tuple[int, ...]) -> Density:
@@ -127,8 +135,7 @@ def _density(file: Path, name: str, shape: tuple[int, ...]) -> Density:
         density = empty_density(name, shape, load_tensors(file))
         density.check()
     except (KeyError, ValueError, RuntimeError, ModelError, CheckpointError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"'{file}' is no density on this model's codes ({reason}).") from None
+        raise CheckpointError(f"'{file}' is no density on this model's codes ({_short(str(error))}).") from None
     return density
 
 
