@@ -38,7 +38,7 @@ format: setup
 	$(BIN)/ruff format
 
 bench: setup
-	for file in startup linear prepare memory step quality gan_step frechet ssim inference signs detector cure stop small_data conditional stacked photographs perceptual vae_kl alike brain denoise drawings restoring unet_step likelihood families diagnosis densities easier; do $(BIN)/python benchmarks/$$file.py || exit; done
+	for file in startup linear prepare memory step quality gan_step frechet ssim inference exported signs detector cure stop small_data conditional stacked photographs perceptual vae_kl alike brain denoise drawings restoring unet_step likelihood families diagnosis densities easier; do $(BIN)/python benchmarks/$$file.py || exit; done
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

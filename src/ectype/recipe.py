@@ -215,12 +215,12 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset, or the path itself if it names a YAML file.
+    """The file of a preset, or the path itself if it names a YAML or JSON file.
 
     Raises:
         RecipeError: Neither a preset nor a file.
     """
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith((".yaml", ".yml", ".json")):  # all JSON is YAML
         if not Path(name).is_file():
             raise RecipeError(f"no recipe at '{name}': give the path of a YAML file, or a preset (`ectype presets`).")
         return Path(name)

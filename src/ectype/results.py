@@ -29,13 +29,15 @@ from ectype.measure.view import RunView
 from ectype.models.base import Model, Samples, evaluating
 from ectype.models.densities import DENSITIES, Density, fit_density
 from ectype.objectives.base import Objective
-from ectype.recipe import data_recipe
+from ectype.recipe import Recipe, data_recipe, load_recipe
 from ectype.sections import DataConfig, DataInfo
+from ectype.share.hub import located
 from ectype.training import checkpoint
 from ectype.training.distributed import choose_device
 from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.shipped import DrawsCodes, load_model, ship, store_density
+from ectype.training.untrusted import inside, read_json
 from ectype.training.watch import to_uint8
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "load",
     "open_data",
     "other_source",
+    "recipe_of",
     "report",
     "save_evidence",
     "told",
@@ -276,16 +279,19 @@ def other_source(config: DataConfig, source: str, info: DataInfo) -> DataConfig:
 
 
 def load(path: str | Path, *, device: str = "auto") -> Model:
-    """The model of a run, or of a model directory, ready to use.
+    """The model of a run, of a model directory, or of a name on the Hub such as `user/name`, ready to use.
+
+    A place that is there goes before a name. What comes from elsewhere is checked and none of it is run; see
+    `ectype.training.untrusted`.
 
     What it can do is in its methods: `reconstruct`, `encode`, `decode`, `sample`, `log_likelihood`; see
     `ectype.models.base`. Images are tensors [b, c, h, w] in [0, 1].
 
     Raises:
         RunError: No such run, or it has shipped no model yet.
-        CheckpointError: Its files are damaged.
+        CheckpointError: Its files are damaged, or claim what cannot be.
     """
-    place = Path(path)
+    place = located(path)
     if not (place / "config.json").is_file():
         run = RunDir.existing(place)
         if not (run.model / "config.json").is_file():
@@ -295,6 +301,15 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
             keep(run, checkpoint.step_of(newest))
         place = run.model
     return load_model(place, choose_device(device))
+
+
+def recipe_of(path: str | Path) -> Recipe:
+    """The recipe of a run, or of a model that was handed on. Raises as `load` does."""
+    place = located(path)
+    handed = place / "recipe.json"
+    if handed.is_file():
+        return load_recipe(read_json(inside(place, handed.name)))
+    return RunDir.existing(place).recipe
 
 
 def density_of(run: RunDir, model: nn.Module, name: str) -> Density:

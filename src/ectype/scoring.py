@@ -18,10 +18,9 @@ from ectype.errors import DataError
 from ectype.measure.neighbours import nearest as nearest_points
 from ectype.models.base import Encodes, Reconstructs, evaluating
 from ectype.models.degradations import blur
-from ectype.results import load, open_data, other_source
+from ectype.results import load, open_data, other_source, recipe_of
 from ectype.tiling import tiled
 from ectype.training.position import looking
-from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
 from ectype.use import able, at_size, destinations, files_of, left_out, png, readable, save, spec_of, unharmed
 
@@ -88,7 +87,7 @@ def score(
         raise DataError(f"--out {out} should end in .csv.")
     model = load(run, device=device)
     capable = able(model, Reconstructs, run, "reconstruct, and so cannot score")
-    recipe, info = RunDir.existing(run).recipe, model.info
+    recipe, info = recipe_of(run), model.info
     files = files_of(images)
     overview = out.with_suffix(".png")
     unharmed(files, [overview])
@@ -173,7 +172,7 @@ def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int 
     """
     model = load(run, device=device)
     capable = able(model, Encodes, run, "encode")
-    recipe, info = RunDir.existing(run).recipe, model.info
+    recipe, info = recipe_of(run), model.info
     spec, here = spec_of(info, recipe), next(model.parameters()).device
     files = files_of(images)
     unharmed(files, [out])

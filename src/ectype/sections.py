@@ -145,7 +145,7 @@ class ModelConfig(Choice):
     family: ClassVar[str] = "model"
 
     def build(self, info: DataInfo) -> nn.Module:
-        """A model for images of that shape, weights not yet drawn from the run's seed."""
+        """A fresh model for images of that shape; also built on torch's device `meta`, where no tensor has numbers."""
         raise TypeError(f"{type(self).__name__} must define build(info)")
 
     def upon(self, run: Path, model: ModelConfig, shape: tuple[int, ...]) -> ModelConfig:

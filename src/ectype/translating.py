@@ -19,10 +19,9 @@ from ectype.data.preview import save_grid
 from ectype.errors import DataError, ModelError
 from ectype.models.base import evaluating
 from ectype.models.translator import Restorer, Segmenter, Translator
-from ectype.results import load
+from ectype.results import load, recipe_of
 from ectype.sections import DataConfig, DataInfo
 from ectype.tiling import tiled
-from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
 from ectype.use import OVERVIEW, able, destinations, files_of, left_out, png
 
@@ -83,7 +82,7 @@ def translate(
     files = files_of(images)
     endings = ["", *(["-overlay"] if overlay else []), *(_endings(model.info) if probabilities else [])]
     places = destinations(files, out, endings)
-    data, info = RunDir.existing(run).recipe.data, model.info
+    data, info = recipe_of(run).data, model.info
     spec = Spec(info.size, info.channels, "squash", colour(data.background), 1)
     full = scale == "full" or (scale == "auto" and isinstance(model, Restorer))
     here = next(model.parameters()).device

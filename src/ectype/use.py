@@ -21,11 +21,10 @@ from ectype.data.sources import judge
 from ectype.errors import DataError, ModelError
 from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, evaluating
 from ectype.recipe import Recipe
-from ectype.results import load, open_data, other_source
+from ectype.results import load, open_data, other_source, recipe_of
 from ectype.sections import DataInfo
 from ectype.tiling import tiled
 from ectype.training.position import looking
-from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
 
 __all__ = [
@@ -216,7 +215,7 @@ def reconstruct(
     capable = able(model, Reconstructs, run, "reconstruct")
     if draws and not isinstance(model, DrawsPosterior):
         raise ModelError(f"the model of '{run}' has no q(z|x) to draw from: leave --draws out, or train a vae.")
-    info, spec = model.info, spec_of(model.info, RunDir.existing(run).recipe)
+    info, spec = model.info, spec_of(model.info, recipe_of(run))
     files = files_of(images)
     places = destinations(files, out, [f"-{k + 1}" for k in range(draws)] or [""])
     size = f"{info.size[1]}×{info.size[0]}"
@@ -275,7 +274,7 @@ def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
         raise DataError(f"--out {out} should end in .parquet or .npz.")
     model = load(run, device=device)
     capable = able(model, Encodes, run, "encode")
-    recipe, info = RunDir.existing(run).recipe, model.info
+    recipe, info = recipe_of(run), model.info
     config = other_source(recipe.data, source, info)
     _, store = open_data(config)
     here = next(model.parameters()).device

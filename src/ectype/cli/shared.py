@@ -31,7 +31,9 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-Run = Annotated[Path, typer.Argument(help="A run's directory, such as runs/vae-001.")]
+Run = Annotated[
+    Path, typer.Argument(help="A run's directory, such as runs/vae-001; to use it, also user/name on the Hub.")
+]
 Seed = Annotated[int, typer.Option(help="Repeats the same draws.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 

@@ -47,6 +47,9 @@ class Density(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must define sample(n)")
 
+    def check(self) -> None:
+        """Raise `ModelError` where numbers that were read can be of no density."""
+
 
 class StandardNormal(Density):
     """N(0, I): the prior of a variational autoencoder, and of no other."""
@@ -72,6 +75,13 @@ class Mixture(Density):
         self.register_buffer("means", torch.zeros(parts, d))
         self.register_buffer("factors", torch.zeros(parts, d, rank))
         self.register_buffer("diagonals", torch.zeros(parts, d))
+
+    def check(self) -> None:
+        """Raise `ModelError` where a weight or a variance is negative, or a number not finite."""
+        if not all(buffer.isfinite().all() for buffer in self.buffers()):
+            raise ModelError("its numbers are not all finite.")
+        if (self.weights < 0).any() or (self.diagonals < 0).any() or self.weights.sum() <= 0:
+            raise ModelError("it has negative weights or variances.")
 
     def sample(
         self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None

@@ -154,7 +154,9 @@ class VectorQuantizer(Quantizer):
         """The code at the least Euclidean distance, which among vectors of length 1 has the largest cosine."""
         # |z − e|² without |z|², which all codes have in common.
         half = 0.5 * self.codebook.square().sum(1)
-        parts = vectors.detach().flatten(0, -2).split(max(1, AT_ONCE // self.codebook_size))
+        flat = vectors.detach().flatten(0, -2)
+        # What an exported graph is run by has no lists of tensors, and manages its own memory.
+        parts = [flat] if torch.compiler.is_exporting() else flat.split(max(1, AT_ONCE // self.codebook_size))
         found = [torch.addmm(half, part, self.codebook.T, alpha=-1).min(1).indices for part in parts]
         return torch.cat(found).view(vectors.shape[:-1])
 

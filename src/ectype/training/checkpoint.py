@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ectype.errors import CheckpointError, TrainingError
+from ectype.training.untrusted import header, inside, strict_json
 
 __all__ = [
     "committed",
@@ -109,11 +110,19 @@ def save(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mappi
 
 
 def verify(place: Path) -> bool:
-    """Whether a checkpoint is whole: every file of its manifest there, with its hash."""
+    """Whether a checkpoint is whole: every file of its manifest there, with its hash.
+
+    Raises:
+        CheckpointError: The manifest names a file outside of the checkpoint.
+    """
     try:
-        manifest = json.loads((place / MANIFEST).read_text())
-        return all(_digest(place / name) == digest for name, digest in manifest.items())
+        manifest = strict_json((place / MANIFEST).read_bytes())
     except (OSError, ValueError):
+        return False
+    files = [(inside(place, name), digest) for name, digest in manifest.items()]
+    try:
+        return all(file.is_file() and _digest(file) == digest for file, digest in files)
+    except OSError:
         return False
 
 
@@ -146,7 +155,8 @@ def load_json(file: Path) -> dict[str, Any]:
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file, on the CPU."""
+    """The tensors of one safetensors file, on the CPU; nothing is allocated before its header was checked."""
+    header(file)
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:

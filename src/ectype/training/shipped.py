@@ -18,10 +18,13 @@ from ectype.models.densities import Density, empty_density
 from ectype.recipe import Recipe
 from ectype.sections import DataInfo, ModelConfig, Target
 from ectype.training.checkpoint import committed, load_tensors, verify
+from ectype.training.untrusted import bounded, check_same, entries_of, header, inside, like, read_json
 
 __all__ = ["DrawsCodes", "load_model", "ship", "store_density"]
 
 FORMAT = 1
+CHANNELS, SIDE = 64, 2**16
+"""Of images, at most."""
 
 
 @runtime_checkable
@@ -65,44 +68,80 @@ def store_density(place: Path, name: str, density: Density) -> None:
 def load_model(place: Path, device: torch.device | None = None) -> Model:
     """The model in a directory, in evaluation mode, with the densities beside it.
 
-    No code is taken from the directory: a kind of model that this installation does not know is refused.
+    The directory may come from anyone. No code is taken from it: a kind of model that this installation does not know
+    is refused. What its files claim is held against each other before memory is taken for it; see
+    `ectype.training.untrusted`.
 
     Raises:
         CheckpointError: Files are missing, damaged, or of another model.
     """
+    says = read_json(inside(place, "config.json"))
     try:
-        says: dict[str, Any] = json.loads((place / "config.json").read_text())
         if says["format"] != FORMAT:
-            raise CheckpointError(f"'{place}' has format {says['format']}: this version reads {FORMAT}; update ectype.")
+            raise CheckpointError(
+                f"'{place}' has format {says['format']!r}: this version reads {FORMAT}; update ectype."
+            )
         info = _info(says["info"])
         config = ModelConfig.model_validate(says["model"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = f"model{''.join(f'.{part}' for part in first['loc'])}: {first['msg']}"
+        raise CheckpointError(f"'{place}' holds no model that can be read ({_short(reason)}).") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        reason = _short(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"'{place}' holds no model that can be read ({reason}).") from None
+    file = inside(place, "model.safetensors")
+    check_same(file, header(file), entries_of(_outline(place, config, info)))
     if not verify(place):
         raise CheckpointError(f"'{place}' is damaged: a file differs from its manifest; `ectype keep` writes it anew.")
     model = config.build(info)
     assert isinstance(model, Model)
-    try:
-        model.load_state_dict(load_tensors(place / "model.safetensors"))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the weights in '{place}' are not of the model that it names ({reason}).") from None
+    model.load_state_dict(load_tensors(file))
+    if spoiled := next((name for name, value in model.named_parameters() if not value.isfinite().all()), None):
+        raise CheckpointError(f"the weights in '{place}' are not all finite numbers ({spoiled!r}): take another model.")
     if isinstance(model, DrawsCodes):
         shape = tuple(next(iter(model.densities.values())).shape)
-        for file in sorted(place.glob("density-*.safetensors")):
-            name = file.stem.removeprefix("density-")
-            try:
-                model.densities[name] = empty_density(name, shape, load_tensors(file))
-            except (KeyError, RuntimeError, ModelError) as error:
-                raise CheckpointError(f"'{file}' is no density on this model's codes ({error}).") from None
+        for found in sorted(place.glob("density-*.safetensors")):
+            name = found.stem.removeprefix("density-")
+            model.densities[name] = _density(inside(place, found.name), name, shape)
         model.density = model.prior or next((n for n in ("gmm", "gaussian") if n in model.densities), "normal")
     return model.to(device or torch.device("cpu")).eval()
 
 
+def _outline(place: Path, config: ModelConfig, info: DataInfo) -> torch.nn.Module:
+    """The model that a description names, without numbers."""
+    try:
+        with bounded(place):
+            return config.build(info)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # Whatever a network trips over when it is given nonsense: anyone may have written the description.
+        reason = _short(str(error)) or type(error).__name__
+        raise CheckpointError(f"'{place}' names a model that cannot be built here ({reason}).") from None
+
+
+def _short(reason: str) -> str:
+    return " ".join(reason.split())[:200]
+
+
+def _density(file: Path, name: str, shape: tuple[int, ...]) -> Density:
+    """A density on codes of a shape, whose file is held against what it should be before it is read."""
+    held = header(file)
+    try:
+        with torch.device("meta"):
+            wanted = entries_of(empty_density(name, shape, like(held)))
+        check_same(file, held, wanted)
+        density = empty_density(name, shape, load_tensors(file))
+        density.check()
+    except (KeyError, ValueError, RuntimeError, ModelError, CheckpointError) as error:
+        raise CheckpointError(f"'{file}' is no density on this model's codes ({_short(str(error))}).") from None
+    return density
+
+
 def _info(plain: dict[str, Any]) -> DataInfo:
     size = plain["size"]
-    return DataInfo(
+    info = DataInfo(
         channels=int(plain["channels"]),
         size=(int(size[0]), int(size[1])),
         classes=tuple(str(name) for name in plain["classes"]),
@@ -110,6 +149,15 @@ def _info(plain: dict[str, Any]) -> DataInfo:
         binary=bool(plain["binary"]),
         target=_target(plain.get("target")),
     )
+    if not 1 <= info.channels <= CHANNELS or not all(1 <= side <= SIDE for side in info.size):
+        raise ValueError(f"images of {info.channels} channels and {info.size[0]}×{info.size[1]} pixels")
+    if info.frequencies and (len(info.frequencies) != len(info.classes) or not _shares(info.frequencies)):
+        raise ValueError("the frequencies are not one share for each class")
+    return info
+
+
+def _shares(values: tuple[float, ...]) -> bool:
+    return all(0 <= value <= 1 for value in values) and sum(values) > 0
 
 
 def _target(plain: dict[str, Any] | None) -> Target | None:
@@ -118,7 +166,7 @@ def _target(plain: dict[str, Any] | None) -> Target | None:
     kind = plain["kind"]
     if kind not in ("masks", "images"):
         raise ValueError(f"partners of kind {kind!r}")
-    return Target(
+    target = Target(
         kind=kind,
         channels=int(plain["channels"]),
         classes=tuple(str(name) for name in plain["classes"]),
@@ -126,3 +174,10 @@ def _target(plain: dict[str, Any] | None) -> Target | None:
         colours=tuple((int(r), int(g), int(b)) for r, g, b in plain["colours"]),
         values=tuple(value if isinstance(value, int) else str(value) for value in plain.get("values", ())),
     )
+    if not 1 <= target.channels <= CHANNELS:
+        raise ValueError(f"partners of {target.channels} channels")
+    if kind == "masks" and not (len(target.classes) == len(target.colours) >= 1):
+        raise ValueError(f"{len(target.classes)} classes of masks and {len(target.colours)} colours")
+    if not all(0 <= value <= 255 for colour in target.colours for value in colour):
+        raise ValueError("a colour is not of three numbers from 0 to 255")
+    return target
