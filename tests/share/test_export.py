@@ -18,6 +18,7 @@ from ectype.data.preview import contact_sheet
 from ectype.errors import ModelError
 from ectype.models.base import Model
 from ectype.models.densities import fit_density
+from ectype.models.on_codes import OnCodes
 from ectype.recipe import load_recipe
 from ectype.sections import DataInfo, Target
 from ectype.share import export as exporting
@@ -163,6 +164,27 @@ def test_a_model_may_name_its_own_graphs(tmp_path: Path) -> None:
     assert opened.get_inputs()[0].shape == ["batch", 1, "height", "width"]
     assert opened.run(None, {"noisy": np.ones((3, 1, 8, 24), np.float32)})[0].shape == (3, 1, 8, 24)
     assert json.loads((tmp_path / "export.json").read_text())["sampler"] is None
+
+
+@pytest.mark.slow
+def test_a_flow_of_codes_hands_on_its_samples_and_its_step(tmp_path: Path) -> None:
+    coder = load_recipe("vae-mlp", {"model.net.hidden": [16], "latent_dim": 6}).model
+    changes = {"model.coder.model": coder.model_dump(mode="json", serialize_as_any=True), "model.inner.steps": 3}
+    changes |= {"model.inner.net": {"kind": "mlp", "width": 16, "depth": 1}}
+    model = made("flow", **changes)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    export(model, "onnx", tmp_path, images(), preset="flow")
+    assert {file.stem for file in tmp_path.glob("*.onnx")} == {"encode", "decode", "reconstruct", "sample", "velocity"}
+    assert isinstance(model, OnCodes)
+    latent, label = model.latents(3, generator=torch.Generator().manual_seed(4)), torch.tensor([0, 2, 1])
+    given = {"latent": latent.numpy(), "label": label.numpy()}
+    with torch.no_grad():
+        wanted = model.render(latent, label=label)
+        step = model.inner.velocity(latent, torch.full((3,), 0.3), label)
+    assert np.allclose(session(tmp_path / "sample.onnx").run(None, given)[0], wanted, atol=1e-5)
+    given = {"point": latent.numpy(), "time": np.full(3, 0.3, np.float32), "label": label.numpy()}
+    assert np.allclose(session(tmp_path / "velocity.onnx").run(None, given)[0], step, atol=1e-5)
 
 
 ALONE = """
