@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from ectype.recipe import Recipe, load_recipe
 
 SIZE = 16
-REDUCED = {"width": 8, "max_width": 16}
+REDUCED = {"width": 8, "max_width": 16, "steps": 4}
 
 
 def _leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

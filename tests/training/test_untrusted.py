@@ -256,8 +256,8 @@ def test_a_hostile_directory_is_refused(good: Path, tmp_path: Path, name: str) -
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
     assert peak < MOST, f"{peak:,} bytes"
-    # Tracing makes Python several times slower; the whole must not take longer than a person waits.
-    assert time.process_time() - began < 5
+    # Traced, and with shapes checked, Python is many times slower: without, the slowest takes under a second.
+    assert time.process_time() - began < 15
 
 
 def test_an_absurd_model_is_refused_before_torch_takes_memory(good: Path, tmp_path: Path) -> None:

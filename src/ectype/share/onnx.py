@@ -87,6 +87,8 @@ def session(model: bytes | Path) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # sizes are tried that may not fit
+    # Threads that spin while they wait would slow torch's, whose turn is next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     given = model if isinstance(model, bytes) else str(model)
     return runtime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
