@@ -153,8 +153,16 @@ def side_by_side(trial: Callable[[Any], Any], work: Sequence[Any], processes: in
 
 
 def once(name: str, key: Any, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was found of that key before, or is found now and kept: a benchmark that was cut off goes on."""
-    said = json.dumps(key, sort_keys=True, default=str)
+    """What was found of that key before, or is found now and kept: a benchmark that was cut off goes on.
+
+    Kept is what the code that judges runs said as it is now: other measures or findings are asked anew.
+    """
+    judges = b"".join(
+        file.read_bytes()
+        for part in ("measure", "diagnose")
+        for file in sorted((ROOT / "src" / "ectype" / part).rglob("*.py"))
+    )
+    said = json.dumps([key, hashlib.blake2b(judges).hexdigest()], sort_keys=True, default=str)
     file = KEPT / name / f"{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}.json"
     if file.is_file():
         return json.loads(file.read_text())

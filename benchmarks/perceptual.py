@@ -21,7 +21,7 @@ import torch
 import ectype
 from ectype.models.autoencoder import Autoencoder
 from photographs import WORDS
-from photos import SIDE, Judge, between, bytes_of, crops, in_parts, sheet, stacked, training_crops
+from photos import SIDE, Judge, between, busiest, bytes_of, crops, in_parts, sheet, stacked, training_crops
 
 LOSSES = {
     "mse": "{mse: 1.0}",
@@ -69,12 +69,7 @@ def main() -> None:
             rows.append(
                 Row(f"{name}: {measure}{trained}", float(values["mse"][measure].mean()), mean, None, detail=detail)
             )
-    # The crops with most in them, one for each photograph: smooth ones look alike whatever the loss.
-    busy = values["mse"]["PSNR"]
-    chosen = [
-        min((i for i, n in enumerate(names) if n == name), key=lambda i: float(busy[i]))
-        for name in dict.fromkeys(names)
-    ]
+    chosen = busiest(values["mse"]["PSNR"], names)
     columns = {"original": bytes_of(real[chosen])} | {name: bytes_of(images[chosen]) for name, images in made.items()}
     sheet({name: list(images) for name, images in columns.items()}, RESULTS / "perceptual.jpg")
     notes = [

@@ -5,6 +5,10 @@ uint8 tensor in memory, fused AdamW, the running average of the weights in one c
 what the Trainer adds: a check for numbers that are none, gradient norms, logged means, noise that derives from the
 place in the run, images behind a mapped file. A second one, "watched", has the first two of these, so that what they
 cost can be told from what the Trainer's own machinery does.
+
+    python benchmarks/step.py --gpu 1
+
+takes both to a GPU instead, in bf16 and channels last, the bare loop's images too, and compares with nobody else.
 """
 
 from __future__ import annotations
@@ -67,22 +71,31 @@ CASES = {
     "MLP 784-512-16": load_recipe("vae-mlp", {**COMMON, "hidden": [512], "activation": "relu"}),
     "conv 32/64-16": load_recipe("vae", {**COMMON, "width": 32, "bottom": 8}),
 }
+LARGE = {"conv 128/512-16, 512 images": load_recipe("vae", {**COMMON, "width": 128, "bottom": 8, "train.batch": 512})}
+"""What keeps a GPU busy."""
 CPU = torch.device("cpu")
 
 
-def our_trainer(recipe: Recipe) -> Trainer:
+def our_trainer(recipe: Recipe, device: torch.device = CPU) -> Trainer:
     """As `ectype.run` assembles it."""
     _, store = open_data(recipe.data)
-    feed = Feed(store.split("train"), recipe.data, CPU, training=True, seed=0)
-    return assemble(recipe, store.info, feed, budget=recipe.train.images, device=CPU)
+    feed = Feed(store.split("train"), recipe.data, device, training=True, seed=0)
+    return assemble(recipe, store.info, feed, budget=recipe.train.images, device=device)
 
 
-def bare_loop(recipe: Recipe, *, watched: bool = False) -> Callable[[], None]:
+def bare_loop(recipe: Recipe, device: torch.device = CPU, *, watched: bool = False) -> Callable[[], None]:
     """A step of one's own loop over a tensor of uint8; watched, it stops before an update that is not finite."""
     _, store = open_data(recipe.data)
     train = store.split("train")
-    images = train.gather(torch.arange(len(train)))
-    model = recipe.model.build(store.info)
+    images = train.gather(torch.arange(len(train))).to(device)
+    model = recipe.model.build(store.info).to(device)
+    gpu = device.type == "cuda"
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=gpu)
+    if gpu:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # documented, not typed
+    if recipe.train.compile:
+        model.encoder.compile()
+        model.decoder.compile()
     settings = recipe.optimizer
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
@@ -94,18 +107,19 @@ def bare_loop(recipe: Recipe, *, watched: bool = False) -> Callable[[], None]:
 
     def batches() -> Iterator[Tensor]:
         while True:
-            yield from torch.randperm(len(images)).split(batch)[: len(images) // batch]
+            yield from torch.randperm(len(images), device=device).split(batch)[: len(images) // batch]
 
     order = batches()
 
     def step() -> None:
         x = images[next(order)].float().div_(255)
-        mean, log_variance = model.encoder(x).chunk(2, dim=1)
-        sigma = torch.exp(0.5 * log_variance)
-        code = torch.addcmul(mean, sigma, torch.randn_like(mean))
-        squares = F.mse_loss(torch.sigmoid(model.decoder(code)), x, reduction="sum")
-        kl = (mean.square() + sigma.square() - log_variance - 1).sum()
-        loss = 0.5 * (squares + kl) / batch
+        with autocast:
+            mean, log_variance = model.encoder(x).float().chunk(2, dim=1)
+            sigma = torch.exp(0.5 * log_variance)
+            code = torch.addcmul(mean, sigma, torch.randn_like(mean))
+            squares = F.mse_loss(torch.sigmoid(model.decoder(code).float()), x, reduction="sum")
+            kl = (mean.square() + sigma.square() - log_variance - 1).sum()
+            loss = 0.5 * (squares + kl) / batch
         optimizer.zero_grad()
         loss.backward()
         if watched:
@@ -126,6 +140,8 @@ def segment(step: Callable[[], None], steps: int, batch: int, *, flush: bool) ->
         clock = Clock()
         for _ in range(steps):
             step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         wall, cpu = clock.read()
         return {"wall": steps * batch / wall, "CPU": steps * batch / cpu}
 
@@ -133,13 +149,21 @@ def segment(step: Callable[[], None], steps: int, batch: int, *, flush: bool) ->
 
 
 def against_bare(
-    recipe: Recipe, pairs: int, seconds: float, *, watched: bool = False, flush: bool = True, warm: int = 20
+    recipe: Recipe,
+    pairs: int,
+    seconds: float,
+    device: torch.device = CPU,
+    *,
+    watched: bool = False,
+    flush: bool = True,
+    warm: int = 20,
 ) -> dict[str, Pairs]:
     """Both in one process, in turns, after so many steps each.
 
     Ours flushes denormals as a run does; the bare loop only if told to, since PyTorch does not by itself.
     """
-    bare, ours, batch = bare_loop(recipe, watched=watched), our_trainer(recipe).step, recipe.train.batch
+    bare, ours = bare_loop(recipe, device, watched=watched), our_trainer(recipe, device).step
+    batch = recipe.train.batch
     for step, flushed in ((ours, True), (bare, flush)):
         speed = segment(step, warm, batch, flush=flushed)()["wall"]
     steps = max(1, round(seconds * speed / batch))
@@ -187,11 +211,45 @@ def row(what: str, pairs: Pairs, goal: str = "", met: Callable[[float], bool] | 
     return Row(what, median(pairs.peer), median(pairs.ours), ratio, goal, met(ratio) if met else None, detail)
 
 
+def on_a_gpu(pairs: int, seconds: float, *, quick: bool) -> None:
+    """Both there, eager and compiled."""
+    device, rows, raw = torch.device("cuda"), [], {}
+    for name, recipe in {**CASES, **LARGE}.items():
+        for compiled in (False,) if quick else (False, True):
+            title = f"{name}{', both compiled' if compiled else ''}"
+            for watched in (True,) if compiled else (False, True):
+                chosen = recipe.override({"train.compile": compiled})
+                found = against_bare(chosen, pairs, seconds, device, watched=watched)
+                key = f"{title}{', watched' if watched else ''}"
+                raw[key] = found
+                rows.append(row(f"{key}, images/s", found["wall"]))
+                console.print(rows[-1])
+    notes = [
+        f"On {torch.cuda.get_device_name()}: bf16 autocast, channels last, AdamW (fused); the bare loop keeps all "
+        "images on the GPU, ours has them in a mapped file, and reads its numbers at each step, as the watched loop.",
+        f"Segments of {seconds:g} s, in turns. By pairs: the median of the pairs' ratios.",
+    ]
+    tell(
+        "step_gpu",
+        "Training step on a GPU: a bare loop (peer), Ectype's Trainer (ours)",
+        rows,
+        notes,
+        quick=quick,
+        pairs=raw,
+    )
+
+
 def main() -> None:
     """Measure and tell."""
     given = arguments(
-        __doc__, threads=(1, "of torch, for all contestants"), alone=(0, "train the MLP on so many images and stop")
+        __doc__,
+        threads=(1, "of torch, for all contestants"),
+        alone=(0, "train the MLP on so many images and stop"),
+        gpu=(0, "1 for a GPU"),
     )
+    if given.gpu:
+        on_a_gpu(*((3, 0.3) if given.quick else (7, 0.5)), quick=given.quick)
+        return
     if given.alone:
         alone(given.alone)
         return

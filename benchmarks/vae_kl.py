@@ -42,7 +42,7 @@ from ectype.objectives.reconstruction import Reconstruction, ReconstructionConfi
 from ectype.recipe import Recipe, load_recipe
 from ectype.sections import DataInfo
 from ectype.training.assemble import assemble
-from photos import Judge, between, bytes_of, crops, in_parts, sheet, stacked, training_crops
+from photos import Judge, between, busiest, bytes_of, crops, in_parts, sheet, stacked, training_crops
 
 TRAINED_WITH, JUDGED_BY = "MobileNetV2", "EfficientNet-Lite0"
 SIDE, JUDGED_AT = 64, 128
@@ -195,12 +195,7 @@ def main() -> None:
             rows.append(
                 Row(f"{measure}{trained}, {arm}", float(theirs.mean()), float(ours.mean()), None, aim, met, detail)
             )
-    # The crop with most in it, one for each photograph: smooth ones look alike whatever the loss.
-    busy = values["ours"]["PSNR"]
-    chosen = [
-        min((i for i, n in enumerate(names) if n == name), key=lambda i: float(busy[i]))
-        for name in dict.fromkeys(names)
-    ]
+    chosen = busiest(values["ours"]["PSNR"], names)
     columns = {"original": bytes_of(real[chosen])} | {arm: bytes_of(images[chosen]) for arm, images in made.items()}
     sheet({name: list(images) for name, images in columns.items()}, RESULTS / "vae-kl.jpg")
     notes = [

@@ -1,9 +1,9 @@
 """Pictures and figures of every preset for the site, each trained for a minute on the shared images.
 
-    python docs/systems.py [--minutes 1] [NAME …]
+    python docs/systems.py [--minutes 1] [--processes 1] [NAME …]
 
-What a minute of one thread gives is no measure of a system; it shows what kind of pictures each makes. Runs are kept in
-the cache, so that the command goes on where it was cut off.
+What a minute gives is no measure of a system; it shows what kind of pictures each makes. Runs are kept in the cache, so
+that the command goes on where it was cut off.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import warnings
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("ECTYPE_SHARED", HERE.parent.parent / "shared")) / "data"
 PLACE = HERE / "site" / "systems"
 COLUMNS, ROWS = 8, 2
+CODER = "vae"
+"""Preset whose codes are learned by those that are set upon a run."""
 SIDE = 512
 """Pixels that a picture is about as wide as: small images are enlarged by a whole number."""
 FIRST = ("mean Dice", "PSNR", "FD-", "log-likelihood", "−ELBO", "coverage", "SSIM")
@@ -49,10 +52,14 @@ def images(recipe: Recipe) -> tuple[str, list[str]]:
         return "brain", ["size=64", "data.resize=squash"]
     if data.pairs == "images":
         return "pairs128", ["size=64"]
-    wide = data.sides is not None and min(data.sides) >= 256
-    if wide or recipe.about.name == "unet-denoise":
+    if recipe.about.family == "U-Net" or (data.sides is not None and min(data.sides) >= 256):
         return "emoji64", ["size=64"]
     return "mnist", []
+
+
+def upon(name: str) -> bool:
+    """Whether a preset is set upon the codes of another run."""
+    return load_recipe(name).model.kind == "on_codes"
 
 
 def trained(name: str, minutes: float, console: Console) -> tuple[RunDir, str]:
@@ -60,8 +67,11 @@ def trained(name: str, minutes: float, console: Console) -> tuple[RunDir, str]:
     source, words = images(load_recipe(name))
     words = [*words, "run.threads=1"]
     place = cache_root() / "systems" / f"{name}-{minutes:g}"
-    run = ectype.train(name, SHARED / source, [*words, f"train.minutes={minutes:g}"], out=place, console=console)
-    return run, shlex.join(["ectype", "train", name, f"{source}/", *words, "--minutes", f"{minutes:g}"])
+    given, told = SHARED / source, f"{source}/"
+    if upon(name):
+        given, told, words = trained(CODER, minutes, console)[0].path, f"runs/{CODER}", words[-1:]
+    run = ectype.train(name, given, [*words, f"train.minutes={minutes:g}"], out=place, console=console)
+    return run, shlex.join(["ectype", "train", name, told, *words, "--minutes", f"{minutes:g}"])
 
 
 def shown(run: RunDir) -> Image.Image:
@@ -87,9 +97,25 @@ def shown(run: RunDir) -> Image.Image:
 
 def figures(run: RunDir) -> list[str]:
     """The figures that say most, with their intervals."""
-    found = evaluate(run, device="cpu").figures
+    found = evaluate(run).figures
     chosen = [next((figure for figure in found if figure.name.startswith(start)), None) for start in FIRST]
     return [f"{figure.name} {figure.text} ({figure.interval})" for figure in chosen if figure is not None]
+
+
+def made(given: tuple[str, float]) -> tuple[str, dict[str, Any] | None]:
+    """Train a preset if it was not, and write its picture; None where it cannot be trained like this."""
+    name, minutes = given
+    warnings.simplefilter("ignore", EctypeWarning)
+    torch.set_num_threads(1)
+    console = Console()
+    try:
+        run, command = trained(name, minutes, console)
+    except EctypeError as error:
+        console.print(f"{name}: {error}")
+        return name, None
+    shown(run).save(PLACE / f"{name}.jpg", quality=85)
+    device = json.loads(run.environment_file.read_text(encoding="utf-8"))["device"]
+    return name, {"command": command, "device": device, "seen": run.summary()["seen"], "figures": figures(run)}
 
 
 def main() -> None:
@@ -97,21 +123,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="presets; all if none is named")
     parser.add_argument("--minutes", type=float, default=1.0, help="of training, each (1)")
+    parser.add_argument("--processes", type=int, default=1, help="at a time (1)")
     given = parser.parse_args()
-    warnings.simplefilter("ignore", EctypeWarning)
-    torch.set_num_threads(1)
     PLACE.mkdir(exist_ok=True)
-    file, console = PLACE / "systems.json", Console()
+    file = PLACE / "systems.json"
     said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for name in given.names or preset_names():
-        try:
-            run, command = trained(name, given.minutes, console)
-        except EctypeError as error:
-            console.print(f"{name}: {error}")
-            continue
-        shown(run).save(PLACE / f"{name}.jpg", quality=85)
-        said[name] = {"command": command, "seen": run.summary()["seen"], "figures": figures(run)}
-        file.write_text(json.dumps(dict(sorted(said.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    names = given.names or preset_names()
+    # What is set upon a run comes after that run.
+    for turn in (False, True):
+        work = [(name, given.minutes) for name in names if upon(name) == turn]
+        with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
+            for name, found in pool.imap_unordered(made, work):
+                if found is not None:
+                    said[name] = found
+                    told = json.dumps(dict(sorted(said.items())), indent=1, ensure_ascii=False)
+                    file.write_text(told + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ectype
-from ectype.errors import EctypeError, ModelError, RecipeError
+from ectype.errors import CheckpointError, EctypeError, ModelError, RecipeError
 from ectype.nets.published import find_published
 from ectype.recipe import load_recipe
 from ectype.run import resolve
@@ -149,7 +149,8 @@ def test_weights_that_do_not_fit_are_refused_in_a_line(
         save_file({name.replace("quant_conv.bias", "other"): value for name, value in held.items()}, file)
     elif spoil == "damaged":
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ModelError, match=said) as caught:
+    wrong = CheckpointError if spoil == "damaged" else ModelError
+    with pytest.raises(wrong, match=said) as caught:
         ectype.train("vae-kl", "digits", {**WORDS, **words}, out=tmp_path / "run", start=theirs)
     assert "\n" not in str(caught.value)
 
@@ -192,7 +193,7 @@ def test_without_a_network_a_line_says_what_to_put_where(
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     why = "HF_HUB_OFFLINE is set" if offline else "Name or service not known"
     with pytest.raises(
-        ModelError, match=rf"'someone/vae' is no run .*hub' and cannot be downloaded \({why}\): put"
+        ModelError, match=rf"'someone/vae' is no run .*cache and cannot be downloaded \({why}\): put"
     ) as told:
         resolve("vae-kl", "digits", start="someone/vae")
     assert "\n" not in str(told.value)

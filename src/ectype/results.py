@@ -37,8 +37,8 @@ from ectype.training.distributed import choose_device
 from ectype.training.position import looking
 from ectype.training.rundir import RunDir
 from ectype.training.shipped import DrawsCodes, load_model, ship, store_density
-from ectype.training.untrusted import inside, read_json
 from ectype.training.watch import to_uint8
+from ectype.untrusted import inside, read_json
 
 __all__ = [
     "density_of",
@@ -282,7 +282,7 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
     """The model of a run, of a model directory, or of a name on the Hub such as `user/name`, ready to use.
 
     A place that is there goes before a name. What comes from elsewhere is checked and none of it is run; see
-    `ectype.training.untrusted`.
+    `ectype.untrusted`.
 
     What it can do is in its methods: `reconstruct`, `encode`, `decode`, `sample`, `log_likelihood`; see
     `ectype.models.base`. Images are tensors [b, c, h, w] in [0, 1].

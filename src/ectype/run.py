@@ -13,7 +13,7 @@ from ectype.assembly import Session
 from ectype.attempts import fix as mend
 from ectype.attempts import roll_back
 from ectype.errors import ModelError, RecipeError, RunError
-from ectype.models.base import Encodes
+from ectype.models.base import Encodes, has_own_codes
 from ectype.nets.published import described, find_published
 from ectype.recipe import Recipe, differences, load_recipe, within
 from ectype.results import load
@@ -46,7 +46,7 @@ def resolve(
         ModelError: A start that is of another network, or cannot be had.
     """
     if data is not None and RunDir(data).recipe_file.is_file():
-        recipe, data = _upon(recipe, RunDir(data)), None
+        return _upon(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), RunDir(data), overrides)
     if data is not None:
         overrides = within(str(data), overrides)
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
@@ -119,20 +119,20 @@ def train(
     return run
 
 
-def _upon(recipe: str | Path | Recipe | Mapping[str, Any], run: RunDir) -> Recipe:
+def _upon(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapping[str, Any]) -> Recipe:
     """A recipe for the codes of a run's model, on the run's images."""
-    found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     place, trained = run.path.resolve(), run.shipped.recipe
     # Refused before the model is loaded, where it cannot be meant.
-    found.model.upon(place, trained.model, (1,))
+    recipe.model.upon(place, trained.model)
     model = load(run.path, device="cpu")
-    if not isinstance(model, Encodes):
-        raise ModelError(f"the model of '{run.path}' has no codes: give the run of an autoencoder.")
+    if not (isinstance(model, Encodes) and has_own_codes(model)):
+        raise ModelError(f"the model of '{run.path}' has no codes of its own: give the run of an autoencoder.")
     # The size is that of the model, whatever becomes of the images.
     data = trained.data.model_copy(update={"size": model.info.size, "channels": model.info.channels})
-    return found.model_copy(
-        update={"data": data, "model": found.model.upon(place, trained.model, tuple(model.code_shape))}
-    )
+    suited = recipe.model_copy(update={"data": data, "model": recipe.model.on_codes(tuple(model.code_shape))})
+    found = load_recipe(suited.plain(), overrides)
+    # Last, so that no override is one of the coder.
+    return found.model_copy(update={"model": found.model.upon(place, trained.model)})
 
 
 def _place(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> Path:

@@ -17,6 +17,7 @@ from ectype.data.preview import contact_sheet, save_grid
 from ectype.data.video import save_film
 from ectype.errors import DataError, ModelError, did_you_mean
 from ectype.models.base import DrawsLabels, DrawsLatents, Samples, Solves, conditional, evaluating
+from ectype.models.densities import DENSITIES
 from ectype.results import density_of, load
 from ectype.run import train
 from ectype.sections import DataInfo
@@ -81,6 +82,8 @@ class _Drawn:
     def __init__(
         self, run: Path, density: str | None, label: str | None, device: str, way: Way, console: Console | None
     ) -> None:
+        if density is not None and density not in (*DENSITIES, FLOW):
+            raise ModelError(f"no density '{density}'; {did_you_mean(density, (*DENSITIES, FLOW))}")
         if density == FLOW:
             run, density = flow_of(run, console), None
         self.run = run

@@ -7,20 +7,14 @@ code. Nothing here imports torch: listing presets must be quick.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import importlib.util
-import os
-import pkgutil
-import sys
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from ectype.errors import RecipeError, did_you_mean
+from ectype.plugins import discover
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +36,6 @@ __all__ = [
     "Split",
     "TrainConfig",
     "count",
-    "discover",
 ]
 
 
@@ -148,13 +141,16 @@ class ModelConfig(Choice):
         """A fresh model for images of that shape; also built on torch's device `meta`, where no tensor has numbers."""
         raise TypeError(f"{type(self).__name__} must define build(info)")
 
-    def upon(self, run: Path, model: ModelConfig, shape: tuple[int, ...]) -> ModelConfig:
+    def on_codes(self, shape: tuple[int, ...]) -> ModelConfig:
+        """The same, as it suits codes of that shape instead of images."""
+        return self
+
+    def upon(self, run: Path, model: ModelConfig) -> ModelConfig:
         """The same, set upon the codes of a run's model.
 
         Args:
             run: Where the weights are.
             model: What the run trained.
-            shape: Of its codes.
 
         Raises:
             RecipeError: It is trained on images.
@@ -164,8 +160,8 @@ class ModelConfig(Choice):
             "weights with --from."
         )
 
-    def on_codes(self, shape: tuple[int, ...]) -> ModelConfig:
-        """The same, as it suits codes of that shape instead of images."""
+    def shipped(self) -> ModelConfig:
+        """The same without what only a start needs, such as a place on this machine."""
         return self
 
 
@@ -391,30 +387,3 @@ class RunConfig(Section):
     keep_every: Annotated[Count, Field(gt=0)] | None = None
     """Also keep a checkpoint for each so many images."""
     tensorboard: bool = False
-
-
-# ── Finding the kinds ────────────────────────────────────────────────────────────────────────────────────────────────
-
-_PACKAGES = ("ectype.nets", "ectype.models", "ectype.objectives")
-
-
-@cache
-def discover() -> None:
-    """Import the modules that define kinds: ours, installed plug-ins, and files named in `ECTYPE_PLUGINS`.
-
-    A plug-in is a package with an entry point in the group `ectype.plugins`, or a Python file whose path the *user* put
-    into the environment variable `ECTYPE_PLUGINS` (several joined as in PATH). Recipes and checkpoints name no code.
-    """
-    for name in _PACKAGES:
-        package = importlib.import_module(name)
-        for module in pkgutil.iter_modules(package.__path__, prefix=f"{name}."):
-            importlib.import_module(module.name)
-    for entry in importlib.metadata.entry_points(group="ectype.plugins"):
-        entry.load()
-    for path in filter(None, os.environ.get("ECTYPE_PLUGINS", "").split(os.pathsep)):
-        spec = importlib.util.spec_from_file_location(f"ectype_plugin_{Path(path).stem}", path)
-        if spec is None or spec.loader is None or not Path(path).is_file():
-            raise RecipeError(f"ECTYPE_PLUGINS names '{path}', which is no Python file.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from sklearn.datasets import load_digits
 
 from ectype.recipe import Recipe, load_recipe
 
+DEVICE = os.environ.get("ECTYPE_TEST_DEVICE", "cpu")
+"""Where presets are trained: `cuda` has the whole suite run on a GPU, as it runs here."""
 SIZE = 16
 REDUCED = {"width": 8, "max_width": 16, "steps": 4}
 
@@ -70,6 +73,7 @@ def small(name: str, **changes: Any) -> Recipe:
         "monitor.on_collapse": "warn",
         "monitor.images": 500,
         "run.pictures": 4,
-        "run.device": "cpu",
+        "run.device": DEVICE,
+        "train.deterministic": DEVICE != "cpu",
     }
     return recipe.override({**narrow, **fixed, **changes})

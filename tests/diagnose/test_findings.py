@@ -16,6 +16,7 @@ import ectype
 import ectype.diagnose
 from ectype import results
 from ectype.diagnose import blurred, critic, hard_codes, memorised, modes, overfit, scan, small_latent
+from ectype.diagnose.advice import advised, game
 from ectype.diagnose.finding import Finding
 from ectype.measure.evaluation import Figure
 from ectype.measure.generation import RECONSTRUCTIONS
@@ -205,6 +206,16 @@ def test_advice_is_a_recipe(generator: RunView, monkeypatch: pytest.MonkeyPatch)
     assert finding is not None
     for advice in finding.advice:
         generator.recipe.override(advice.overrides)
+
+
+def test_advice_for_a_game_of_codes_is_for_its_inner_rules() -> None:
+    recipe = load_recipe("latent-gan", {"objective.inner.adversary.loss": "hinge"})
+    rules, key = game(recipe)
+    assert (key, rules.kind) == ("objective.inner", "adversarial")
+    found = advised(recipe, "collapsed")
+    assert found[0].overrides["objective.inner.adversary.loss"] == "relativistic"
+    for advice in found:
+        assert recipe.override(advice.overrides) != recipe
 
 
 def test_blur_is_told_by_its_interval(healthy: RunView) -> None:

@@ -134,6 +134,6 @@ def test_names_of_earlier_versions_are_understood() -> None:
 
 
 def test_without_diffusers_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders", None)
+    monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.vae", None)
     with pytest.raises(ModelError, match=r"net=diffusers needs diffusers: pip install 'ectype\[diffusers\]'\.$"):
         ours()

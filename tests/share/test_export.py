@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ectype import extras
 from ectype.data.preview import contact_sheet
 from ectype.errors import ModelError
 from ectype.models.base import Model
@@ -22,7 +23,7 @@ from ectype.models.on_codes import OnCodes
 from ectype.recipe import load_recipe
 from ectype.sections import DataInfo, Target
 from ectype.share import export as exporting
-from ectype.share import extras, graphs, onnx
+from ectype.share import graphs, onnx
 from ectype.share.export import export
 from ectype.share.graphs import graphs_of, sampler_of
 from ectype.training.watch import to_uint8

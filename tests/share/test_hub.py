@@ -80,7 +80,9 @@ def test_commands_take_names(run: RunDir, tmp_path: Path) -> None:
     assert "1 images" in call("reconstruct", "someone/vae", tmp_path / "grey.png", "--device", "cpu").stdout
     missing = call("sample", "someone/other")
     assert missing.returncode == RunError.exit_code
-    assert missing.stderr.startswith("error: no run at 'someone/other', and no such model on the Hub (it is not in")
+    assert missing.stderr.startswith(
+        "error: no run at 'someone/other', and no such model on the Hub or in its cache (HF_HUB_OFFLINE is set)"
+    )
     assert "Traceback" not in missing.stderr
     assert len(missing.stderr.splitlines()) == 1
 
@@ -254,9 +256,12 @@ def test_only_tensors_and_words_are_fetched(monkeypatch: pytest.MonkeyPatch, tmp
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(library, "snapshot_download", download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub.located("someone/vae") == tmp_path
     assert asked["allow_patterns"] == ["*.json", "*.safetensors", "README.md"]
     assert asked["name"] == "someone/vae"
+    # Without a network nothing is waited for.
+    assert asked["local_files_only"]
 
 
 def test_without_the_library_a_missing_run_is_still_a_missing_run(

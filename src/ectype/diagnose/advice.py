@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from ectype.diagnose.finding import Advice
 from ectype.recipe import Recipe
+from ectype.sections import ObjectiveConfig
 
-__all__ = ["advised"]
+__all__ = ["advised", "game"]
+
+
+def game(recipe: Recipe) -> tuple[ObjectiveConfig, str]:
+    """The rules that a recipe's players play by, and their key: of images, or of codes."""
+    inner = getattr(recipe.objective, "inner", None)
+    return (recipe.objective, "objective") if inner is None else (inner, "objective.inner")
 
 
 def advised(recipe: Recipe, verdict: str, channels: int | None = None) -> list[Advice]:
     """What to change after such a verdict, the most promising first, without what the recipe does already."""
-    objective, above = recipe.objective, "objective"
-    if (inner := getattr(objective, "inner", None)) is not None:
-        objective, above = inner, "objective.inner"
+    objective, above = game(recipe)
     rules = getattr(objective, "adversary", None)
     if rules is None or getattr(rules, "weight", 1.0) == 0:
         return []

@@ -7,7 +7,7 @@ from ectype.measure.baselines import named
 from ectype.measure.evaluation import number
 from ectype.measure.variety import VARIANCE
 from ectype.measure.view import RunView
-from ectype.models.base import Reconstructs, StandsOn
+from ectype.models.base import reconstructs_itself
 
 __all__ = ["of_run"]
 
@@ -23,9 +23,7 @@ def of_run(view: RunView) -> Finding | None:
     """Whether outputs vary far less than their code would let them."""
     found = view.evaluation
     variance, error, size = found.get(VARIANCE), found.get("MSE"), found.code_numbers
-    if variance is None or error is None or size is None or not isinstance(view.model, Reconstructs):
-        return None
-    if isinstance(view.model, StandsOn):
+    if variance is None or error is None or size is None or not reconstructs_itself(view.model):
         return None
     linear, total = error.beside.get(named(size)), error.beside.get("mean image", 0.0)
     if total <= 0:

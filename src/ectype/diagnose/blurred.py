@@ -7,7 +7,7 @@ from ectype.diagnose.finding import Advice, Evidence, Finding
 from ectype.measure.evaluation import number
 from ectype.measure.variety import DETAIL
 from ectype.measure.view import RunView
-from ectype.models.base import Reconstructs, StandsOn
+from ectype.models.base import reconstructs_itself
 
 __all__ = ["of_run"]
 
@@ -20,10 +20,10 @@ SMALLEST = 32
 def of_run(view: RunView) -> Finding | None:
     """Whether reconstructions have lost their fine detail."""
     kept = view.evaluation.get(DETAIL)
-    if kept is None or kept.value >= BLURRED or (kept.high or 0) >= BLURRED or not isinstance(view.model, Reconstructs):
+    if kept is None or kept.value >= BLURRED or (kept.high or 0) >= BLURRED or not reconstructs_itself(view.model):
         return None
-    if view.info.binary or isinstance(view.model, StandsOn):
-        return None  # what is expected of a pixel that is black or white is grey; another's blur is not this one's
+    if view.info.binary:
+        return None  # what is expected of a pixel that is black or white is grey
     if small_latent.of_run(view) or alike.of_run(view):
         return None  # which explains it, and has the better advice
     original = view.images(view.chosen(8, "blurred"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ectype.diagnose.advice import advised
+from ectype.diagnose.advice import advised, game
 from ectype.diagnose.finding import Advice, Evidence, Finding
 from ectype.measure.view import RunView
 from ectype.models.base import Samples, has_own_codes
@@ -20,8 +20,7 @@ LATE = 0.3
 
 def of_run(view: RunView) -> Finding | None:
     """Whether a generator's critic tells everything apart, or nothing, while samples are not yet good."""
-    objective = view.recipe.objective
-    rules = getattr(getattr(objective, "inner", objective), "adversary", None)
+    rules = getattr(game(view.recipe)[0], "adversary", None)
     if rules is None or not isinstance(view.model, Samples) or has_own_codes(view.model):
         return None
     lines = [line for line in view.run.shipped.metrics() if line["kind"] == "train" and "critic/told apart" in line]
@@ -68,19 +67,19 @@ def _mean(lines: Sequence[dict[str, Any]], key: str) -> float:
 
 
 def _weaker(view: RunView, rules: Any) -> list[Advice]:
-    penalty, found = rules.penalty, []
+    (objective, key), penalty, found = game(view.recipe), rules.penalty, []
     if penalty.r1 or penalty.r2:
         more = {**penalty.model_dump(), "r1": 10 * penalty.r1, "r2": 10 * penalty.r2}
         why = "γ should grow with the size of images and fall with their number"
-        found.append(Advice("a larger penalty", why, {"objective.adversary.penalty": more}))
+        found.append(Advice("a larger penalty", why, {f"{key}.adversary.penalty": more}))
     # What helps against a collapse keeps a critic from winning: a bound on its slope, images that it never sees twice.
     found += [
         each
         for each in advised(view.recipe, "collapsed", view.info.channels)
-        if "objective.adversary.pack" not in each.overrides
+        if f"{key}.adversary.pack" not in each.overrides
     ]
-    if getattr(view.recipe.objective, "critic_steps", 1) > 1 and not penalty.gradient:
-        found.append(Advice("as many moves for both", "it has more moves than it needs", {"objective.critic_steps": 1}))
+    if getattr(objective, "critic_steps", 1) > 1 and not penalty.gradient:
+        found.append(Advice("as many moves for both", "it has more moves than it needs", {f"{key}.critic_steps": 1}))
     why = "two rates settle where one does not (Heusel et al. 2017)"
     found.append(Advice("a slower critic", why, _rate(view, 0.25)))
     return found
@@ -95,8 +94,9 @@ def _rate(view: RunView, times: float) -> dict[str, Any]:
 
 
 def _stronger(view: RunView) -> list[Advice]:
-    steps = getattr(view.recipe.objective, "critic_steps", 1)
+    objective, key = game(view.recipe)
+    steps = getattr(objective, "critic_steps", 1)
     return [
         Advice("a faster critic", "two rates settle where one does not (Heusel et al. 2017)", _rate(view, 4.0)),
-        Advice("more moves for it", "it is behind what it should judge", {"objective.critic_steps": steps + 2}),
+        Advice("more moves for it", "it is behind what it should judge", {f"{key}.critic_steps": steps + 2}),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ectype.data.feed import Feed
 from ectype.measure.variety import Variance
-from ectype.models.base import Reconstructs, StandsOn, evaluating
+from ectype.models.base import evaluating, reconstructs_itself
 from ectype.sections import DataInfo
 from ectype.training.loop import Callback, Check
 from ectype.training.position import looking
@@ -35,16 +35,11 @@ class EarlyWarning(Callback):
 
     def checked(self, trainer: Trainer, check: Check) -> None:
         model = trainer.model
-        if (
-            self.seen >= CERTAIN
-            or not isinstance(model, Reconstructs)
-            or isinstance(model, StandsOn)
-            or check.seen < BEGUN * trainer.budget
-        ):
+        if self.seen >= CERTAIN or not reconstructs_itself(model) or check.seen < BEGUN * trainer.budget:
             return
         size, moment = looking(self.info, 0, self.held_out.device)
         found = Variance()
-        with evaluating(model):
+        with evaluating(trainer.model):
             for batch, _ in self.held_out.sequence(size, moment, most=IMAGES):
                 found.see(model.reconstruct(batch.image), batch.image)
         figure = found.figure()

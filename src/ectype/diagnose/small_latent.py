@@ -9,7 +9,7 @@ from ectype.measure import codes as coding
 from ectype.measure.baselines import LARGER, named
 from ectype.measure.evaluation import Evaluation, number
 from ectype.measure.view import RunView
-from ectype.models.base import Reconstructs, StandsOn
+from ectype.models.base import reconstructs_itself
 
 __all__ = ["of_run"]
 
@@ -33,12 +33,7 @@ def of_run(view: RunView) -> Finding | None:
     found = view.evaluation
     error, size = found.get("MSE"), found.code_numbers
     # How much a code of entries holds is not in its numbers.
-    if (
-        error is None
-        or size is None
-        or not isinstance(view.model, Reconstructs)
-        or isinstance(view.model, coding.Quantizes | StandsOn)
-    ):
+    if error is None or size is None or not reconstructs_itself(view.model) or isinstance(view.model, coding.Quantizes):
         return None
     total, linear = error.beside.get("mean image", 0.0), error.beside.get(named(size))
     larger = {times: value for times in LARGER if (value := error.beside.get(named(times * size))) is not None}

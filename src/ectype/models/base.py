@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ __all__ = [
     "DrawsLatents",
     "DrawsPosterior",
     "Encodes",
+    "Exports",
     "FromLatents",
     "Model",
     "NeedsStart",
@@ -39,6 +40,7 @@ __all__ = [
     "has_own_codes",
     "importance_bound",
     "own_parts",
+    "reconstructs_itself",
     "truncated_normal",
 ]
 
@@ -118,6 +120,17 @@ class DrawsLatents(Protocol):
 
     def render(self, latent: Float[Tensor, " n *latent"], *, label: Tensor | None = None) -> Image:
         """Images in [0, 1]; a conditional model needs the label of each."""
+        ...
+
+
+@runtime_checkable
+class Exports(Protocol):
+    """Names graphs of its own, such as one step of a sampler that takes many."""
+
+    def exports(self) -> Mapping[str, tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]]]:
+        """Graphs by name: a module, examples of its inputs by name, and which of their axes may be of any length, each
+        with a name. One that is called as a graph that follows from what the model can do stands in for it.
+        """
         ...
 
 
@@ -207,6 +220,11 @@ class StandsOn(Protocol):
 def has_own_codes(model: nn.Module) -> bool:
     """Whether a model was trained to encode, and so can be at fault for its codes."""
     return isinstance(model, Encodes) and not isinstance(model, StandsOn)
+
+
+def reconstructs_itself(model: nn.Module) -> TypeGuard[Reconstructs]:
+    """Whether a model was trained to reconstruct, and so can be at fault for what it loses."""
+    return isinstance(model, Reconstructs) and not isinstance(model, StandsOn)
 
 
 def own_parts(whole: nn.Module) -> list[nn.Module]:

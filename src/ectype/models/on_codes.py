@@ -8,16 +8,15 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ectype.data.batch import Moment
 from ectype.errors import ModelError
 from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder
-from ectype.models.base import Encodes, FromLatents, Model, StartsFromData, evaluating
-from ectype.models.flow import Flow, FlowConfig
+from ectype.models.base import Encodes, Exports, FromLatents, Model, StartsFromData, evaluating
+from ectype.models.flow import FlowConfig
 from ectype.sections import DataInfo, ModelConfig, Section
+from ectype.untrusted import load_tensors
 
 __all__ = ["Coder", "OnCodes", "OnCodesConfig"]
 
@@ -48,8 +47,14 @@ class OnCodesConfig(ModelConfig):
     inner: ModelConfig = FlowConfig()
     """What learns the codes."""
 
-    def upon(self, run: Path, model: ModelConfig, shape: tuple[int, ...]) -> OnCodesConfig:
-        return self.model_copy(update={"coder": Coder(run=str(run), model=model), "inner": self.inner.on_codes(shape)})
+    def on_codes(self, shape: tuple[int, ...]) -> OnCodesConfig:
+        return self.model_copy(update={"inner": self.inner.on_codes(shape)})
+
+    def upon(self, run: Path, model: ModelConfig) -> OnCodesConfig:
+        return self.model_copy(update={"coder": Coder(run=str(run), model=model)})
+
+    def shipped(self) -> OnCodesConfig:
+        return self.model_copy(update={"coder": self.coder.model_copy(update={"run": None})})
 
     def build(self, info: DataInfo) -> Model:
         if self.coder.model is None:
@@ -110,8 +115,8 @@ class OnCodes(FromLatents):
         if file is None:
             raise ModelError(f"no model at '{self._run}', whose codes are meant: give a run that has one.")
         try:
-            self.coder.load_state_dict(load_file(file))
-        except (OSError, RuntimeError, SafetensorError) as error:
+            self.coder.load_state_dict(load_tensors(file))
+        except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"the weights in '{file}' are not of model.coder ({reason}).") from None
 
@@ -164,7 +169,7 @@ class OnCodes(FromLatents):
 
     def exports(self) -> dict[str, tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]]]:
         """The graphs that the inner model names: of codes."""
-        return self.inner.exports() if isinstance(self.inner, Flow) else {}
+        return dict(self.inner.exports()) if isinstance(self.inner, Exports) else {}
 
     # ── Samples ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ectype.errors import ModelError
+from ectype.extras import needed
 from ectype.nets.coder import CoderConfig
 from ectype.sections import DataInfo, Section
 
@@ -127,10 +128,7 @@ class _Part(nn.Module):
         self.config = config
 
     def _built(self, which: str, into: int, out: int) -> nn.Module:
-        try:
-            from diffusers.models.autoencoders import vae
-        except ImportError:
-            raise ModelError("net=diffusers needs diffusers: pip install 'ectype[diffusers]'.") from None
+        vae = needed("diffusers.models.autoencoders.vae", "diffusers", "net=diffusers")
         config, key = self.config, "down_block_types" if which == "Encoder" else "up_block_types"
         double = {"double_z": False} if which == "Encoder" else {}
         return getattr(vae, which)(

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ectype.errors import ModelError
+from ectype.hub import NAME, NotHad, snapshot
 from ectype.sections import Section
+from ectype.untrusted import load_tensors
 
 __all__ = ["WEIGHTS_FILE", "Described", "Published", "described", "fill", "find_published"]
 
@@ -59,7 +56,7 @@ def find_published(start: str | Path) -> Path | None:
     place = Path(start)
     if place.exists():
         return _within(place)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(start)) is None or place.parent.exists():
+    if NAME.fullmatch(str(start)) is None or place.parent.exists():
         return None
     folder = _within(_downloaded(str(start)))
     if folder is None:
@@ -80,38 +77,15 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _downloaded(name: str) -> Path:
-    try:
-        from huggingface_hub import constants, snapshot_download
-    except ImportError:
-        raise ModelError(f"--from {name} needs huggingface_hub: pip install 'ectype[hub]'.") from None
     wanted = [f"{part}/{file}".lstrip("/") for part in PARTS for file in (CONFIG, WEIGHTS_FILE)]
     try:
-        held = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-        if any((held / part / WEIGHTS_FILE).is_file() for part in PARTS):
-            return held
-    except Exception:  # not in the cache: what the Hub's client raises is of many types
-        pass
-    try:
-        if not constants.HF_HUB_OFFLINE:
-            # The Hub's own client tries for a minute.
-            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()
-    except urllib.error.HTTPError:
-        pass  # there is a Hub, and it answered
-    except OSError as error:
-        raise _unreachable(name, str(getattr(error, "reason", error)), constants.HF_HUB_CACHE) from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())[:200]
-        raise _unreachable(name, reason, constants.HF_HUB_CACHE) from None
-
-
-def _unreachable(name: str, reason: str, cache: str) -> ModelError:
-    return ModelError(
-        f"'{name}' is no run and no folder here, is not in the Hub's cache '{cache}' and cannot be downloaded "
-        f"({reason}): put its {CONFIG} and {WEIGHTS_FILE} into a folder and give --from FOLDER, or set HF_HUB_CACHE to "
-        "a cache that has it."
-    )
+        return snapshot(name, wanted, f"--from {name}")
+    except NotHad as why:
+        raise ModelError(
+            f"'{name}' is no run and no folder here, is not in the Hub's cache and cannot be downloaded ({why}): put "
+            f"its {CONFIG} and {WEIGHTS_FILE} into a folder and give --from FOLDER, or set HF_HUB_CACHE to a cache "
+            "that has it."
+        ) from None
 
 
 def described(model: Section, folder: Path) -> dict[str, Any]:
@@ -151,6 +125,7 @@ def fill(model: nn.Module, folder: Path) -> int:
 
     Raises:
         ModelError: There are none, or they have other names or shapes.
+        CheckpointError: Their file is damaged.
     """
     file = folder / WEIGHTS_FILE
     if not file.is_file():
@@ -163,10 +138,7 @@ def fill(model: nn.Module, folder: Path) -> int:
     class_name = _config(folder).get("_class_name")
     if any(part.class_name != class_name for part in parts) or not parts:
         raise ModelError(f"'{folder}' holds a network of class {class_name}, which this model's is not.")
-    try:
-        weights = parts[0].renamed(load_file(file))
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"'{file}' cannot be read ({error}): fetch it anew.") from None
+    weights = parts[0].renamed(load_tensors(file))
     ours = {name: tensor for part in parts for name, tensor in part.state_dict().items()}
     wrong = [f"{name} is missing" for name in ours if name not in weights]
     wrong += [f"{name} has no place" for name in weights if name not in ours]

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ectype.errors import ModelError
+from ectype.extras import needed
 from ectype.models.autoencoder import GaussianAutoencoder
 from ectype.models.base import Model, evaluating
 from ectype.nets.kl import BLOCKS, CLASS, KLDecoder, KLEncoder, Scaling
@@ -122,11 +123,7 @@ def _apart(found: _Found) -> str:
 
 
 def _class() -> Any:
-    try:
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    except ImportError:
-        raise ModelError("the export to diffusers needs it: pip install 'ectype[diffusers]'.") from None
-    return AutoencoderKL
+    return needed("diffusers.models.autoencoders.autoencoder_kl", "diffusers", "the export").AutoencoderKL
 
 
 def _config(model: GaussianAutoencoder, scaling: Scaling) -> dict[str, Any]:

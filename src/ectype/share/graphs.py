@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ectype.errors import ModelError
-from ectype.models.base import DrawsLabels, DrawsLatents, Encodes, Model, Reconstructs, Samples, Translates, evaluating
+from ectype.models.base import (
+    DrawsLabels,
+    DrawsLatents,
+    Encodes,
+    Exports,
+    Model,
+    Reconstructs,
+    Samples,
+    Translates,
+    evaluating,
+)
 from ectype.models.densities import Density
 from ectype.training.shipped import DrawsCodes
 
-__all__ = ["LIMIT", "Exports", "Graph", "Named", "Sampler", "Taken", "batches", "compared", "graphs_of", "sampler_of"]
+__all__ = ["LIMIT", "Graph", "Named", "Sampler", "Taken", "batches", "compared", "graphs_of", "sampler_of"]
 
 LIMIT = 1e-3
 """Most that a number of an exported graph may differ from that of the model: a quarter of a grey level."""
@@ -30,15 +40,6 @@ class Named(NamedTuple):
     """Examples by name, of two images or more."""
     axes: dict[str, dict[int, str]]
     """Which axes of an input may be of any length, each with a name; the same name is the same length."""
-
-
-@runtime_checkable
-class Exports(Protocol):
-    """Names graphs of its own, such as one step of a sampler that takes many."""
-
-    def exports(self) -> Mapping[str, tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]]]:
-        """Graphs by name; see `Named`. One that is called as a derived one is, such as `sample`, stands in for it."""
-        ...
 
 
 @dataclass

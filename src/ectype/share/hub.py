@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from pathlib import Path
 
-from ectype.errors import EctypeError, RunError
-from ectype.share.extras import needed
+from ectype.errors import ModelError, RunError
+from ectype.extras import needed
+from ectype.hub import NAME, NotHad, reason
+from ectype.hub import snapshot as fetched
 
 __all__ = ["located", "push", "push_local", "snapshot", "valid"]
 
 WANTED = ["*.json", "*.safetensors", "README.md"]
 """What is fetched of a repository: numbers and words, nothing that could be run."""
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
 
 
 def located(path: str | Path) -> Path:
@@ -39,16 +39,13 @@ def snapshot(name: str) -> Path:
         RunError: There are none, or not without a network; or the library is missing that would fetch them.
     """
     try:
-        hub = needed("huggingface_hub", "hub", "a model on the Hub")
-    except EctypeError as error:
+        return fetched(name, WANTED, "a model on the Hub")
+    except ModelError as error:
         raise RunError(f"no run at '{name}'; {error}") from None
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=WANTED, library_name="ectype"))
-    except Exception as error:
-        # The library's transport has errors of its own, which differ between its versions.
+    except NotHad as why:
         raise RunError(
-            f"no run at '{name}', and no such model on the Hub ({_reason(error)}): check the name, or fetch it once "
-            "where there is a network."
+            f"no run at '{name}', and no such model on the Hub or in its cache ({why}): check the name, or fetch it "
+            "once where there is a network."
         ) from None
 
 
@@ -78,8 +75,8 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
             commit_message="Upload a model trained with ectype",
             delete_patterns=["density-*.safetensors", "*.png"],  # of an earlier model
         )
-    except Exception as error:  # see `snapshot`
-        raise RunError(f"'{name}' could not be put on the Hub ({_reason(error)}).") from None
+    except Exception as error:  # see `ectype.hub`
+        raise RunError(f"'{name}' could not be put on the Hub ({reason(error)}).") from None
     return str(made)
 
 
@@ -120,20 +117,3 @@ def valid(name: str) -> None:
         raise RunError(
             f"'{name}' is no name on the Hub: give user/name, of letters, digits, '-', '_' and '.', 96 at most."
         )
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong and what to do, in a few words."""
-    kind = type(error).__name__
-    code = getattr(getattr(error, "response", None), "status_code", None)
-    if code == 401 or kind == "LocalTokenNotFoundError":
-        return "no valid token: `hf auth login`, or set HF_TOKEN"
-    if code == 403:
-        return "the token may not: use one that may write, and your own or your organisation's name"
-    if kind == "OfflineModeIsEnabled":
-        return "HF_HUB_OFFLINE is set: unset it"
-    if kind == "LocalEntryNotFoundError":
-        return "it is not in the cache, and the Hub cannot be reached or is switched off by HF_HUB_OFFLINE"
-    if code is None and ("Connect" in kind or "Timeout" in kind or "Proxy" in kind):
-        return "the Hub cannot be reached: try where there is a network, or --local DIR"
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), kind)[:200]

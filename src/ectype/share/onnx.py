@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ectype.errors import ModelError
+from ectype.extras import needed
 from ectype.models.base import evaluating
-from ectype.share.extras import needed
 from ectype.share.graphs import LIMIT, Graph, Taken, compared, difference
 
 __all__ = ["Exported", "export", "runner", "session"]
@@ -174,10 +174,10 @@ def _free(graph: Graph) -> tuple[Any, Callable[[dict[str, Tensor]], Tensor], int
     def off(high: int, wide: int, n: int = 1) -> float:
         try:
             return difference(graph, graph.inputs | {first: _sized(value, high, wide)[:n]}, run)
-        except Exception as error:
+        except MemoryError:
+            raise
+        except Exception:
             # ONNX Runtime has errors of its own for lengths that do not fit; what is asked is whether they do.
-            if isinstance(error, (KeyboardInterrupt, MemoryError)):
-                raise
             return float("inf")
 
     if off(height, width, 2) > LIMIT:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ectype.errors import ModelError
+from ectype.extras import needed
 from ectype.share import onnx
-from ectype.share.extras import needed
 from ectype.share.graphs import Graph, compared
 
 __all__ = ["compiled", "export", "runner"]

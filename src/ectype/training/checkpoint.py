@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ectype.errors import CheckpointError, TrainingError
-from ectype.training.untrusted import header, inside, strict_json
+from ectype.untrusted import inside, load_tensors, strict_json
 
 __all__ = [
     "committed",
@@ -151,15 +151,6 @@ def load_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{file}' cannot be read ({error}): it is missing or damaged.") from None
-
-
-def load_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file, on the CPU; nothing is allocated before its header was checked."""
-    header(file)
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"'{file}' cannot be read ({error}): it is missing or damaged.") from None
 
 

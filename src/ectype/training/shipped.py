@@ -18,7 +18,7 @@ from ectype.models.densities import Density, empty_density
 from ectype.recipe import Recipe
 from ectype.sections import DataInfo, ModelConfig, Target
 from ectype.training.checkpoint import committed, load_tensors, verify
-from ectype.training.untrusted import bounded, check_same, entries_of, header, inside, like, read_json
+from ectype.untrusted import bounded, check_same, entries_of, header, inside, like, read_json
 
 __all__ = ["DrawsCodes", "load_model", "ship", "store_density"]
 
@@ -46,7 +46,7 @@ def ship(place: Path, recipe: Recipe, info: DataInfo, weights: dict[str, Tensor]
     says = {
         "format": FORMAT,
         "preset": recipe.about.name,
-        "model": recipe.model.model_dump(mode="json", serialize_as_any=True),
+        "model": recipe.model.shipped().model_dump(mode="json", serialize_as_any=True),
         "info": info._asdict() | {"target": None if info.target is None else info.target._asdict()},
         "step": step,
         "seen": seen,
@@ -70,7 +70,7 @@ def load_model(place: Path, device: torch.device | None = None) -> Model:
 
     The directory may come from anyone. No code is taken from it: a kind of model that this installation does not know
     is refused. What its files claim is held against each other before memory is taken for it; see
-    `ectype.training.untrusted`.
+    `ectype.untrusted`.
 
     Raises:
         CheckpointError: Files are missing, damaged, or of another model.

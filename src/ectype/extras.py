@@ -1,4 +1,4 @@
-"""Libraries that only some exports need."""
+"""Libraries that only some users need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["needed"]
 
 
 def needed(module: str, extra: str, what: str) -> Any:
-    """A library of an extra of ours.
+    """A library of an extra of ours, or a module of one.
 
     Raises:
         ModelError: It is not installed.
@@ -19,4 +19,5 @@ def needed(module: str, extra: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ModelError(f"{what} needs {module.replace('_', '-')}: pip install 'ectype[{extra}]'.") from None
+        library = module.partition(".")[0].replace("_", "-")
+        raise ModelError(f"{what} needs {library}: pip install 'ectype[{extra}]'.") from None

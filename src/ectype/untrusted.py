@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
@@ -31,6 +33,7 @@ __all__ = [
     "header",
     "inside",
     "like",
+    "load_tensors",
     "plain_file",
     "read_json",
     "strict_json",
@@ -214,6 +217,15 @@ def header(file: Path) -> dict[str, Entry]:
 
 def _counts(value: object) -> bool:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**48 for number in value)
+
+
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file, on the CPU; nothing is allocated before its header was checked."""
+    header(file)
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"'{file}' cannot be read ({error}): it is missing or damaged.") from None
 
 
 def entries_of(module: nn.Module) -> dict[str, Entry]:
