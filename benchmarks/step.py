@@ -211,11 +211,11 @@ def row(what: str, pairs: Pairs, goal: str = "", met: Callable[[float], bool] | 
     return Row(what, median(pairs.peer), median(pairs.ours), ratio, goal, met(ratio) if met else None, detail)
 
 
-def on_a_gpu(pairs: int, seconds: float, *, quick: bool) -> None:
-    """Both there, eager and compiled."""
+def on_a_gpu(pairs: int, seconds: float, *, compiling: bool, quick: bool) -> None:
+    """Both there, eager or compiled too."""
     device, rows, raw = torch.device("cuda"), [], {}
     for name, recipe in {**CASES, **LARGE}.items():
-        for compiled in (False,) if quick else (False, True):
+        for compiled in (False, True) if compiling else (False,):
             title = f"{name}{', both compiled' if compiled else ''}"
             for watched in (True,) if compiled else (False, True):
                 chosen = recipe.override({"train.compile": compiled})
@@ -245,10 +245,10 @@ def main() -> None:
         __doc__,
         threads=(1, "of torch, for all contestants"),
         alone=(0, "train the MLP on so many images and stop"),
-        gpu=(0, "1 for a GPU"),
+        gpu=(0, "1 for a GPU, 2 for compiled steps there too"),
     )
     if given.gpu:
-        on_a_gpu(*((3, 0.3) if given.quick else (7, 0.5)), quick=given.quick)
+        on_a_gpu(*((3, 0.3) if given.quick else (7, 0.5)), compiling=given.gpu > 1, quick=given.quick)
         return
     if given.alone:
         alone(given.alone)
