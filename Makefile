@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/ectype sample runs/demo -n 64 --seed 1 --out runs/demo/digits.png
 
 test: setup
-	$(BIN)/pytest --quiet -n auto --dist loadgroup -m 'not shared'
+	$(BIN)/pytest --quiet -n auto --no-loadscope-reorder -m 'not shared'
 
 check: setup
 	$(BIN)/ruff format --check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -17,6 +18,22 @@ import torch  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ECTYPE_SHARED", ROOT.parent / "shared")) / "data"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Where tests run side by side, those of one file have one process, and in the conformance suite those of a preset.
+
+    What such tests share is made once then: for a preset, its training.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            return test.rpartition("[")[2] if "/conformance/" in file else file
+
+    return Together(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

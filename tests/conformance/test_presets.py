@@ -77,7 +77,6 @@ def assert_same_checkpoint(one: Path, two: Path) -> None:
     assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
-@pytest.mark.xdist_group("conformance")
 @pytest.mark.parametrize("name", PRESETS)
 class TestPreset:
     def test_its_own_measure_improves(self, name: str, trained) -> None:
