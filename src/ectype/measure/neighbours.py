@@ -53,12 +53,14 @@ def nearest(x: Features, y: Float[Tensor, "m d"], k: int = 1, *, exclude_self: b
     distance, index = [], []
     for start in range(0, len(a), step := _rows(x, y)):
         rows = a[start : start + step]
-        found = (squares - 2 * rows @ b.T).add_(rows.square().sum(1, keepdim=True))
+        # ‖row‖² is the same for all of a row: it is added to what is found.
+        found = torch.addmm(squares, rows, b.T, alpha=-2)
         if exclude_self:
             here = torch.arange(len(rows))
             found[here, start + here] = torch.inf
-        values, places = found.topk(k, dim=1, largest=False)
-        distance.append(values.clamp_(min=0).sqrt_())
+        # The smallest alone is found in half the time.
+        values, places = found.min(dim=1, keepdim=True) if k == 1 else found.topk(k, dim=1, largest=False)
+        distance.append(values.add_(rows.square().sum(1, keepdim=True)).clamp_(min=0).sqrt_())
         index.append(places)
     return Neighbours(torch.cat(distance), torch.cat(index))
 
@@ -102,7 +104,8 @@ def prdc(real: Features, fake: Float[Tensor, "m d"], k: int = 5) -> PRDC:
     closest = torch.full((len(b),), torch.inf, dtype=torch.float64)
     for start in range(0, len(a), step := _rows(fake, real)):
         rows = slice(start, start + step)
-        distance = (squares - 2 * a[rows] @ b.T).add_(a[rows].square().sum(1, keepdim=True)).clamp_(min=0).sqrt_()
+        distance = torch.addmm(squares, a[rows], b.T, alpha=-2).add_(a[rows].square().sum(1, keepdim=True))
+        distance = distance.clamp_(min=0).sqrt_()
         dense[rows] = (distance < reach_real).sum(1).double()
         recalled |= (distance < reach_fake[rows, None]).any(0)
         closest = torch.minimum(closest, distance.amin(0))
