@@ -70,7 +70,7 @@ class RunError(EctypeError):
 
 
 class Interrupted(EctypeError):
-    """Training stopped by Ctrl-C or SIGTERM after it saved itself: the same command goes on from there."""
+    """Ctrl-C or SIGTERM stopped training, which saved itself: the same command with `--resume` goes on from there."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: trying again will work
 

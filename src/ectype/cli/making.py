@@ -21,7 +21,9 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe.")] = None,
     images: Annotated[str | None, typer.Option(help="Budget in images shown, such as 500k or 2M.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in time, turned into images at the start.")] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Directory of the run; the same command goes on.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Directory of the run; with it the same command goes on.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of it.")] = False,
     start: Annotated[
         str | None, typer.Option("--from", help="Whose weights to start from: a run, a folder of diffusers, user/name.")

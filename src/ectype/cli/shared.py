@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 2 recipe or usage, 3 images, 4 model, 5 checkpoint, 6 training, 7 run, "
-    "75 stopped by Ctrl-C or SIGTERM and saved (the same command goes on).",
+    "75 stopped by Ctrl-C or SIGTERM and saved (the same command goes on; train with --resume or --out).",
 )
 
 out = Console()

@@ -40,7 +40,7 @@ def advised(recipe: Recipe, verdict: str, channels: int | None = None) -> list[A
     augment = Advice(
         "show the critic changed images",
         "a critic that knows few images by heart teaches the generator to copy them (Zhao et al. 2020)",
-        {f"{key}.augment.policy": policy},
+        {f"{key}.augment.policy": policy, f"{key}.augment.probability": "adaptive"},
     )
     pack = Advice(
         "judge two images together",

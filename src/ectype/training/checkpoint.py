@@ -82,13 +82,13 @@ def committed(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
         raise TrainingError(
             f"cannot save '{target}' ({error.strerror or error}): make room or give another --out; "
-            "what was saved before is intact, and the same command goes on from there."
+            "what was saved before is intact, and the same command with --resume goes on from there."
         ) from None
     except SafetensorError as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise TrainingError(
             f"cannot save '{target}' ({error}): make room; what was saved before is intact, "
-            "and the same command goes on from there."
+            "and the same command with --resume goes on from there."
         ) from None
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)

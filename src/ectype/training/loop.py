@@ -197,7 +197,7 @@ def fit(
                     save()
                     raise Interrupted(
                         f"stopped at {trainer.seen:,} of {trainer.budget:,} images, all saved: "
-                        "the same command goes on from there."
+                        "the same command with --resume goes on from there."
                     )
         early = monitor.done
         outcome = Outcome(
