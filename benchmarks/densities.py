@@ -35,10 +35,15 @@ from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
 
 QUIET = ["run.threads=1", "run.pictures=0", "monitor.patience=null", "monitor.on_collapse=warn", "run.micro_batch=null"]
-FLIP = "augment={flip: true}"
+COLOURED = ["augment={flip: true}", "channels_last=true", *fastest()]
 SETS: dict[str, tuple[Any, list[str], list[str], list[str]]] = {
     "MNIST": (lambda: DATA / "mnist", ["latent_dim=16", "width=16"], [], ["width=16"]),
-    "emoji": (lambda: emoji(0, 4000, 32), ["latent_dim=64", "width=32", FLIP], [FLIP], ["width=16", FLIP]),
+    "emoji": (
+        lambda: emoji(0, 4000, 32),
+        ["latent_dim=64", "width=32", *COLOURED],
+        COLOURED,
+        ["width=16", *COLOURED],
+    ),
 }
 """Images, and words for the autoencoder, the flow and the GAN."""
 DENSITIES = ("normal", "gaussian", "gmm")
@@ -47,7 +52,7 @@ IMAGES = 5000
 
 def run_of(preset: str, source: Any, words: list[str], minutes: float, name: str) -> RunDir:
     """A run, trained now or before."""
-    limits = [*QUIET, *fastest(), "channels_last=true", *words, f"train.minutes={minutes}"]
+    limits = [*QUIET, *words, f"train.minutes={minutes}"]
     return ectype.train(preset, source, limits, out=Path(KEPT / "densities" / f"{name}-{minutes:g}"), console=console)
 
 

@@ -25,7 +25,8 @@ __all__ = ["Elbo", "ElboConfig", "Reconstruction", "ReconstructionConfig"]
 class Equivariance(Section):
     """A small version of a code map should decode to a small version of the image (EQ-VAE, Kouzelis et al. 2025).
 
-    Codes are then as smooth as images, and far easier to generate.
+    Codes are then as smooth as images, and of large models far easier to generate; minutes on small images gain nothing
+    (`benchmarks/easier.py`).
     """
 
     weight: float = Field(default=0.0, ge=0)
