@@ -63,6 +63,6 @@ def _advice(view: RunView) -> list[Advice]:
     if getattr(getattr(view.recipe.model, "net", None), "latent", None) is not None:
         smooth = getattr(objective, "equivariance", None)
         if smooth is not None and not smooth.weight:
-            why = "code maps become as smooth as images (EQ-VAE, Kouzelis et al. 2025): it costs reconstructions at first"
+            why = "code maps become as smooth as images (EQ-VAE, Kouzelis et al. 2025), at a cost to reconstructions"
             found.append(Advice("equivariance to scaling", why, {"objective.equivariance.weight": 0.5}))
     return found
