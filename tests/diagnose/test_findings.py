@@ -289,6 +289,19 @@ def test_bad_images_are_told_by_kind(tmp_path: Path) -> None:
     assert float(near.max()) < 0.05
 
 
+def test_what_differs_in_colour_alone_is_no_kin(tmp_path: Path) -> None:
+    """A red square is no green one, though they are as bright."""
+    root = folder(tmp_path / "images", 60)
+    for i in range(120):
+        colour = np.random.default_rng(i).permutation([200, 60, 60] if i % 2 else [40, 140, 140])
+        image = np.full((24, 24, 3), 255, np.uint8)
+        image[4:20, 4 + i // 30 : 20] = colour
+        Image.fromarray(image).save(root / f"square-{i}-{'-'.join(map(str, colour))}.png")
+    (found,) = results.diagnose(str(root))
+    pairs = zip(found.pictures["held out"], found.pictures["nearest in training"], strict=True)
+    assert all(float((one - other).abs().max()) < 0.1 for one, other in pairs)
+
+
 @pytest.mark.parametrize(
     "words, says, key",
     [

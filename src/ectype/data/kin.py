@@ -14,7 +14,9 @@ __all__ = ["Kin", "kin"]
 SIDE = 16
 """Pixels of a side that images are compared at."""
 NEAR = 0.1
-"""Share of the median distance of two images within which they are kin."""
+"""Share of the median distance of two grey images within which they are kin, if their colours agree too."""
+COLOUR = 3.0
+"""How many times farther apart colours may be, each of three on the average: encoders keep them coarsely."""
 MOST, READ, AT_ONCE = 20_000, 1 << 30, 32 << 20
 """Images of each kind that are compared at most, bytes of them that are read, and at a time."""
 PAIRS = 2000
@@ -32,7 +34,7 @@ class Kin(NamedTuple):
 
 
 def kin(prepared: Prepared) -> Kin:
-    """Held-out images whose nearest training image is almost them, as grey pictures of 16×16."""
+    """Held-out images whose nearest training image is almost them, as pictures of 16×16."""
     rng = np.random.default_rng(0)
     train, held_out = (
         np.sort(rng.permutation(rows)[: min(MOST, max(1, READ // prepared.info.numbers))])
@@ -40,7 +42,8 @@ def kin(prepared: Prepared) -> Kin:
     )
     if not len(train) or not len(held_out):
         return Kin(0, np.zeros(0, np.int64), np.zeros(0, np.int64))
-    known, asked = _small(prepared, train), _small(prepared, held_out)
+    coloured, others = _small(prepared, train), _small(prepared, held_out)
+    known, asked = coloured.mean(1), others.mean(1)
     # About their mean, or the difference of large squares would be lost to rounding.
     mean = known.mean(0)
     known, asked = known - mean, asked - mean
@@ -52,13 +55,16 @@ def kin(prepared: Prepared) -> Kin:
         apart = (part**2).sum(1)[:, None] + squares - 2 * part @ known.T
         place = apart.argmin(1)
         near = apart[np.arange(len(part)), place].clip(0) ** 0.5 < NEAR * usual
+        # A red square is not a green one, though they may be as bright.
+        between = others[first : first + len(part)] - coloured[place]
+        near &= (between**2).sum(2).mean(1) ** 0.5 < COLOUR * NEAR * usual
         found.append(first + np.flatnonzero(near))
         nearest.append(place[near])
     return Kin(len(asked), held_out[np.concatenate(found)], train[np.concatenate(nearest)])
 
 
 def _small(prepared: Prepared, rows: np.ndarray) -> np.ndarray:
-    """[n, 256] float32."""
+    """[n, channels, 256] float32."""
     made, first = [], 0
     channels, height, width = prepared.info.shape
     across = [np.linspace(0, length, min(SIDE, length) + 1).astype(int) for length in (height, width)]
@@ -69,8 +75,8 @@ def _small(prepared: Prepared, rows: np.ndarray) -> np.ndarray:
         size = max(1, AT_ONCE // (4 * prepared.info.numbers))
         for start in range(0, len(here), size):
             part = here[start : start + size]
-            grey = pixels[part, :channels].astype(np.float32).mean(1)
-            sums = np.add.reduceat(np.add.reduceat(grey, across[0][:-1], axis=1), across[1][:-1], axis=2)
-            made.append((sums / areas).reshape(len(part), -1))
+            seen = pixels[part, :channels].astype(np.float32)
+            sums = np.add.reduceat(np.add.reduceat(seen, across[0][:-1], axis=2), across[1][:-1], axis=3)
+            made.append((sums / areas).reshape(len(part), channels, -1))
         first += len(pixels)
     return np.concatenate(made)
