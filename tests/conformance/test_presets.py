@@ -88,7 +88,7 @@ class TestPreset:
 
     def test_outputs_are_images_in_range(self, name: str, trained) -> None:
         run = trained(name)
-        model, image = ectype.load(run.path), held_out(run.recipe)
+        model, image = ectype.load(run.path, device="cpu"), held_out(run.recipe)
         shown: list[torch.Tensor] = []
         with torch.no_grad():
             if isinstance(model, Reconstructs):
@@ -114,7 +114,7 @@ class TestPreset:
     def test_it_loads_bit_equal(self, name: str, trained) -> None:
         run = trained(name)
         shipped = checkpoint.load_tensors(run.model / "model.safetensors")
-        one, two = ectype.load(run.path), ectype.load(run.model)
+        one, two = (ectype.load(place, device="cpu") for place in (run.path, run.model))
         for key, value in one.state_dict().items():
             assert torch.equal(value, shipped[key])
             assert torch.equal(value, two.state_dict()[key])
