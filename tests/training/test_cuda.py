@@ -1,4 +1,4 @@
-"""What only a GPU shows; skipped where there is none. `ECTYPE_TEST_DEVICE=cuda` has all presets conform there, too."""
+"""What only a GPU shows; skipped where there is none. `ECTYPE_TEST_DEVICE=cuda` has all presets tried there, too."""
 
 from __future__ import annotations
 
