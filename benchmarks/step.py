@@ -18,6 +18,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -90,7 +91,8 @@ def bare_loop(recipe: Recipe, device: torch.device = CPU, *, watched: bool = Fal
     images = train.gather(torch.arange(len(train))).to(device)
     model = recipe.model.build(store.info).to(device)
     gpu = device.type == "cuda"
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=gpu)
+    # Entering an autocast takes time even where it is off, as nobody would have it in a loop of one's own.
+    autocast = torch.autocast(device.type, torch.bfloat16) if gpu else nullcontext()
     if gpu:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # documented, not typed
     if recipe.train.compile:

@@ -26,7 +26,7 @@ def presets() -> str:
     parts = ["# Presets", "", "Written by the program: `ectype presets NAME` prints the same.", ""]
     if SYSTEMS.is_file():
         parts += [
-            "Pictures and figures are of a minute on one thread (`docs/systems.py`): what a system makes, not how good",
+            "Pictures and figures are of a minute (`docs/systems.py`): what a system makes, not how good",
             "",
         ]
         parts[-2] += " it can get. Samples where there are any, else images above what was made of them."
@@ -36,7 +36,9 @@ def presets() -> str:
         parts += [f"## {about.name}", "", f"{about.summary}. Family: {about.family}; density: {about.density}.", ""]
         if (found := made.get(about.name)) is not None:
             parts += [f"![{about.name}](systems/{about.name}.jpg)", ""]
-            parts += [f"`{found['command']}`: {found['seen']:,} images shown. {'; '.join(found['figures'])}.", ""]
+            where = "one thread of a processor" if found["device"] == "cpu" else found["device"]
+            shown = f"`{found['command']}`: {found['seen']:,} images shown, on {where}."
+            parts += [f"{shown} {'; '.join(found['figures'])}.", ""]
         try:
             parts += ["```", *cost(load_recipe(file)).lines(), "```", ""]
         except EctypeError as error:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import ectype
-from ectype.errors import CheckpointError, EctypeWarning, ModelError, RecipeError, RunError, TrainingError
+from ectype.errors import CheckpointError, DataError, EctypeWarning, ModelError, RecipeError, RunError, TrainingError
 from ectype.recipe import Recipe
 from ectype.results import density_of, evaluate, keep, report
 from ectype.run import resolve
@@ -330,6 +330,15 @@ def test_evaluation_is_kept_and_made_anew_when_the_weights_change(run: RunDir) -
     assert evaluate(run).to_json() != first.to_json()
     keep(run, 20)
     assert evaluate(run, "digits").to_json() == evaluate(run).to_json()
+
+
+def test_a_run_that_held_no_test_images_out_is_measured_on_others(tmp_path: Path) -> None:
+    run = ectype.train(tiny(**{"data.split": {"val": 0.2, "test": 0.0}}), out=tmp_path / "run")
+    with pytest.raises(DataError, match=r"split\.test is 0"):
+        evaluate(run)
+    others = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "others.npy", others)
+    assert evaluate(run, str(tmp_path / "others.npy"))["PSNR"].n == 40
 
 
 def test_a_report_is_one_file(run: RunDir, tmp_path: Path) -> None:

@@ -166,12 +166,17 @@ def cached(cache: Path, theirs: Path) -> None:
     shutil.copytree(theirs, place / "snapshots" / "abc")
 
 
+def hub_at(place: Path, monkeypatch: pytest.MonkeyPatch, *, offline: bool) -> None:
+    """Have the Hub's client look into a cache of its own."""
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(place))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
+
+
 def test_a_name_on_the_hub_is_taken_from_its_cache(
     tmp_path: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    hub_at(tmp_path / "hub", monkeypatch, offline=True)
     cached(tmp_path / "hub", theirs)
     net = resolve("vae-kl", "digits", start="someone/vae").model.net  # type: ignore[attr-defined]
     assert net.block_out_channels == (8, 16)
@@ -183,9 +188,7 @@ def test_a_name_on_the_hub_is_taken_from_its_cache(
 def test_without_a_network_a_line_says_what_to_put_where(
     offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
+    hub_at(tmp_path / "hub", monkeypatch, offline=offline)
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")

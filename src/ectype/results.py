@@ -216,15 +216,18 @@ def view(
     model, recipe = load(run.path, device=device), run.recipe
     here = next(model.parameters()).device
     prepared, store = open_data(recipe.data)
-    train, test = (
-        Feed(store.split(name), recipe.data, here, training=False, seed=recipe.train.seed) for name in ("train", split)
-    )
     config = recipe.data if source is None else other_source(recipe.data, source, store.info)
-    own = config is recipe.data and split == "test"
+    own, asked = config is recipe.data and split == "test", store
     if config is not recipe.data:
-        other = open_data(config)[1]
-        _check_partners(store.info, other.info, str(source))
-        test = Feed(other.split("train"), config, here, training=False, seed=recipe.train.seed)
+        asked = open_data(config)[1]
+        _check_partners(store.info, asked.info, str(source))
+    train, test = (
+        Feed(images, found, here, training=False, seed=recipe.train.seed)
+        for images, found in (
+            (store.split("train"), recipe.data),
+            (asked.split(split if asked is store else "train"), config),
+        )
+    )
     if len(test) == 0:
         raise DataError(f"no {split} images to measure on: raise data.split.{split}.")
     # What the figures depend on: these weights and these images.

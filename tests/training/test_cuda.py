@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import ectype
+from ectype.data.feed import Feed
 from ectype.errors import EctypeWarning, Interrupted
 from ectype.models.base import Samples
 from ectype.recipe import Recipe
@@ -23,6 +25,7 @@ from ectype.training import checkpoint
 from ectype.training.assemble import assemble
 from ectype.training.loop import Callback
 from ectype.training.memory import fitting, free_memory, release
+from ectype.training.rundir import RunDir
 from ectype.training.trainer import Trainer
 from tests.conformance.small import small
 
@@ -31,8 +34,6 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def trainer(recipe: Recipe, device: torch.device = CUDA) -> Trainer:
-    from ectype.data.feed import Feed
-
     _, store = open_data(recipe.data)
     feed = Feed(store.split("train"), recipe.data, device, training=True, seed=0)
     return assemble(recipe, store.info, feed, budget=3200, device=device)
@@ -124,7 +125,7 @@ def test_running_out_of_memory_halves_and_goes_on() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert made.micro_batch is not None
     assert made.micro_batch < 256
-    assert totals(made, 2)
+    assert all(math.isfinite(total) for total in totals(made, 2))
 
 
 @pytest.mark.parametrize("name", ["vae", "gan"])
@@ -174,6 +175,4 @@ def test_a_process_group_of_one_over_nccl(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", str(script)]
     done = subprocess.run([*command, str(tmp_path / "run")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert ectype.load(tmp_path / "run") is not None
+    assert RunDir(tmp_path / "run").state() == "finished"

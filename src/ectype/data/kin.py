@@ -16,7 +16,7 @@ SIDE = 16
 NEAR = 0.1
 """Share of the median distance of two grey images within which they are kin, if their colours agree too."""
 COLOUR = 3.0
-"""How many times farther apart colours may be, each of three on the average: encoders keep them coarsely."""
+"""How many times farther apart channels may be, in the mean over them: encoders keep colours coarsely."""
 MOST, READ, AT_ONCE = 20_000, 1 << 30, 32 << 20
 """Images of each kind that are compared at most, bytes of them that are read, and at a time."""
 PAIRS = 2000

@@ -58,7 +58,7 @@ def nearest(x: Features, y: Float[Tensor, "m d"], k: int = 1, *, exclude_self: b
         if exclude_self:
             here = torch.arange(len(rows))
             found[here, start + here] = torch.inf
-        # The smallest alone is found in half the time.
+        # The smallest alone needs no selection, which is slower.
         values, places = found.min(dim=1, keepdim=True) if k == 1 else found.topk(k, dim=1, largest=False)
         distance.append(values.add_(rows.square().sum(1, keepdim=True)).clamp_(min=0).sqrt_())
         index.append(places)
