@@ -282,7 +282,7 @@ def browse(page: Path, scratch: Path) -> tuple[str, list[str]]:
     scratch.mkdir()
     command += [f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={scratch / 'net.json'}"]
     done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     events = json.loads((scratch / "net.json").read_text())["events"]
     # Chromium asks things of its own accord, for which it notes no page as the initiator.
     starts = [event["params"] for event in events if "initiator" in event.get("params", {})]

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from ectype.errors import TrainingError
 
@@ -99,10 +100,18 @@ def launched(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, _ = next(rendezvous("env://"))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
-        yield World(dist.get_rank(), size)
+        yield World(rank, size)
+        store.set(f"ended {rank}", "")
         # Who leaves while another still reads its last message breaks it off.
-        dist.barrier()
+        store.wait([f"ended {other}" for other in range(size)])
+        if backend == "gloo" and rank + 1 < size:
+            # Two that close at once can abort (pytorch/gloo#155), so each waits for the next; the first, which may
+            # hold the store, goes last.
+            store.wait([f"left {rank + 1}"])
     finally:
         dist.destroy_process_group()
+    store.set(f"left {rank}", "")
