@@ -23,7 +23,9 @@ from ectype.measure.distances import (
     moments,
     sliced_wasserstein,
 )
-from ectype.measure.fld import feature_likelihood_divergence, likelihood_baseline
+from ectype.measure.fld import feature_likelihood_divergence
+from ectype.measure.intervals import jackknife
+from ectype.measure.reconstruction import interval
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -232,7 +234,7 @@ def test_sliced_wasserstein_refuses_images_without_patches():
 
 
 def divergence(train: torch.Tensor, test: torch.Tensor, fake: torch.Tensor) -> float:
-    return feature_likelihood_divergence(train, test, fake, generator=seeded(5))
+    return float(feature_likelihood_divergence(train, test, fake, generator=seeded(5)).mean())
 
 
 def test_likelihood_of_the_mixture_is_its_formula():
@@ -241,7 +243,7 @@ def test_likelihood_of_the_mixture_is_its_formula():
     squared = ((test[:, None] - centres[None]) ** 2).sum(2).numpy()
     terms = -squared / (2 * np.exp(log_variances)) - 1.5 * (np.log(2 * np.pi) + log_variances)
     expected = -(logsumexp(terms, axis=1) - np.log(4)).mean() / 3
-    assert fld._mixture_loss(centres, train, test) == pytest.approx(expected)
+    assert float(fld._mixture_losses(centres, train, test).mean()) == pytest.approx(expected)
 
 
 def test_fitted_variance_is_where_the_likelihood_is_highest():
@@ -274,13 +276,25 @@ def test_copies_and_noise_are_worse_than_fresh_images_and_fresh_is_about_the_bas
     assert divergence(train, test, fresh[:250] + torch.randn(250, 16, generator=seeded(8))) > good + 10
 
 
-def test_a_baseline_computed_once_gives_the_same_value():
+def test_half_of_the_training_set_is_the_baseline():
     train, test, fake = (features(60, 5, seed) for seed in (1, 2, 3))
     generator = seeded(5)
     torch.randperm(60, generator=generator)  # which fakes are used is drawn first
-    baseline = likelihood_baseline(train, test, centres=60, generator=generator)
-    given = feature_likelihood_divergence(train, test, fake, generator=seeded(5), baseline=baseline)
-    assert given == pytest.approx(divergence(train, test, fake))
+    order = torch.randperm(60, generator=generator)
+    shift, scale = test.double().mean(0), test.double().std(0)
+    real, held_out, made = ((x.double() - shift) / scale for x in (train, test, fake))
+    half = fld._mixture_losses(real[order[:30]], real[order[30:]], held_out)
+    found = feature_likelihood_divergence(train, test, fake, generator=seeded(5))
+    torch.testing.assert_close(found, 100 * (fld._mixture_losses(made, real, held_out) - half))
+
+
+def test_the_interval_given_the_fit_is_about_that_of_fits_anew():
+    train, test, fake = (features(400, 8, seed) for seed in (1, 2, 3))
+    found = feature_likelihood_divergence(train, test, fake[:200] + 0.5, generator=seeded(5))
+    low, high = interval(found)
+    anew = jackknife(lambda some: divergence(train, some, fake[:200] + 0.5), [test], groups=20)
+    assert low < float(found.mean()) < high
+    assert high - low == pytest.approx(anew.high - anew.low, rel=0.5)
 
 
 def test_training_features_in_several_steps_fit_about_the_same(monkeypatch):

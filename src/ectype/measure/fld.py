@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ectype.measure.distances import check_features
 
-__all__ = ["feature_likelihood_divergence", "likelihood_baseline"]
+__all__ = ["feature_likelihood_divergence"]
 
 CENTRES = 10_000
 """Most generated features that are centres of the mixture, and training features in one step of its fit."""
@@ -19,79 +19,52 @@ ORIGIN = 0.9**2
 
 
 def feature_likelihood_divergence(
-    train: Float[Tensor, "n d"],
-    test: Float[Tensor, "t d"],
-    fake: Float[Tensor, "m d"],
-    *,
-    generator: torch.Generator,
-    baseline: float | None = None,
-) -> float:
+    train: Float[Tensor, "n d"], test: Float[Tensor, "t d"], fake: Float[Tensor, "m d"], *, generator: torch.Generator
+) -> Float[Tensor, " t"]:
     """The feature likelihood divergence, FLD (Jiralerspong et al. 2023, section 3): poor, narrow or copied is high.
 
     An isotropic Gaussian is put on each generated feature and its variance fitted so that the mixture gives training
     features the highest likelihood; then test features are scored. A copy of a training image fits a variance near
     zero and explains no test image. Features are standardised by the test set's, and the result is 100 × (−log
-    likelihood per dimension, in nats, − a baseline): 0 is as good as half of the training set. The fit is that of the
-    authors' code: Adam on log variances, at rate 0.5, at most 50 times over the training set, with a background at the
-    training mean that catches outliers and is left out of the score.
+    likelihood per dimension, in nats, − a baseline): 0 is as good as half of the training set, fitted on the other
+    half. The fit is that of the authors' code: Adam on log variances, at rate 0.5, at most 50 times over the training
+    set, with a background at the training mean that catches outliers and is left out of the score.
 
     Args:
         train: Features of training images.
         test: Features of images that the generator never saw.
         fake: Generated features; a random 10,000 of more.
         generator: Draws which fakes are used and the halves of the training set.
-        baseline: From an earlier `likelihood_baseline` of the same sets; None computes it.
+
+    Returns:
+        What each test image contributes: the divergence is their mean.
 
     Raises:
-        DataError: Too few features, or some that are not finite.
-    """
-    check_features(fake)
-    shift, scale = _standard(test)
-    train, test, fake = ((features.double() - shift) / scale for features in (train, test, fake))
-    centres = fake[_shuffled(fake, generator)[:CENTRES]]
-    loss = _mixture_loss(centres, train, test)
-    if baseline is None:
-        baseline = likelihood_baseline(train, test, centres=len(centres), generator=generator)
-    return 100 * (loss - baseline)
-
-
-def likelihood_baseline(
-    train: Float[Tensor, "n d"], test: Float[Tensor, "t d"], *, centres: int, generator: torch.Generator
-) -> float:
-    """−log likelihood per dimension, in nats, that training features reach in the place of generated ones.
-
-    Args:
-        train: Of which at most one half are centres, the rest what variances are fitted on.
-        test: Features of images that were not trained on.
-        centres: Most centres, as many as there are generated features.
-        generator: Draws the halves.
-
-    Raises:
-        DataError: Fewer than four training features, two test features, or some that are not finite.
+        DataError: Fewer than four training features, two of the others, or some that are not finite.
     """
     check_features(train, 4)
-    shift, scale = _standard(test)
-    train, test = (train.double() - shift) / scale, (test.double() - shift) / scale
-    order, half = _shuffled(train, generator), min(centres, CENTRES, len(train) // 2)
-    return _mixture_loss(train[order[:half]], train[order[half:]], test)
-
-
-def _standard(test: Float[Tensor, "t d"]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each number."""
     check_features(test)
+    check_features(fake)
     scale, shift = torch.std_mean(test.double(), dim=0)
-    return shift, torch.where(scale > 0, scale, 1)  # one that never changes on test images is only shifted
+    scale = torch.where(scale > 0, scale, 1)  # one that never changes on test images is only shifted
+    train, test, fake = ((features.double() - shift) / scale for features in (train, test, fake))
+    centres = fake[_shuffled(fake, generator)[:CENTRES]]
+    order, half = _shuffled(train, generator), min(len(centres), len(train) // 2)
+    baseline = _mixture_losses(train[order[:half]], train[order[half:]], test)
+    return 100 * (_mixture_losses(centres, train, test) - baseline)
 
 
 def _shuffled(features: Float[Tensor, "n d"], generator: torch.Generator) -> Tensor:
     return torch.randperm(len(features), generator=generator, device=generator.device).to(features.device)
 
 
-def _mixture_loss(centres: Float[Tensor, "m d"], train: Float[Tensor, "n d"], test: Float[Tensor, "t d"]) -> float:
+def _mixture_losses(
+    centres: Float[Tensor, "m d"], train: Float[Tensor, "n d"], test: Float[Tensor, "t d"]
+) -> Float[Tensor, " t"]:
     """−log likelihood per dimension of test features under the mixture that training features fitted."""
     variances, d = _fit_variances(centres, train), centres.shape[1]
     found = [_log_densities(_squared(part, centres), variances, d).logsumexp(1) for part in test.split(CENTRES)]
-    return (math.log(len(centres)) - float(torch.cat(found).mean())) / d
+    return (math.log(len(centres)) - torch.cat(found)) / d
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
