@@ -56,7 +56,7 @@ __all__ = [
     "view",
 ]
 
-FIGURES = 3
+FIGURES = 4
 """Of what is measured: stored figures of another version are measured anew."""
 CODES = 10_000
 """Images whose codes a density is fitted on, at most."""
