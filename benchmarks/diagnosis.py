@@ -44,6 +44,7 @@ IMAGES = 6_000
 """Of MNIST, for a run: on all of them, looking takes longer than training."""
 SHARED = {"run.threads": 1, "run.pictures": 0, "monitor.patience": None, "monitor.every": 40_000}
 DENSE = {"data.size": 16, "train.batch": 64, "hidden": [256], "latent_dim": 32, "train.images": 120_000}
+LARGE = {**DENSE, "hidden": [512, 512], "train.images": 320_000, "monitor.every": 8_000}
 EMOJI = {"data.size": 32, "width": 16, "train.images": 20_000, "monitor.features": "pixels"}
 GAN = {"data.size": 16, "train.batch": 64, "train.images": 400_000, "monitor.on_collapse": "warn"}
 SETTLED = {
@@ -145,6 +146,7 @@ CASES = [
             "objective": {"kind": "elbo", "beta": 1.0},
         },
     ),
+    Case("overfitting", "vae-mlp", lambda _: LARGE, lambda _: LARGE, source="few"),
 ]
 NAMES = {
     MAPS: {"codes hard to generate"},
