@@ -47,7 +47,7 @@ def test_vendi_score_counts_kinds():
 
 def test_vendi_ratio_compares_as_many():
     real, fake = normal(80, 30, 1), normal(40, 30, 2)
-    assert vendi_ratio(real, fake) == pytest.approx(vendi(fake) / vendi(real[:40]))
+    assert vendi_ratio(real, fake) == pytest.approx(vendi(fake) / vendi(real[::2]))
     assert vendi_ratio(real, real) == 1
     narrow = normal(80, 30, 3) * torch.linspace(1, 0, 30) ** 4
     assert vendi_ratio(real, narrow) < 0.7

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ectype.data.feed import Feed
+from ectype.data.feed import Feed, evenly
 from ectype.data.prepare import prepare
 from ectype.data.store import Images, open_store
 from ectype.errors import DataError
+from ectype.measure import generation as generated
+from ectype.measure import watching
 from ectype.measure.features import Extractor, PixelFeatures, Source, choose_extractors, extract
 from ectype.measure.generation import generation
 from ectype.measure.verdict import judge
@@ -201,6 +203,37 @@ def test_generation_is_judged_on_the_test_images_with_intervals(data: Data, pixe
         assert figure.low <= figure.value <= figure.high, figure.name
     assert found["recall"].beside["real images"] > 0.7
     assert judge(signs, own.reference).name == "healthy"
+
+
+def test_images_that_lie_class_by_class_are_compared_as_any(
+    data: Data, pixels: Extractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes a part of the images takes it from everywhere: folders of classes come one after the other."""
+    for module, name, most in ((generated, "FEW", 120), (watching, "BINNED", 200)):
+        monkeypatch.setattr(module, name, most)
+
+    def sorted_by_class(feed: Feed) -> Feed:
+        labels = feed.images.labels
+        assert labels is not None
+        order = labels.argsort(stable=True)
+        some = Images([feed.images.gather(order)], torch.arange(len(order)), labels[order], list(map(str, order)))
+        return Feed(some, feed.config, CPU, training=False)
+
+    train, test = sorted_by_class(data.train), sorted_by_class(data.test)
+    sampler = Sampler(data.images(data.val))
+    figures, _, watch = generation(sampler, train, test, [pixels], data.info, seed=3, most=300)
+    found = {figure.name: figure for figure in figures}
+    # Fresh real images of all classes are no farther from these than from any.
+    assert found["kernel distance"].low is not None
+    assert found["kernel distance"].low < 0
+    assert abs(found["FLD"].value) < 10
+    # The last class is as near to a bin as the first is.
+    space, labels = watch.spaces[0], test.images.labels
+    assert space.bins is not None
+    assert labels is not None
+    away = torch.cdist(space.held_out, space.bins.means.to(space.held_out)).amin(1)
+    labels = labels[evenly(len(test), watch.real)]
+    assert float(away[labels >= 8].mean()) < 1.3 * float(away[labels <= 1].mean())
 
 
 def test_too_few_test_images_are_no_basis(data: Data, pixels: Extractor) -> None:

@@ -13,7 +13,13 @@ from ectype.data.batch import Batch, Moment
 from ectype.data.store import Images
 from ectype.sections import Augment, DataConfig
 
-__all__ = ["Feed"]
+__all__ = ["Feed", "evenly"]
+
+
+def evenly(n: int, most: int) -> Int[Tensor, " k"]:
+    """Places of at most so many of `n` things, from first to last: sources may hold images class by class."""
+    few = min(n, most)
+    return torch.arange(few) * n // max(1, few)
 
 
 class Feed:
@@ -68,10 +74,9 @@ class Feed:
                 image does not depend on the size of the batches.
             most: At most so many images.
         """
-        n = len(self) if most is None else min(most, len(self))
-        chosen = torch.arange(n) * len(self) // max(1, n)
-        for start in range(0, n, size):
-            here = moment(start, n)
+        chosen = evenly(len(self), len(self) if most is None else most)
+        for start in range(0, len(chosen), size):
+            here = moment(start, len(chosen))
             yield self(chosen[start : start + size], here), here
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ectype.data.feed import evenly
 from ectype.measure.neighbours import nearest
 
 __all__ = ["Authenticity", "Closer", "Duplicates", "closer_to_train", "duplicates"]
@@ -43,7 +44,8 @@ def duplicates(real: Features, fake: Float[Tensor, "m d"]) -> Duplicates:
         fake: Of samples.
     """
     n = min(len(real), len(fake))
-    among_real = nearest(real[:n], real[:n], 1, exclude_self=True).distance[:, 0]
+    some = real[evenly(len(real), n)]
+    among_real = nearest(some, some, 1, exclude_self=True).distance[:, 0]
     # Copies among the real images say nothing of how close different ones come.
     threshold = float(torch.quantile(among_real[among_real > 0], RARE)) if (among_real > 0).any() else 0.0
     found = nearest(fake[:n], fake[:n], 1, exclude_self=True)
@@ -118,8 +120,8 @@ def closer_to_train(
     for _ in range(SUBSETS if len(train) >= 2 * n else 1):
         chosen = torch.randperm(len(train), generator=generator)[:n]
         near = nearest(fake, train[chosen], 1).distance[:, 0]
-        other = away.distance[:, 0] if n == len(held_out) else nearest(fake, held_out[:n], 1).distance[:, 0]
-        wins += (near < other).double() + 0.5 * (near == other).double()
+        other = away if n == len(held_out) else nearest(fake, held_out[evenly(len(held_out), n)], 1)
+        wins += (near < other.distance[:, 0]).double() + 0.5 * (near == other.distance[:, 0]).double()
     wins /= SUBSETS if len(train) >= 2 * n else 1
     whole = nearest(fake, train, 1)
     order = (whole.distance[:, 0] / away.distance[:, 0].clamp(min=1e-12)).argsort()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ectype.data.feed import evenly
 from ectype.errors import DataError
 
 __all__ = [
@@ -229,8 +230,8 @@ def sliced_wasserstein(
 
     Args:
         real_images: In [0, 1].
-        fake_images: In [0, 1]. Of the larger set only as many images are used as the smaller has, the first ones. The
-            distance of two samples of one distribution is not 0 but falls with n: compare at the same n only.
+        fake_images: In [0, 1]. Of the larger set only as many images are used as the smaller has, spread evenly.
+            The distance of two samples of one distribution is not 0 but falls with n: compare at the same n only.
         generator: Draws places and directions.
         patches: Of each image, at each level.
         directions: At each level.
@@ -248,7 +249,9 @@ def sliced_wasserstein(
             f"{n} images of {height} × {width} pixels have no {PATCH} × {PATCH} patches: give larger images, 1 or more."
         )
     found = {}
-    for real, fake in zip(_pyramid(real_images[:n]), _pyramid(fake_images[:n]), strict=True):
+    for real, fake in zip(
+        *(_pyramid(images[evenly(len(images), n)]) for images in (real_images, fake_images)), strict=True
+    ):
         pair = [_patches(level, patches, generator) for level in (real, fake)]
         drawn = torch.randn(directions, pair[0].shape[1], generator=generator, device=generator.device)
         drawn = F.normalize(drawn, dim=1).to(real)

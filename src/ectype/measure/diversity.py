@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ectype.data.feed import evenly
 from ectype.errors import DataError
 from ectype.measure.neighbours import nearest
 
@@ -61,13 +62,13 @@ def vendi(features: Float[Tensor, "n d"], kernel: Kernel | None = None) -> float
 def vendi_ratio(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], kernel: Kernel | None = None) -> float:
     """Vendi score of fakes ÷ that of real images: below 1 where fakes are less diverse; noise is above 1.
 
-    Of the larger set only as many are used as the smaller has, the first ones, since the score grows with their number.
+    Of the larger set only as many are used as the smaller has, spread evenly, since the score grows with their number.
 
     Raises:
         DataError: No features, or some that are not finite.
     """
     n = min(len(real), len(fake))
-    return vendi(fake[:n], kernel) / vendi(real[:n], kernel)
+    return vendi(fake[evenly(len(fake), n)], kernel) / vendi(real[evenly(len(real), n)], kernel)
 
 
 class BinComparison(NamedTuple):

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ectype.data.batch import Batch, Moment
-from ectype.data.feed import Feed
+from ectype.data.feed import Feed, evenly
 from ectype.errors import DataError
 from ectype.losses.ssim import ssim_radius
 from ectype.measure import codes as coding
@@ -246,7 +246,7 @@ class _Evaluator:
 
     def _cases(self, error: Tensor) -> dict[str, list[int]]:
         """Places in the test split of the best, middle and worst images."""
-        places = torch.arange(self.most) * len(self.test) // self.most
+        places = evenly(len(self.test), self.most)
         order, n = places[error.argsort()].tolist(), min(5, len(error))
         middle = (len(order) - n) // 2
         return {"best": order[:n], "median": order[middle : middle + n], "worst": order[-n:][::-1]}

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ectype.data.feed import Feed
+from ectype.data.feed import Feed, evenly
 from ectype.errors import DataError
 from ectype.measure.codes import wilson
 from ectype.measure.distances import (
@@ -128,7 +128,7 @@ def _in_space(
             note=f"squared Fréchet distance; {on}; {n}; depends on both numbers",
         )
     ]
-    some, made = real[:FEW], fake[:FEW]
+    some, made = real[evenly(len(real), FEW)], fake[:FEW]
     low, high = jackknife(kernel_distance, [some, made], groups=10)
     figures.append(
         Figure(
@@ -214,7 +214,8 @@ def _in_space(
 
 def _likelihood(watch: SampleWatch, place: int, fake: Tensor, on: str) -> Figure:
     space, generator = watch.spaces[place], torch.Generator().manual_seed(watch.seed)
-    found = feature_likelihood_divergence(space.train[:FEW], space.held_out[:FEW], fake[:FEW], generator=generator)
+    train, test = (real[evenly(len(real), FEW)] for real in (space.train, space.held_out))
+    found = feature_likelihood_divergence(train, test, fake[:FEW], generator=generator)
     low, high = interval(found)
     return Figure(
         "FLD",

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ectype.data.feed import Feed
+from ectype.data.feed import Feed, evenly
 from ectype.data.preview import save_grid
 from ectype.errors import DataError
 from ectype.measure.copies import Authenticity, closer_to_train, duplicates
@@ -192,14 +192,14 @@ class SampleWatch:
         projection = fit_projection(train, dimensions(extractor, self.real))
         train, held_out = projection.apply(train), projection.apply(held_out)
         enough = min(len(train), len(held_out)) >= LEAST_BINNED
-        bins = fit_bins(train[:BINNED], len(held_out), seed=self.seed) if enough else None
+        bins = fit_bins(train[evenly(len(train), BINNED)], len(held_out), seed=self.seed) if enough else None
         return _Space(extractor, projection, train, held_out, moments(held_out), bins)
 
     def _kinds(self) -> Int[Tensor, " m"]:
         """The kind of each held-out image: its class, or its cell in the first space where classes are few or small."""
         labels = self.held_out.images.labels
         if labels is not None:
-            found = labels[self._spread(self.held_out, self.real)].long()
+            found = labels[evenly(len(self.held_out), self.real)].long()
             if (
                 len(self.info.classes) > 1
                 and int(torch.bincount(found, minlength=len(self.info.classes)).min()) >= OF_A_KIND
@@ -209,7 +209,8 @@ class SampleWatch:
         if kinds < 2:
             return torch.zeros(self.real, dtype=torch.int64)
         space = self.spaces[0]
-        return fit_bins(space.train[:BINNED], self.real, kinds, seed=self.seed).assign(space.held_out)
+        some = space.train[evenly(len(space.train), BINNED)]
+        return fit_bins(some, self.real, kinds, seed=self.seed).assign(space.held_out)
 
     def _least(self, covered: Bool[Tensor, " m"]) -> tuple[float, int]:
         """Coverage of the kind that has least of it, and which that is; kinds of too few images are left out."""
@@ -218,12 +219,6 @@ class SampleWatch:
         shares[counts < OF_A_KIND] = torch.inf
         place = int(shares.argmin())
         return min(1.0, float(shares[place])), place
-
-    @staticmethod
-    def _spread(feed: Feed, most: int) -> Int[Tensor, " n"]:
-        """The images that `feed.sequence` goes through."""
-        n = min(most, len(feed))
-        return torch.arange(n) * len(feed) // n
 
     def _real_against_real(self) -> tuple[Tensor, list[dict[str, float]]]:
         generator = torch.Generator().manual_seed(derive(self.seed, "floor"))
@@ -337,7 +332,7 @@ class SampleWatch:
 
     def _images(self, feed: Feed, places: Tensor, most: int) -> Tensor:
         """Real images by their place among the `most` that features were taken of."""
-        index = self._spread(feed, most)[places]
+        index = evenly(len(feed), most)[places]
         return feed(index, self.moment(0, len(index))).image.cpu()
 
     def real_images(self, most: int) -> Float[Tensor, "n c h w"]:

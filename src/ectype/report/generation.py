@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ectype.data.feed import evenly
 from ectype.measure.evaluation import number
 from ectype.measure.features import PixelFeatures, extract
 from ectype.measure.neighbours import nearest
@@ -60,7 +61,7 @@ def copies(view: RunView) -> Section | None:
     n = min(TRAIN, len(view.train))
     known = extract(features, (batch.image for batch, _ in view.train.sequence(size, moment, most=n)))
     found = nearest(extract(features, [made]), known)
-    index = found.place[:, 0] * len(view.train) // n
+    index = evenly(len(view.train), n)[found.place[:, 0]]
     near = view.train(index, moment(0, len(index))).image
     pictures = [
         column(torch.stack([made[i], near[i]]), f"sample {i + 1} above the training image nearest to it")
