@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 import ectype
 from ectype.errors import CheckpointError, DataError, EctypeWarning, ModelError, RecipeError, RunError, TrainingError
 from ectype.recipe import Recipe
-from ectype.results import density_of, evaluate, keep, report
+from ectype.results import density_of, evaluate, keep, open_data, report, view
 from ectype.run import resolve
 from ectype.training import checkpoint
 from ectype.training.loop import Callback, Check
@@ -330,6 +331,27 @@ def test_evaluation_is_kept_and_made_anew_when_the_weights_change(run: RunDir) -
     assert evaluate(run).to_json() != first.to_json()
     keep(run, 20)
     assert evaluate(run, "digits").to_json() == evaluate(run).to_json()
+
+
+def test_classes_of_another_source_are_known_by_their_names(run: RunDir, tmp_path: Path) -> None:
+    """Folders of some of the classes, in splits of their own: those held out are measured, and probed as themselves."""
+    store = open_data(run.recipe.data)[1]
+    for part, many in (("train", 30), ("test", 30)):
+        images = store.split("train")
+        assert images.labels is not None
+        for digit in (3, 7):
+            place = tmp_path / "others" / part / str(digit)
+            place.mkdir(parents=True)
+            for i in torch.where(images.labels == digit)[0][:many].tolist():
+                Image.fromarray(images.gather(torch.tensor([i]))[0, 0].numpy()).save(place / f"{i}.png")
+    found = view(run, str(tmp_path / "others"))
+    assert found.evaluation["PSNR"].n == 60
+    assert found.test.images.labels is not None
+    assert sorted(found.test.images.labels.unique().tolist()) == [3, 7]
+    (tmp_path / "others" / "test" / "7").rename(tmp_path / "others" / "test" / "seven")
+    assert view(run, str(tmp_path / "others")).test.images.labels is None
+    shutil.rmtree(tmp_path / "others" / "train")
+    assert view(run, str(tmp_path / "others")).evaluation["PSNR"].n == 60
 
 
 def test_a_run_that_held_no_test_images_out_is_measured_on_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import ectype
+from ectype.data.preview import contact_sheet
 from ectype.errors import DataError, ModelError
 from ectype.results import open_data
 from ectype.scoring import nearest, score
@@ -133,3 +134,29 @@ def test_what_cannot_be_done_is_said(run: RunDir, discs: Path, tmp_path: Path) -
         score(other.path, [str(discs)], tmp_path / "s.csv")
     with pytest.raises(ModelError, match="cannot encode"):
         nearest(other.path, [str(discs / "007.png")], str(discs), tmp_path / "n.png")
+
+
+def test_the_overview_shows_the_oddest_of_many_odd_ones(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(0, 20 * (i + 1), (24, 24), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"in/{i:02d}.png")
+    score(run.path, [str(tmp_path / "in")], tmp_path / "scores.csv")
+    rows = read(tmp_path / "scores.csv")
+    assert len({row["share of held-out images"] for row in rows[:9]}) == 1
+    assert rows[0]["image"] == "11.png"
+    with Image.open(tmp_path / "in/11.png") as oddest, Image.open(tmp_path / "scores.png") as overview:
+        first = contact_sheet(np.asarray(oddest)[None, None])
+        assert np.array_equal(np.asarray(overview.convert("L").crop((0, 0, *first.size))), np.asarray(first))
+
+
+def test_pixels_that_are_drawn_are_compared_undrawn(discs: Path, tmp_path: Path) -> None:
+    """Of a model of black or white pixels: chance makes no image odd, and each is its own neighbour."""
+    words = ["size=24", "train.images=4000", "monitor.every=2000", "run.pictures=0", "split={val: 0.2}"]
+    made = ectype.train("iwae", discs, words, out=tmp_path / "run")
+    lines = nearest(made.path, [str(discs / "003.png")], str(discs), tmp_path / "near.png", k=2)
+    assert lines[0].startswith("003.png: 003.png (")
+    assert float(lines[0].split("(")[1].split(")")[0]) < 1e-3
+    score(made.path, [str(discs / f"{i:03d}.png") for i in range(40)], tmp_path / "scores.csv")
+    share = [float(row["share of held-out images"]) for row in read(tmp_path / "scores.csv")]
+    assert 0.2 < np.mean(share) < 0.8

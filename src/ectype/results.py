@@ -17,7 +17,7 @@ from ectype.console import progress_line
 from ectype.data.feed import Feed
 from ectype.data.prepare import Prepared, prepare
 from ectype.data.preview import save_grid
-from ectype.data.store import Store, open_store
+from ectype.data.store import Images, Store, open_store
 from ectype.diagnose import scan
 from ectype.diagnose.finding import Finding
 from ectype.errors import CheckpointError, DataError, ModelError, RecipeError, RunError, did_you_mean
@@ -121,7 +121,7 @@ def evaluate(
 
     Args:
         run: That has a model.
-        source: Other images than the run's own.
+        source: Other images than the run's own; where they lie in folders such as `train` and `test`, those held out.
         device: See `choose_device`.
         likelihood: k of the importance-weighted bound, then of all test images; None for a quick one of some.
 
@@ -221,12 +221,10 @@ def view(
     if config is not recipe.data:
         asked = open_data(config)[1]
         _check_partners(store.info, asked.info, str(source))
+    judged = store.split(split) if asked is store else _judged(asked, store.info)
     train, test = (
         Feed(images, found, here, training=False, seed=recipe.train.seed)
-        for images, found in (
-            (store.split("train"), recipe.data),
-            (asked.split(split if asked is store else "train"), config),
-        )
+        for images, found in ((store.split("train"), recipe.data), (judged, config))
     )
     if len(test) == 0:
         raise DataError(f"no {split} images to measure on: raise data.split.{split}.")
@@ -249,6 +247,20 @@ def view(
         held = {"key": key, "likelihood": likelihood, "evaluation": json.loads(evaluation.to_json())}
         run.evaluation_file.write_text(json.dumps(held, indent=1, ensure_ascii=False))
     return RunView(run, model, train, test, evaluation)
+
+
+def _judged(other: Store, own: DataInfo) -> Images:
+    """What another source holds out by itself, or all of it, with classes by the numbers that the run knows them by.
+
+    No classes where one of theirs is none of the run's.
+    """
+    parts = dict(other.splits())
+    images = next(parts[name] for name in ("test", "val", "train") if name in parts)
+    if images.labels is not None:
+        number = {name: i for i, name in enumerate(own.classes)}
+        known = [number.get(name, -1) for name in other.info.classes]
+        images.labels = None if -1 in known else torch.tensor(known)[images.labels]
+    return images
 
 
 def _check_partners(own: DataInfo, other: DataInfo, source: str) -> None:

@@ -19,6 +19,7 @@ from ectype.measure.neighbours import nearest as nearest_points
 from ectype.models.base import Encodes, Reconstructs, evaluating
 from ectype.models.degradations import blur
 from ectype.results import load, open_data, other_source, recipe_of
+from ectype.sections import DataConfig
 from ectype.tiling import tiled
 from ectype.training.position import looking
 from ectype.training.watch import to_uint8
@@ -93,11 +94,11 @@ def score(
     unharmed(files, [overview])
     places = destinations(files, maps) if maps is not None else {}
     spec, here = spec_of(info, recipe), next(model.parameters()).device
-    held_out = Feed(open_data(recipe.data)[1].split("val"), recipe.data, here, training=False, seed=recipe.train.seed)
+    held_out = Feed(open_data(recipe.data)[1].split("val"), _undrawn(recipe.data), here, training=False)
     at_once = looking(info, 0, here)[0]
     skipped: list[str] = []
     found: list[tuple[str, float, float]] = []
-    kept: list[tuple[float, Tensor]] = []
+    kept: list[tuple[tuple[float, float], Tensor]] = []
 
     def through(pixels: Tensor) -> Tensor:
         return capable.reconstruct(pixels.to(here).float() / 255)
@@ -122,13 +123,13 @@ def score(
                 if maps is not None:
                     save(heat, png(places[name]))
                 picture = [at_size(each, spec).expand(3, -1, -1) for each in (pixels[i], back[i].clamp(0, 1), heat)]
-                kept = sorted([*kept, (_share(peak, float(errors.peak[i])), torch.stack(picture))], key=lambda k: k[0])
-                kept = kept[:SHOWN]
+                oddness = _oddness(_share(mean, found[-1][1]), _share(peak, found[-1][2]), found[-1][1])
+                kept = sorted([*kept, (oddness, torch.stack(picture))], key=lambda k: k[0])[:SHOWN]
     said = left_out(skipped)
     if not found:
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
     rows = [(name, error, _share(mean, error), highest, _share(peak, highest)) for name, error, highest in found]
-    rows.sort(key=lambda row: (min(row[2], row[4]), -row[1]))
+    rows.sort(key=lambda row: _oddness(row[2], row[4], row[1]))
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -145,6 +146,16 @@ def score(
 def _share(usual: np.ndarray, value: float) -> float:
     """Of held-out images and this one, how many score at least as high."""
     return float((1 + (usual >= value).sum()) / (1 + len(usual)))
+
+
+def _oddness(share: float, share_of_peak: float, error: float) -> tuple[float, float]:
+    """What images are sorted by, the oddest first."""
+    return min(share, share_of_peak), -error
+
+
+def _undrawn(config: DataConfig) -> DataConfig:
+    """The same preparation without pixels drawn black or white: what differs by chance has no place in a comparison."""
+    return config.model_copy(update={"binarise": "none"})
 
 
 def _heat(values: Float[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
@@ -192,7 +203,7 @@ def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int 
         mine = torch.stack([image for _, image in asked])
         points = torch.cat([capable.encode(some.to(here).float() / 255).cpu() for some in mine.split(moments[0])])
         for _, part in store.splits():
-            for batch, _ in Feed(part, config, here, training=False, seed=recipe.train.seed).sequence(*moments):
+            for batch, _ in Feed(part, _undrawn(config), here, training=False).sequence(*moments):
                 codes.append(capable.encode(batch.image).float().cpu())
             names += list(part.names)
             where += [(part, i) for i in range(len(part))]

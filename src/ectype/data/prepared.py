@@ -111,7 +111,7 @@ def assemble(entry: Path, manifest: dict[str, Any], config: DataConfig, *, built
     frequencies: tuple[float, ...] = ()
     if labels is not None:
         counts = np.bincount(labels[sides == TRAIN], minlength=len(classes))
-        frequencies = tuple((counts / counts.sum()).tolist())
+        frequencies = tuple((counts / max(1, counts.sum())).tolist())
     channels, height, width = manifest["shape"]
     target, told = _target(entry, manifest, sides)
     info = DataInfo(channels, (height, width), classes, frequencies, config.binarise != "none", target)

@@ -44,6 +44,8 @@ def assign(names: Sequence[str], given: np.ndarray, split: Split) -> np.ndarray:
     pool = np.flatnonzero((sides == NONE) | (sides == TRAIN))
     wanted = {side: share for side, share in ((TEST, split.test), (VAL, split.val)) if share > 0}
     wanted = {side: share for side, share in wanted.items() if not (sides == side).any()}
+    if not len(pool) and not split.val and not split.test:
+        return sides  # nobody asks for images to train on
     if sum(wanted.values()) >= 1:
         raise DataError(f"split.val={split.val} and split.test={split.test} leave nothing to train on: lower them.")
     key_of = _key(split.group)

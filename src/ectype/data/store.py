@@ -116,7 +116,9 @@ class Store:
         """
         images = self._splits[name]
         if not len(images):
-            raise DataError(f"there are no {name} images: split.{name} is 0; raise it to hold some out.")
+            held = f"split.{name} is 0; raise it to hold some out"
+            why = held if name != "train" else "the source holds all of them out; give some to train on"
+            raise DataError(f"there are no {name} images: {why}.")
         return images
 
     def splits(self) -> Iterator[tuple[str, Images]]:
