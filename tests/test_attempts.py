@@ -125,7 +125,13 @@ def test_killed_in_an_attempt_the_same_command_goes_on_with_it(tmp_path: Path, m
     monkeypatch.setattr(assembly, "judged_by", says("healthy", "collapsed", "collapsed"))
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "killed", "rollback", Kill(640))
-    resumed = train(tmp_path / "killed", "rollback")
+    assert RunDir(tmp_path / "killed").trained
+    assert not RunDir(tmp_path / "killed").ended
+    # Without its directory --resume finds it, too.
+    recipe = small("gan-mlp", **FAST, **{"monitor.on_collapse": "rollback"})
+    resumed = ectype.train(recipe, root=tmp_path, resume=True)
+    assert resumed.path == tmp_path / "killed"
+    assert resumed.ended
     whole = train(tmp_path / "whole", "rollback")
     assert [entry["state"] for entry in resumed.summary()["attempts"]] == ["collapsed"] * 3
     for number in (1, 2, 3):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ectype.apart import reason
-from ectype.compare import Arm, Comparison, arms_of, compare
+from ectype.apart import reason, train_all
+from ectype.compare import Arm, Comparison, _premise, arms_of, compare
 from ectype.errors import DataError, RecipeError, RunError
+from ectype.results import evaluate
 from ectype.training.rundir import RunDir
 from tests.report.test_page import CHROMIUM, browse
 
@@ -128,6 +129,39 @@ def test_killed_and_called_again_it_ends_with_the_same_numbers(tmp_path: Path) -
         assert {key: one[key] for key in kept} == {key: two[key] for key in kept}
     assert "latent_dim=8" in again.stdout
     assert "is better than latent_dim=2" in again.stdout
+
+
+def test_a_run_without_its_report_is_gone_on_with(compared: Comparison, tmp_path: Path) -> None:
+    """What follows training, attempts and measuring, is not done where the report is missing."""
+    report = RunDir(compared.path / "ae-0").report
+    report.unlink()
+    said: list[str] = []
+    recipes = {name: RunDir(compared.path / name).recipe for name in ("ae-0", "vae-0")}
+    assert train_all(compared.path, recipes, 1, said.append) == {}
+    assert report.is_file()
+    assert [text.split(":")[0] for text in said] == ["ae-0"]
+
+
+def test_what_ended_early_and_what_was_begun_anew_is_in_the_premise(compared: Comparison) -> None:
+    found = {"gan": [evaluate(compared.runs["gan"][0])]}
+    run = compared.runs["gan"][0]
+    before = run.summary_file.read_text()
+    try:
+        run.amend_summary({"state": "collapsed", "attempts": [{"attempt": 1}]})
+        text = _premise(found, {"gan": [run]}, "train.images=1280", 1)
+    finally:
+        run.summary_file.write_text(before)
+    assert "Stopped before that: gan (collapsed)." in text
+    assert "Begun anew after it failed, with as much again each time: gan." in text
+
+
+@pytest.mark.slow
+def test_images_that_differ_are_not_weighed(tmp_path: Path) -> None:
+    arms, words = arms_of("ae", ["size=8,12", "width=8", "latent_dim=8", "run.pictures=0", "monitor.every=640"])
+    found = compare(arms, "digits", tmp_path / "sizes", words=words, images="640")
+    assert "size=8: 64 numbers each; size=12: 144 numbers each" in found.said[1]
+    assert not any("better than" in text or "cannot be told" in text for text in found.said)
+    assert all(standing.clear is None for standing in found.standings)
 
 
 def test_a_study_turns_one_knob() -> None:

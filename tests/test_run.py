@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -95,6 +96,43 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         ectype.train(tiny(), out=tmp_path / "file" / "run")
 
 
+def test_a_second_start_leaves_what_the_first_holds(tmp_path: Path) -> None:
+    """Before anything but the lock is there, too."""
+    with RunDir(tmp_path / "run").locked():
+        with pytest.raises(RunError, match="being trained by another process"):
+            ectype.train(tiny(), out=tmp_path / "run")
+        with pytest.raises(RunError, match="being trained by another process"):
+            ectype.train(tiny(), out=tmp_path / "run")
+    with pytest.raises(ModelError, match="pack=64"):
+        ectype.train(tiny("gan-mlp", **{"objective.adversary.pack": 64}), out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_place_that_cannot_be_locked_is_said_once_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.warns(EctypeWarning, match="cannot be locked"), RunDir(tmp_path / "run").locked():
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="cannot write to"), RunDir(tmp_path / "file").locked():
+        pass
+
+
+def test_a_disk_that_is_full_ends_a_run_in_one_line(tmp_path: Path) -> None:
+    class Full(Callback):
+        def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def ended(self, outcome: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(TrainingError, match=r"No space left on device.*make room"):
+        ectype.train(tiny(), out=tmp_path / "run", callbacks=[Full()])
+    assert ectype.train(tiny(), out=tmp_path / "run").state() == "finished"
+
+
 class Stop(Callback):
     def __init__(self, step: int) -> None:
         self.step = step
@@ -109,6 +147,9 @@ def test_resume_finds_the_newest_unfinished_run(tmp_path: Path) -> None:
         ectype.train(tiny(), root=tmp_path, resume=True)
     with pytest.raises(ectype.errors.Interrupted):
         ectype.train(tiny(), root=tmp_path, callbacks=[Stop(7)])
+    for name, text in (("vae-fast-002", ""), ("vae-fast-003", "model: {kind: of another version}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(text)
     done = ectype.train(tiny(), root=tmp_path, resume=True)
     assert done.name == "vae-fast-001"
     assert done.state() == "finished"

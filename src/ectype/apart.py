@@ -20,8 +20,10 @@ __all__ = ["reason", "stoppable", "train_all"]
 
 
 def train_all(place: Path, recipes: Mapping[str, Recipe], processes: int, say: Callable[[str], None]) -> dict[str, str]:
-    """Run all that have not come to their end; why those that failed did."""
-    waiting = [name for name in recipes if not RunDir(place / name).ended]
+    """Run all that have not come to their end, attempts and report included; why those that failed did."""
+    # A process that came to its end left a report, its last act: attempts and measuring are done too.
+    runs = {name: RunDir(place / name) for name in recipes}
+    waiting = [name for name, run in runs.items() if not (run.ended and run.report.is_file())]
     failed: dict[str, str] = {}
     running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
     try:

@@ -15,11 +15,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ectype.data.batch import Batch
-from ectype.data.feed import Feed
+from ectype.data.feed import Feed, evenly
 from ectype.data.preview import save_grid
 from ectype.data.store import Store
 from ectype.diagnose.early import EarlyWarning
-from ectype.errors import CheckpointError, EctypeWarning, RunError
+from ectype.errors import CheckpointError, EctypeWarning, RunError, TrainingError
 from ectype.losses.mixture import Mixture
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.reconstruction import baseline_images
@@ -101,7 +101,7 @@ class Session:
             )
             return None
         if not self.world.first:
-            return _Watch(lambda model: {}, judge=judged_by({}))
+            return _Watch(lambda model: {})
         plain = Feed(self.store.split("train"), recipe.data, self.device, training=False, seed=recipe.train.seed)
         chosen = choose_extractors(recipe.monitor.features, Source(plain, self.info, self.prepared.root), quick=True)
         look = SampleWatch(self.info, plain, self.held_out, chosen.extractors, images=recipe.monitor.images)
@@ -133,7 +133,7 @@ class Session:
                 f"none of the {len(there)} checkpoints in '{self.run.checkpoints}' is whole: "
                 "restore one, or give another --out to start again."
             )
-        if place is not None and self.run.ended:
+        if place is not None and self.run.trained:
             self._check_images(checkpoint.load_state(place))
             self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary()['reason']}.")
             return
@@ -200,17 +200,22 @@ class Session:
                 callbacks=[*ours, *callbacks],
                 log_every=self.recipe.run.log_every,
             )
+            if self.world.first:
+                here = time.perf_counter() - began
+                self._finish(outcome, monitor, spent + here, outcome.check_seconds / max(here, 1e-9))
         except Diverged as error:
             self._keep_evidence(error)
             raise
-        if self.world.first:
-            here = time.perf_counter() - began
-            self._finish(outcome, monitor, spent + here, outcome.check_seconds / max(here, 1e-9))
-            if trainer.objective.phase == "waiting":
-                self.say(
-                    "the critic's gradient has not counted yet: train on more images, or let it join sooner "
-                    "(objective.adversary.starts) and after fewer moves (objective.adversary.warmup)."
-                )
+        except OSError as error:
+            raise TrainingError(
+                f"a file could not be used ({error}): mend that, or make room; what was saved is kept, and the same "
+                "command with --resume goes on from there."
+            ) from None
+        if trainer.objective.phase == "waiting":
+            self.say(
+                "the critic's gradient has not counted yet: train on more images, or let it join sooner "
+                "(objective.adversary.starts) and after fewer moves (objective.adversary.warmup)."
+            )
 
     def _monitor(self, choices: Choices, watch: _Watch | None) -> Monitor:
         config = self.recipe.monitor
@@ -353,8 +358,7 @@ def _mean_image(store: Store) -> Tensor:
     """[c, h, w] in [0, 1]: the mean of at most ten thousand training images."""
     images = store.split("train")
     n = min(len(images), 10_000)
-    chosen = torch.arange(n) * len(images) // n
-    sums = sum(images.gather(some).sum(0, dtype=torch.float64) for some in chosen.split(1000))
+    sums = sum(images.gather(some).sum(0, dtype=torch.float64) for some in evenly(len(images), n).split(1000))
     return (torch.as_tensor(sums) / (255 * n)).float()
 
 
@@ -362,7 +366,7 @@ def _some_images(store: Store) -> Tensor:
     """[n, c, h, w] in [0, 1]: training images from all over, as many as baselines are fitted on."""
     images = store.split("train")
     n = baseline_images(len(images), store.info.numbers)
-    return images.gather(torch.arange(n) * len(images) // n).float() / 255
+    return images.gather(evenly(len(images), n)).float() / 255
 
 
 def _warm_start(trainer: Trainer, start: str | Path) -> str:

@@ -158,8 +158,9 @@ def compare(
                 failed[name] = str(error)
     if not any(runs.values()):
         raise RunError(f"no run came to its end: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
-    standing = standings(found)
-    said = [_premise(found, runs, budget[0], seeds), *sentences(standing, names)]
+    unlike = _unlike(found, runs)
+    standing = standings(found, alike=not unlike)
+    said = [_premise(found, runs, budget[0], seeds), *unlike, *sentences(standing, names)]
     said += [f"{name} has no figures: {why}" for name, why in failed.items()]
     shown = {arm: some[0] for arm, some in runs.items() if some}
     page = comparison_page(shown, standing, said, out=place / "comparison.html", command=command)
@@ -191,12 +192,35 @@ def in_words(budget: str) -> str:
     return f"{count(value):,} images" if key == "train.images" else f"{value} minutes"
 
 
+def _unlike(found: Mapping[str, Sequence[Evaluation]], runs: Mapping[str, Sequence[RunDir]]) -> list[str]:
+    """Nothing where all arms see the same images; else a sentence on why their figures are not weighed."""
+    seen: dict[tuple[Any, ...], list[str]] = {}
+    for arm, some in found.items():
+        for one, run in zip(some, runs[arm], strict=True):
+            data = run.recipe.data
+            key = (one.image_numbers, data.resize, data.background, data.binarise)
+            seen.setdefault(key, []).append(arm)
+    if len(seen) < 2:
+        return []
+    names = ("numbers each", "resize", "background", "binarise")
+    differ = [i for i in range(len(names)) if len({key[i] for key in seen}) > 1]
+
+    def told(key: tuple[Any, ...]) -> str:
+        return ", ".join(f"{key[i]:,} {names[i]}" if i == 0 else f"{names[i]}={key[i]}" for i in differ)
+
+    groups = "; ".join(f"{', '.join(dict.fromkeys(arms))}: {told(key)}" for key, arms in seen.items())
+    return [f"Images are not the same for all ({groups}): their figures stand side by side, and are not weighed."]
+
+
 def _premise(
     found: Mapping[str, Sequence[Evaluation]], runs: Mapping[str, Sequence[RunDir]], budget: str, seeds: int
 ) -> str:
     one = next(some[0] for some in found.values() if some)
-    early = {name for name, some in runs.items() for run in some if run.summary().get("state") == "stopped early"}
-    stopped = f" Stopped by itself before that: {', '.join(sorted(early))}." if early else ""
+    every = [(name, run) for name, some in runs.items() for run in some]
+    early = dict.fromkeys(f"{name} ({run.state()})" for name, run in every if run.state() != "finished")
+    stopped = f" Stopped before that: {', '.join(early)}." if early else ""
+    anew = dict.fromkeys(name for name, run in every if run.summary().get("attempts"))
+    stopped += f" Begun anew after it failed, with as much again each time: {', '.join(anew)}." if anew else ""
     how = (
         f"{seeds} seeds each; intervals are over seeds, 95%."
         if seeds > 1

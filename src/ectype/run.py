@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +105,17 @@ def train(
         if not world.first:
             console = None
         lock = run.locked() if world.first else nullcontext()
-        try:
-            with lock, numerics(found):
+        with lock, numerics(found):
+            try:
                 Session(found, run, device, world, console).go(callbacks, start)
                 if found.monitor.on_collapse == "rollback":
                     roll_back(found, run, device, world, console, callbacks, start)
                 if fix:
                     mend(found, run, device, world, console, callbacks, start)
-        except BaseException:
-            if world.first:
-                run.forget_if_unbegun()
-            raise
+            except BaseException:
+                if world.first:
+                    run.forget_if_unbegun()
+                raise
     return run
 
 
@@ -143,8 +143,10 @@ def _place(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> 
         return run.path
     if resume:
         for run in reversed(find_runs(root)):
-            if not run.ended and not differences(run.recipe, recipe):
-                return run.path
+            # A neighbour that cannot be read, cut short or made by another version, is none of this one's business.
+            with suppress(RecipeError):
+                if not run.ended and not differences(run.recipe, recipe):
+                    return run.path
         raise RunError(f"no unfinished run of this recipe and data in '{root}': leave --resume out to start one.")
     return numbered(root, recipe.about.name)
 

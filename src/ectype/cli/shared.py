@@ -70,7 +70,7 @@ def main() -> None:
         err.print(f"[{colour}]{word}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        err.print("[yellow]stopped:[/] before anything was saved", highlight=False)
+        err.print("[yellow]stopped:[/] what was saved before is kept", highlight=False)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)

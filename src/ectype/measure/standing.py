@@ -37,6 +37,8 @@ class Standing(NamedTuple):
     values: dict[str, Value]
     beside: dict[str, float]
     """The same measure of something simple."""
+    alike: bool = True
+    """Whether all arms were measured on images prepared alike: else nothing follows from who has more."""
 
     @property
     def best(self) -> str:
@@ -52,11 +54,14 @@ class Standing(NamedTuple):
         return best if others and all(self.apart(best, other) for other in others) else None
 
     def apart(self, one: str, other: str) -> tuple[float, float] | None:
-        """The 95% interval of one arm's mean minus another's, if it leaves 0 out; None where they cannot be told apart.
+        """The 95% interval of one arm's mean minus another's, if it leaves 0 out; None where they cannot be told apart,
+        or were not measured alike.
 
         With several seeds of both it is Welch's, over seeds. With one, the intervals over test images must not overlap.
         """
         a, b = self.values[one], self.values[other]
+        if not self.alike:
+            return None
         if min(len(a.each), len(b.each)) > 1:
             low, high = _welch(a.each, b.each)
         elif a.low is None or a.high is None or b.low is None or b.high is None:
@@ -86,13 +91,14 @@ def _value(figures: Sequence[Figure]) -> Value:
     return Value(mean, mean - wide, mean + wide, each)
 
 
-def standings(arms: Mapping[str, Sequence[Evaluation]]) -> list[Standing]:
+def standings(arms: Mapping[str, Sequence[Evaluation]], *, alike: bool = True) -> list[Standing]:
     """Every figure that is better one way, of the arms that have it.
 
     The interval of a mean over several seeds is Student's, over seeds; of one seed, the evaluation's, over test images.
 
     Args:
         arms: Name → an evaluation for each seed. What has none is left out.
+        alike: Whether all were measured on images prepared alike.
     """
     some = {name: list(found) for name, found in arms.items() if found}
     order = dict.fromkeys(f.name for found in some.values() for f in found[0].figures if f.better is not None)
@@ -106,7 +112,7 @@ def standings(arms: Mapping[str, Sequence[Evaluation]]) -> list[Standing]:
                 values[arm] = _value(figures)
                 first = first or figures[0]
         if first is not None and first.better is not None:
-            result.append(Standing(name, first.unit, first.better, values, first.beside))
+            result.append(Standing(name, first.unit, first.better, values, first.beside, alike))
     return result
 
 
@@ -119,7 +125,7 @@ def sentences(found: Sequence[Standing], arms: Sequence[str]) -> list[str]:
         missing = (
             f" {' and '.join(without)} {'has' if len(without) == 1 else 'have'} no such figure." if without else ""
         )
-        if len(standing.values) < 2:
+        if len(standing.values) < 2 or not standing.alike:
             continue
         best = standing.best
         beaten, level = [], []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,9 @@ from ectype.errors import TrainingError
 __all__ = ["World", "choose_device", "launched"]
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for the first, which prepares images and measures while they do."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -100,9 +104,9 @@ def launched(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store, rank, _ = next(rendezvous("env://"))
+    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(rank, size)
         store.set(f"ended {rank}", "")

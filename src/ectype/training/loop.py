@@ -184,7 +184,9 @@ def fit(
                         log()
                     looked = time.perf_counter()
                     values = world.agree(measure(trainer.model) if measure is not None and world.first else {})
-                    verdict = judge(values, monitor) if judge is not None and values else None
+                    # One process knows what real images look like, and judges for all.
+                    judged = judge(values, monitor) if world.first and judge is not None and values else None
+                    verdict = world.agree(judged)
                     better = bool(values) and monitor.record(trainer.seen, values, verdict, trainer.objective.phase)
                     best_step = trainer.step_count if better else best_step
                     took = time.perf_counter() - looked
@@ -209,7 +211,10 @@ def fit(
             checking,
         )
     except BaseException:
-        tell("ended", None)
+        for callback in callbacks if world.first else ():
+            # What ended it may be a disk that is full, which a file that is closed meets once more.
+            with contextlib.suppress(OSError):
+                callback.ended(None)
         raise
     tell("ended", outcome)
     return outcome

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ectype.errors import RunError, TrainingError
+from ectype.errors import EctypeWarning, RunError, TrainingError
 from ectype.recipe import Recipe, load_recipe
 
 __all__ = ["NOT_MEASURED", "RunDir", "find_runs", "numbered"]
@@ -62,18 +63,23 @@ class RunDir:
         """Write what defines the run."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.recipe_file.write_text(recipe.yaml(), encoding="utf-8")
             self.environment_file.write_text(json.dumps(environment, indent=1))
+            # Last and at once: a directory that holds it is a run.
+            fresh = self.recipe_file.with_suffix(".tmp")
+            fresh.write_text(recipe.yaml(), encoding="utf-8")
+            fresh.replace(self.recipe_file)
         except OSError as error:
             raise TrainingError(
                 f"cannot write to '{self.path}' ({error.strerror}): give another --out, or make room."
             ) from None
 
     def forget_if_unbegun(self) -> None:
-        """Remove the directory if nothing but the lock was ever put into it: the run failed before it began."""
+        """Remove the directory if the run failed before it began. For the process that holds its lock."""
         with contextlib.suppress(OSError):
-            if {path.name for path in self.path.iterdir()} <= {".lock"}:
-                (self.path / ".lock").unlink(missing_ok=True)
+            held = {path.name for path in self.path.iterdir()}
+            if held <= {".lock", self.environment_file.name, "recipe.tmp"}:
+                for name in held:
+                    (self.path / name).unlink(missing_ok=True)
                 self.path.rmdir()
 
     @contextlib.contextmanager
@@ -82,24 +88,30 @@ class RunDir:
 
         Raises:
             RunError: One does already.
-            TrainingError: The directory cannot be made.
+            TrainingError: The directory cannot be made, or not written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
         except OSError as error:
-            raise TrainingError(f"cannot make '{self.path}' ({error.strerror}): give another --out.") from None
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such lock
-            yield
-            return
-        with (self.path / ".lock").open("w") as file:
+            raise TrainingError(f"cannot write to '{self.path}' ({error.strerror}): give another --out.") from None
+        with file:
             try:
+                import fcntl
+
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except ImportError:  # Windows has no such lock
+                pass
+            except BlockingIOError:
                 raise RunError(
                     f"'{self.path}' is being trained by another process: wait for it, or give another --out."
                 ) from None
+            except OSError as error:
+                warnings.warn(
+                    f"'{self.path}' lies where files cannot be locked ({error.strerror}): train there once at a time.",
+                    EctypeWarning,
+                    stacklevel=3,
+                )
             yield
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -166,9 +178,15 @@ class RunDir:
         return self.attempt(number) if number else self
 
     @property
-    def ended(self) -> bool:
-        """Whether there is nothing left to train, however it ended."""
+    def trained(self) -> bool:
+        """Whether its own training came to an end, however it ended."""
         return self.state() not in ("unfinished", "failed")
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train: neither the run itself nor an attempt that was begun."""
+        begun = [int(path.name) for path in (self.path / "attempts").glob("[0-9]*")]
+        return self.trained and max(begun, default=0) <= len(self.summary().get("attempts", []))
 
     def state(self) -> str:
         """finished, stopped early, collapsed, memorising, failed, or unfinished."""
