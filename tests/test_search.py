@@ -74,6 +74,8 @@ def test_a_trial_that_was_cut_off_ends_first(tmp_path: Path, monkeypatch: pytest
 def test_what_cannot_be_searched_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="one budget for each trial"):
         search("ae", KNOBS, "digits", tmp_path / "a", trials=2)
+    with pytest.raises(RecipeError, match="size: figures of images that are prepared differently"):
+        search("ae", knobs_of(["size=8,12"])[0], "digits", tmp_path / "a", trials=2, images="640")
     with pytest.raises(RunError, match="--storage nothing cannot be used"):
         searched(tmp_path / "b", storage="nothing")
     with pytest.raises(RecipeError, match="no such figure that is better one way; have MSE"):

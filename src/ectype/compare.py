@@ -194,22 +194,21 @@ def in_words(budget: str) -> str:
 
 def _unlike(found: Mapping[str, Sequence[Evaluation]], runs: Mapping[str, Sequence[RunDir]]) -> list[str]:
     """Nothing where all arms see the same images; else a sentence on why their figures are not weighed."""
-    seen: dict[tuple[Any, ...], list[str]] = {}
+    seen: dict[tuple[str, ...], list[str]] = {}
     for arm, some in found.items():
         for one, run in zip(some, runs[arm], strict=True):
-            data = run.recipe.data
-            key = (one.image_numbers, data.resize, data.background, data.binarise)
-            seen.setdefault(key, []).append(arm)
+            words = [f"{name}={value}" for name, value in run.recipe.data.prepared.items()]
+            seen.setdefault((f"{one.image_numbers:,} numbers each", *words), []).append(arm)
     if len(seen) < 2:
         return []
-    names = ("numbers each", "resize", "background", "binarise")
-    differ = [i for i in range(len(names)) if len({key[i] for key in seen}) > 1]
-
-    def told(key: tuple[Any, ...]) -> str:
-        return ", ".join(f"{key[i]:,} {names[i]}" if i == 0 else f"{names[i]}={key[i]}" for i in differ)
-
-    groups = "; ".join(f"{', '.join(dict.fromkeys(arms))}: {told(key)}" for key, arms in seen.items())
-    return [f"Images are not the same for all ({groups}): their figures stand side by side, and are not weighed."]
+    common = set.intersection(*map(set, seen))
+    groups = [
+        f"{', '.join(dict.fromkeys(arms))}: {', '.join(each for each in key if each not in common)}"
+        for key, arms in seen.items()
+    ]
+    return [
+        f"Images are not the same for all ({'; '.join(groups)}): their figures stand side by side, and are not weighed."
+    ]
 
 
 def _premise(

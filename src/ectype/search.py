@@ -159,8 +159,15 @@ def search(
         return resolve(recipe, data, [*shared, *(f"{key}={value}" for key, value in values.items())])
 
     # What cannot be trained is said before anything is made: every choice, and both ends of every range.
+    seen = set()
     for which in range(max(len(knob.ends) for knob in knobs)):
-        made({knob.key: knob.ends[min(which, len(knob.ends) - 1)] for knob in knobs})
+        end = made({knob.key: knob.ends[min(which, len(knob.ends) - 1)] for knob in knobs}).data
+        seen.add((end.size, end.channels, *end.prepared.values()))
+    if len(seen) > 1:
+        raise RecipeError(
+            f"{', '.join(knob.key for knob in knobs)}: figures of images that are prepared differently cannot be "
+            "weighed; fix size, channels, resize, background and binarise, and search what is left."
+        )
     open_data(made({knob.key: knob.ends[0] for knob in knobs}).data, console)
     study = _study(place, storage, recipe)
     _same_study(study, {"recipe": recipe, "data": str(data), "words": shared[:-1], "knobs": [list(k) for k in knobs]})

@@ -272,6 +272,11 @@ class DataConfig(Section):
         return self
 
     @property
+    def prepared(self) -> dict[str, str]:
+        """What makes other images of the same files, beside size and channels: figures of these do not compare."""
+        return {"resize": self.resize, "background": self.background, "binarise": self.binarise}
+
+    @property
     def fitting(self) -> Literal["crop", "pad", "squash"]:
         """How one image, or a part of one, comes to its size."""
         return "crop" if self.resize == "tiles" else self.resize

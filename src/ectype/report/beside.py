@@ -41,9 +41,8 @@ def beside(views: Mapping[str, RunView]) -> Section | None:
 
 def _of(view: RunView, places: list[int]) -> tuple[object, ...]:
     """What tells whether two views show the same images at these places."""
-    data = view.recipe.data
     names = [view.name(place) for place in places if place < len(view.test)]
-    return (names, view.info.shape, data.resize, data.background, data.binarise)
+    return (names, view.info.shape, view.recipe.data.prepared)
 
 
 def _made(view: RunView, places: list[int]) -> Tensor | None:

@@ -22,7 +22,8 @@ def frontier(views: Mapping[str, RunView], standings: Sequence[Standing]) -> lis
     for start in FIRST:
         for standing in standings:
             arms = [arm for arm in standing.values if arm in spent]
-            if standing.name.startswith(start) and len(arms) > 1 and len(charts) < CHARTS:
+            drawn = standing.alike and standing.name.startswith(start)
+            if drawn and len(arms) > 1 and len(charts) < CHARTS:
                 charts.append(_chart(standing, arms, spent))
                 break
     return charts
