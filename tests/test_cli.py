@@ -228,6 +228,17 @@ def test_data_says_what_was_found(ectype, photos: Path, tmp_path: Path, monkeypa
     assert "cut.jpg" in rejects.read_text()
     with Image.open("look.png") as picture:
         assert min(picture.size) > 24
+    code, _, said = ectype("data", photos, "size=24", "--out", photos / "look.png")
+    assert code == 3
+    assert "would be one of the images" in one_line(said)
+    code, _, said = ectype("data", photos, "size=24", "--out", "look.txt")
+    assert code == 3
+    assert "no kind of picture" in one_line(said)
+    monkeypatch.chdir(photos)
+    code, said, _ = ectype("data", ".", "size=24")
+    assert code == 0
+    assert "no picture of them was made" in said
+    assert not (photos / "data.png").exists()
     code, said, _ = ectype("data", "--clean")
     assert "1 prepared sources removed" in said or "prepared sources removed" in said
     assert not rejects.exists()

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import ectype
 from ectype.errors import CheckpointError, DataError, EctypeWarning, ModelError, RecipeError, RunError, TrainingError
-from ectype.recipe import Recipe
+from ectype.recipe import Recipe, load_recipe
 from ectype.results import density_of, evaluate, keep, open_data, report, view
 from ectype.run import resolve
 from ectype.training import checkpoint
@@ -94,6 +95,14 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match=r"give another --out|give an --out"):
         ectype.train(tiny(), out=tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("name", ["photos #2", "Trip: Rome", "[1, 2]", "1e3"])
+def test_a_path_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    assert resolve("vae", name).data.source == str(tmp_path / name)
+    assert load_recipe(yaml.safe_load(resolve("vae", name).yaml())).data.source == str(tmp_path / name)
 
 
 def test_a_second_start_leaves_what_the_first_holds(tmp_path: Path) -> None:

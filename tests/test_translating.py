@@ -135,6 +135,10 @@ def test_the_scale_of_training_follows_how_images_were_fitted(words: dict[str, A
     assert trained_size((80, 120), (40, 40), DataConfig(source="", **words)) == size
 
 
+def test_the_scale_of_images_that_were_shrunk_to_what_their_own_size_may_be() -> None:
+    assert trained_size((768, 1024), (384, 512), DataConfig(source="", size="own")) == (384, 512)
+
+
 def test_mirror_images_can_be_averaged(segmented: RunDir, tmp_path: Path) -> None:
     image = Image.fromarray(scene(4)[0])
     image.save(tmp_path / "a.png")
@@ -231,6 +235,9 @@ def test_nothing_is_written_over(restored: RunDir, tmp_path: Path) -> None:
     Image.fromarray(scene(6)[0]).save(tmp_path / "b/a.png")
     with pytest.raises(DataError, match="have one name"):
         translate(restored.path, [str(tmp_path / "a.png"), str(tmp_path / "b/a.png")], tmp_path / "out")
+    Image.fromarray(scene(6)[0]).save(tmp_path / "b/overview.jpg")
+    with pytest.raises(DataError, match=r"two results would be one file.*overview\.png"):
+        translate(restored.path, [str(tmp_path / "b")], tmp_path / "out")
 
 
 def test_partners_of_another_kind_are_said_in_one_line(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def resolve(
         found = load_recipe(found.override(described(found.model, folder)).plain(), overrides)
     if data is not None:
         text = str(data)
-        found = found.override({"data.source": str(Path(text).resolve()) if Path(text).exists() else text})
+        # Not by an override, which reads words as YAML does: a name may hold a # or a colon.
+        source = str(Path(text).resolve()) if Path(text).exists() else text
+        found = found.model_copy(update={"data": found.data.model_copy(update={"source": source})})
     if found.data.source is None:
         raise RecipeError("no images named: give a folder, an archive, or a built-in set such as 'digits'.")
     return found

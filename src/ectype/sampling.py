@@ -9,13 +9,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from ectype.data.preview import contact_sheet, save_grid
+from ectype.data.preview import contact_sheet, save_grid, writable
 from ectype.data.video import save_film
-from ectype.errors import DataError, ModelError, did_you_mean
+from ectype.errors import ModelError, did_you_mean
 from ectype.models.base import DrawsLabels, DrawsLatents, Samples, Solves, conditional, evaluating
 from ectype.models.densities import DENSITIES
 from ectype.results import density_of, load
@@ -189,7 +188,7 @@ def sample(
         # One row for each class, where that comes out even.
         kinds = len(labels.unique()) if labels is not None and label is not None else 1
         columns = n // kinds if kinds > 1 and n % kinds == 0 else None
-    _writable(out)
+    writable(out)
     save_grid(to_uint8(images), out, columns=columns)
     of = f" of {label}" if label is not None else ""
     cut = f", noise cut off at ±{truncation:g}" if truncation is not None else ""
@@ -259,12 +258,3 @@ def slerp(one: Float[Tensor, " n *d"], two: Float[Tensor, " n *d"], share: float
     weights = torch.sin((1 - share) * angle) / sine, torch.sin(share * angle) / sine
     way = torch.where(sine > 1e-4, weights[0] * u + weights[1] * v, (1 - share) * u + share * v)
     return (way * ((1 - share) * lengths[0] + share * lengths[1])).view_as(one)
-
-
-def _writable(out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write '{out}' ({error.strerror}): give another --out.") from None
-    if out.suffix.lower() not in Image.registered_extensions():
-        raise DataError(f"'{out}' is no kind of picture: give a name that ends in .png, .jpg or .webp.")

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ectype.data.feed import Feed
-from ectype.data.preview import save_grid
+from ectype.data.preview import save_grid, writable
 from ectype.errors import DataError
 from ectype.measure.neighbours import nearest as nearest_points
 from ectype.models.base import Encodes, Reconstructs, evaluating
@@ -131,7 +131,8 @@ def score(
     rows = [(name, error, _share(mean, error), highest, _share(peak, highest)) for name, error, highest in found]
     rows.sort(key=lambda row: _oddness(row[2], row[4], row[1]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="", encoding="utf-8") as file:
+    # Names of files may be no UTF-8, and come back as they are.
+    with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "error", "share of held-out images", "peak", "share of held-out images' peaks"))
         writer.writerows((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)
@@ -186,6 +187,7 @@ def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int 
     recipe, info = recipe_of(run), model.info
     spec, here = spec_of(info, recipe), next(model.parameters()).device
     files = files_of(images)
+    writable(out)
     unharmed(files, [out])
     config = other_source(recipe.data, source, info)
     _, store = open_data(config)

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate, pad
 
 from ectype.data.decode import Rejected, Spec, colour, size_of
 from ectype.data.decode import decode as decode_image
+from ectype.data.prepare import LARGEST_OWN
 from ectype.data.preview import save_grid
 from ectype.errors import DataError, ModelError
 from ectype.models.base import evaluating
@@ -147,7 +148,7 @@ def _pixels(path: Path, spec: Spec, size: tuple[int, int]) -> Tensor:
 
 def trained_size(size: tuple[int, int], known: tuple[int, int], data: DataConfig) -> tuple[int, int]:
     """The size at which things in an image are as large as in training: what was cut off or filled up there is kept."""
-    if data.size == "own" or data.resize == "tiles":
+    if data.resize == "tiles" or (data.size == "own" and max(known) < LARGEST_OWN):
         return size
     if data.resize == "squash":
         return known

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -169,10 +171,16 @@ def destinations(files: Sequence[tuple[str, Path, bool]], out: Path, endings: Se
 
 
 def unharmed(files: Sequence[tuple[str, Path, bool]], written: Sequence[Path]) -> None:
-    """Raise `DataError` if an input stands where something is to be written."""
-    places = {place.resolve() for place in written}
-    if clash := next((path for _, path, _ in files if path.resolve() in places), None):
-        raise DataError(f"'{clash}' would be written over: give another --out than the folder of the images.")
+    """Raise `DataError` if an input stands where something is to be written, or two things would be one file."""
+    inputs = {(stat.st_dev, stat.st_ino) for _, path, _ in files if path.exists() for stat in (path.stat(),)}
+    taken: set[Path] = set()
+    for place in written:
+        # By what lies there, not by its name: some disks take A.png and a.png for one.
+        if place.exists() and ((stat := place.stat()).st_dev, stat.st_ino) in inputs:
+            raise DataError(f"'{place}' would be written over: give another --out than the folder of the images.")
+        if place in taken:
+            raise DataError(f"two results would be one file, '{place}': rename one of the images.")
+        taken.add(place)
 
 
 def png(place: Path, more: str = "") -> Path:
@@ -308,7 +316,9 @@ def _write_parquet(out: Path, paths: list[str], labels: list[str | None], splits
     flat = code.flatten(1).numpy()
     column = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
     names = pa.array(labels, type=pa.string())
-    table = pa.table({"path": paths, "label": names, "split": splits, "code": column})
+    # A name that is no UTF-8 has no place in such a file as it is.
+    plain = [path.encode(errors="surrogateescape").decode(errors="replace") for path in paths]
+    table = pa.table({"path": plain, "label": names, "split": splits, "code": column})
     shape = ",".join(map(str, code.shape[1:]))
     pq.write_table(table.replace_schema_metadata({"ectype.code_shape": shape}), out)
 
@@ -328,7 +338,7 @@ def _read_codes(file: Path) -> tuple[list[str], np.ndarray]:
         code = np.stack(column.to_numpy(zero_copy_only=False)) if len(column) else np.zeros((0, 0))
         names = table.column("path").to_pylist() if "path" in table.column_names else range(len(code))
         return [str(name) for name in names], code
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"'{file}' holds no codes ({reason}): give a file that `ectype encode` wrote.") from None
 

@@ -188,6 +188,9 @@ def test_sixteen_bits_are_warned_about_each_time(tmp_path):
             found = prepare(config(tmp_path))
     assert found.info.channels == 1
     assert "16 bits" in found.notes[0]
+    # Cut into parts, too; each part is an image.
+    with pytest.warns(EctypeWarning, match="48 images of 16 bits or floats were reduced .*4095 of 65535"):
+        prepare(config(tmp_path, size=4, resize="tiles"))
 
 
 def test_sixteen_bits_in_arrays(tmp_path):

@@ -90,6 +90,8 @@ def test_layout_does_not_depend_on_order(folders):
 
 def test_natural_order():
     assert sorted(["s10", "s9", "s1", "10", "9", "a"], key=natural) == ["9", "10", "a", "s1", "s9", "s10"]
+    # Digits that are none of ours are letters.
+    assert sorted(["②", "①", "x", "１"], key=natural) == ["x", "①", "②", "１"]
 
 
 @given(st.integers(0, 200), st.integers(1, 50))
@@ -107,6 +109,13 @@ def test_folder_lists_images_at_any_depth(folder, picture):
     source = open_source(str(root))
     assert source.listing().names == ["a/0.webp", "a/deep/er/1.jpg", "b/2.png"]
     assert len(contents(source)) == 3
+
+
+def test_pictures_of_a_run_are_none_of_the_data(folder):
+    root = folder("a.png", "b.png", "runs/vae-001/samples/1.png", "runs/kept/1.png")
+    for name in ("recipe.yaml", "environment.json"):
+        (root / "runs/vae-001" / name).write_text("{}")
+    assert list(open_source(str(root)).listing().names) == ["a.png", "b.png", "runs/kept/1.png"]
 
 
 def test_other_files_are_counted_and_hidden_ones_are_not(folder):
@@ -522,6 +531,17 @@ def test_local_parquet(table, tmp_path, picture):
     assert found.labels.tolist() == [0, 1, 2, 0, 0, 1, 2, 0, 1, 2]
     np.testing.assert_array_equal(contents(source), np.concatenate([expected(picture, 4), expected(picture)]))
     assert open_source(str(root / "train-00000-of-00001.parquet")).listing().sides.tolist() == [TRAIN] * 6
+
+
+def test_parquet_folders_of_splits_below_other_folders(table, tmp_path):
+    """As the Hub lays converted sets out: configuration, split, pieces."""
+    for part, many in (("train", 6), ("test", 4)):
+        place = tmp_path / "set" / "default" / part
+        place.mkdir(parents=True)
+        table(many).to_parquet(place / "0000.parquet")
+    found = open_source(str(tmp_path / "set")).listing()
+    assert found.sides.tolist() == [TEST] * 4 + [TRAIN] * 6
+    assert len(set(found.names)) == 10
 
 
 def test_plain_parquet_without_a_description(tmp_path, picture):

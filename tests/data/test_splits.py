@@ -67,6 +67,15 @@ def test_groups_stay_together(pairs, by):
     assert set(found.values()) == {TRAIN, VAL, TEST}
 
 
+def test_groups_hold_for_the_parts_of_images():
+    """A pattern is of files, whatever parts they are cut into."""
+    names = [f"{scan}_s{i}.png#{top},0" for i in range(12) for scan in "xy" for top in (0, 32)]
+    found = split(names, group=r"_(s[0-9]+)\.png$")
+    for i in range(12):
+        assert len({side for name, side in found.items() if f"_s{i}.png" in name}) == 1
+    assert set(found.values()) == {TRAIN, VAL, TEST}
+
+
 def test_group_of_skin_tones():
     base = [f"1f44{i}" for i in range(10)]
     found = split([f"{b}{tone}.png" for b in base for tone in ("", "-1f3fb", "-1f3ff")], group=r"^[0-9a-f]+")

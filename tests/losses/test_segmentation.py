@@ -32,6 +32,12 @@ def test_focal_is_cross_entropy_at_gamma_0_and_lets_easy_pixels_go() -> None:
     assert (focal(sure, MASK) < 1e-4 * cross_entropy(sure, MASK)).all()
 
 
+def test_focal_has_slopes_at_sure_pixels_below_gamma_1() -> None:
+    sure = (40 * F.one_hot(MASK, 4).movedim(-1, 1).float()).requires_grad_()
+    focal(sure, MASK, gamma=0.5).sum().backward()
+    assert torch.isfinite(sure.grad).all()
+
+
 def test_focal_is_its_formula() -> None:
     chance = SCORES.softmax(1).gather(1, MASK[:, None])[:, 0]
     expected = (-((1 - chance) ** 2) * chance.log()).flatten(1).mean(1)

@@ -98,6 +98,31 @@ def test_continuous_bernoulli_integrates_to_one_and_has_its_mean(logit: float) -
     assert float(likelihood.mean(raw)[0, 0, 0, 0]) == pytest.approx(mean, abs=1e-6)
 
 
+def test_continuous_bernoulli_starts_where_it_is_asked_and_has_slopes_everywhere() -> None:
+    likelihood = make({"kind": "continuous_bernoulli"})
+    wanted = torch.tensor([0.01, 0.1, 0.3, 0.5, 0.7, 0.95]).view(1, 2, 3)
+    torch.testing.assert_close(likelihood.mean(likelihood.start(wanted)[None])[0], wanted, atol=1e-4, rtol=0)
+    raw = torch.tensor([-300.0, -120.0, -89.0, -1.0, 1e-3, 89.0, 300.0]).view(1, 1, 1, 7).requires_grad_()
+    mean = likelihood.mean(raw)
+    mean.sum().backward()
+    assert torch.isfinite(raw.grad).all()
+    assert (raw.grad > 0).all()
+    torch.testing.assert_close(mean + likelihood.mean(-raw), torch.ones_like(raw))
+
+
+def test_discretised_logistic_pulls_from_far_on_either_side() -> None:
+    likelihood = make({"kind": "discretised_logistic"})
+    slopes = []
+    for value in (64, 192):  # as far from a mean of ½ on either side, at a small scale
+        raw = torch.tensor([math.log(128 / 127), -4.0]).view(1, 2, 1, 1).clone().requires_grad_()
+        likelihood.loss(raw, torch.full((1, 1, 1, 1), value / 255)).sum().backward()
+        slopes.append(raw.grad.flatten())
+    assert slopes[0][0] > 10
+    torch.testing.assert_close(slopes[0][0], -slopes[1][0], rtol=0.05, atol=0)
+    torch.testing.assert_close(slopes[0][1], slopes[1][1], rtol=0.05, atol=0)
+    assert slopes[0][1] < 0, "a wider scale is better"
+
+
 @pytest.mark.parametrize("centre, scale", [(0.0, 0.0), (3.0, -3.0), (-9.0, -6.0), (0.4, 2.0)])
 def test_discretised_logistic_sums_to_one(centre: float, scale: float) -> None:
     likelihood = make({"kind": "discretised_logistic"})

@@ -11,6 +11,7 @@ from ectype.data.batch import Batch
 from ectype.errors import ModelError
 from ectype.models.autoencoder import AutoencoderConfig
 from ectype.models.hierarchical import HierarchicalAutoencoder, HierarchicalConfig
+from ectype.objectives import importance
 from ectype.objectives.importance import CIWAEConfig, IWAEConfig, MIWAEConfig, PIWAEConfig, log_mean_exp
 from ectype.sections import DataInfo, ObjectiveConfig
 from ectype.training.position import Position
@@ -79,6 +80,26 @@ def test_training_is_judged_by_the_bound_of_all_draws() -> None:
     for config in (PIWAEConfig(groups=3, samples=4), MIWAEConfig(groups=3, samples=4), CIWAEConfig(samples=12)):
         found = config.build(model, INFO, images=100).validate(model, Batch(IMAGES), MOMENT)
         assert found.total() == score(IWAEConfig(samples=12), model).total()
+
+
+@pytest.mark.parametrize("make", [vae, deep])
+def test_a_check_decodes_a_few_images_at_a_time(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = make(), MIWAEConfig(groups=3, samples=4)
+    whole = config.build(model, INFO, images=100).validate(model, Batch(IMAGES), MOMENT)
+    shown = []
+    inner = model.log_weights
+    monkeypatch.setattr(model, "log_weights", lambda image, draw: shown.append(len(image)) or inner(image, draw))
+    monkeypatch.setattr(importance, "AT_ONCE", 4 * 12 * 16)
+    parts = config.build(model, INFO, images=100).validate(model, Batch(IMAGES), MOMENT)
+    assert shown == [4, 2]
+    torch.testing.assert_close(parts.total(), whole.total())
+
+
+def test_batch_norm_is_said_to_want_whole_batches() -> None:
+    objective = IWAEConfig(samples=2).build(vae(), INFO, images=100)
+    assert objective.whole is None
+    objective.extra = nn.BatchNorm2d(2)
+    assert "BatchNorm" in str(objective.whole)
 
 
 def test_two_layers_weigh_as_their_densities_say() -> None:

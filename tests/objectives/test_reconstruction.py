@@ -108,3 +108,16 @@ def test_noise_is_on_the_input_only() -> None:
 def test_penalties_of_a_bottleneck_are_weighted() -> None:
     found = ReconstructionConfig(weights={"KL": 1e-6}).build(model(), INFO, images=10).score(BATCH, MOMENT)
     assert found.title() == "½·SSE + 1e-06·KL"
+
+
+@pytest.mark.parametrize(
+    "likelihood", [{"kind": "gaussian", "sigma": "learned"}, {"kind": "discretised_logistic"}], ids=str
+)
+def test_losses_that_would_leave_a_scale_unlearnt_are_refused(likelihood: dict) -> None:
+    info = DataInfo(1, (16, 16))
+    net = {"kind": "mlp", "latent_dim": 3, "hidden": [8]}
+    model = AutoencoderConfig.model_validate({"net": net, "likelihood": likelihood}).build(info)
+    with pytest.raises(ModelError, match="by which alone its scale is learnt"):
+        ReconstructionConfig.model_validate({"kind": "reconstruction", "loss": {"l1": 1.0}}).build(
+            model, info, images=1
+        )

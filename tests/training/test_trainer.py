@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ectype.data.batch import Batch, Moment
+from ectype.errors import RecipeError
 from ectype.objectives.base import Group, LossTerms, Objective, Turn
 from ectype.recipe import load_recipe
 from ectype.training.average import Average
@@ -230,6 +231,13 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     # BatchNorm sees its own part of the batch: its running statistics are averaged, so that the processes agree.
     norms = [torch.load(tmp_path / f"norm-{rank}.pt", weights_only=True)["objective"] for rank in (0, 1)]
     assert all(torch.equal(norms[0][key], norms[1][key]) for key in norms[0])
+
+
+def test_settings_of_a_player_that_is_none_are_refused() -> None:
+    """But for those of a critic that is switched off."""
+    with pytest.raises(RecipeError, match=r"players\.critc: no such player; did you mean 'critic'"):
+        play(game(), 0, RECIPE.override({"optimizer.players": {"critc": {"lr": 1e-4}}}))
+    play(game(), 0, RECIPE.override({"optimizer.players": {"critic": {"lr": 1e-4}}}))
 
 
 def test_a_feed_smaller_than_a_batch_still_fills_it() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ectype.cli.shared import app, columns, out, say
-from ectype.errors import RecipeError
+from ectype.errors import DataError, RecipeError
 
 
 @app.command()
@@ -91,7 +91,7 @@ def _comment(lines: list[str]) -> None:
 def data(
     source: Annotated[str | None, typer.Argument(help="What `ectype train` would be given.")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as size=128 or resize=pad.")] = None,
-    picture: Annotated[Path, typer.Option("--out", help="Where the picture of the data goes.")] = Path("data.png"),
+    to: Annotated[Path | None, typer.Option("--out", help="Where the picture of the data goes: data.png.")] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Remove all prepared images from the cache.")] = False,
 ) -> None:
     """Scan and prepare images: how many, which were rejected and why, and what they look like."""
@@ -108,13 +108,21 @@ def data(
     from ectype.recipe import data_recipe
 
     text = str(Path(source).resolve()) if Path(source).exists() else source
-    config = data_recipe(text, overrides or [])
+    config, picture = data_recipe(text, overrides or []), to or Path("data.png")
+    among = picture.resolve().is_relative_to(text)
+    if to is not None:
+        preview.writable(to)
+        if among:
+            raise DataError(f"'{to}' would be one of the images in '{source}': give an --out that lies elsewhere.")
     prepared = preparing.prepare(config, progress=progress_line(out))
     say(prepared.summary)
     for note in prepared.notes:
         say(f"  {note}")
-    preview.save_overview(prepared, picture)
-    say(f"a picture of them → {picture}")
+    if among:
+        say("no picture of them was made, as it would lie among the images: --out says where else")
+    else:
+        preview.save_overview(prepared, picture)
+        say(f"a picture of them → {picture}")
     if prepared.rejects:
         say(f"what was rejected, and why → {prepared.root / 'rejects.csv'}")
 

@@ -54,7 +54,11 @@ def locked(entry: Path) -> Iterator[bool]:
 
     The system releases the lock of a process that dies.
     """
-    with open(_lock_path(entry), "ab") as file:
+    try:
+        file = open(_lock_path(entry), "ab")  # noqa: SIM115 - closed below; only opening it may fail here
+    except OSError as error:
+        raise no_room(entry.parent, error) from None
+    with file:
         yield _lock(file.fileno(), wait=True) is True
 
 

@@ -121,7 +121,8 @@ def decode(raw: Single, spec: Spec) -> Decoded:
         Rejected: It cannot be used.
     """
     if not isinstance(raw, str | bytes):
-        return _finish(upright(raw), spec, set())
+        image = upright(raw)
+        return _finish(image, spec, {"16-bit"} if _is_deep(image) else set())
     with _reading(raw) as image:
         return _decode(image, spec)
 

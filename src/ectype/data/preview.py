@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from ectype.errors import DataError
+
 if TYPE_CHECKING:
     from ectype.data.prepared import Prepared
 
-__all__ = ["contact_sheet", "save_grid", "save_overview", "with_partners"]
+__all__ = ["contact_sheet", "save_grid", "save_overview", "with_partners", "writable"]
 
 SMALL = 64
 """Images with a shorter side than this are enlarged by a whole number until they reach it."""
@@ -86,6 +88,16 @@ def save_grid(
     sheet = contact_sheet(images, columns=columns, scale=scale)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     sheet.save(path)
+
+
+def writable(out: Path) -> None:
+    """Raise `DataError` unless a picture can be written there, before the work that it should show."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write '{out}' ({error.strerror}): give another --out.") from None
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise DataError(f"'{out}' is no kind of picture: give a name that ends in .png, .jpg or .webp.")
 
 
 def save_overview(prepared: Prepared, target: Path) -> None:

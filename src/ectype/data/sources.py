@@ -112,7 +112,8 @@ class Source(ABC):
 
 def natural(text: str) -> tuple[str | int, ...]:
     """Sort key that puts slice-9 before slice-10."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", text))
+    # Every second part is of digits, those that `int` knows; str.isdigit knows more.
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", text)))
 
 
 def _folders(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -200,6 +201,10 @@ def signature_of_files(paths: Iterable[Path]) -> str:
 # ── Folders ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+RUN = {"recipe.yaml", "environment.json"}
+"""Files by which the directory of a run is known."""
+
+
 def _walk(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Files below a folder with their relative names, links to folders followed once each."""
     seen: set[tuple[int, int]] = set()
@@ -214,6 +219,8 @@ def _walk(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
             entries = list(os.scandir(folder))
         except PermissionError:
             raise DataError(f"folder '{folder}' may not be read: give yourself the permission, or move it.") from None
+        if above and {entry.name for entry in entries} >= RUN:
+            continue  # pictures that a run made are none of the data
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue

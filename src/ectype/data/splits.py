@@ -87,7 +87,7 @@ def _key(group: str | None) -> Callable[[str], str]:
         raise DataError(f"split.group='{group}' is no regular expression ({error}): mend it.") from None
 
     def key(name: str) -> str:
-        match = pattern.search(name)
+        match = pattern.search(untiled(name))
         if match is None:
             return untiled(name)
         # A mark keeps a group apart from a file that is called like it.

@@ -149,8 +149,14 @@ class ParquetSource(_TableSource):
         entries, counts = [], []
         for file in self._paths:
             relative = file.relative_to(root)
-            above = relative.parts[0].lower() if len(relative.parts) > 1 else ""
-            name = f"{above}-{relative.stem}" if above in SPLITS else relative.with_suffix("").as_posix()
+            *folders, _ = relative.parts
+            # The innermost folder that names a split says it: other folders, such as configurations, may lie around it.
+            place = next((i for i in reversed(range(len(folders))) if folders[i].lower() in SPLITS), None)
+            if place is None:
+                name = relative.with_suffix("").as_posix()
+            else:
+                around = folders[:place] + folders[place + 1 :]
+                name = "/".join([*around, f"{folders[place].lower()}-{relative.stem}"])
             try:
                 counts.append((name, pq.read_metadata(file).num_rows))
             except (pa.ArrowInvalid, OSError) as error:

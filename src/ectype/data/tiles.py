@@ -28,9 +28,19 @@ class TiledSource(Source):
 
     def __init__(self, source: Source, size: tuple[int, int]) -> None:
         self.source, self.size = source, size
-        self.decoded, self.deep, self.brightest = source.decoded, source.deep, source.brightest
+        self.decoded = source.decoded
         self.boxes: list[list[Box] | None] = [_boxes(_size(raw), size) for raw in source.read()]
         super().__init__(source.text, f"{source.location}#tiles", source.signature)
+
+    @property
+    def deep(self) -> int:
+        """Images of 16 bits that the source reduced, known once all are read."""
+        return self.source.deep
+
+    @property
+    def brightest(self) -> int:
+        """Their largest value."""
+        return self.source.brightest
 
     def listing(self) -> Listing:
         whole = self.source.listing()

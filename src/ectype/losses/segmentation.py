@@ -41,8 +41,9 @@ def focal(scores: Scores, mask: Mask, weights: Weights | None = None, gamma: flo
     """(1 − p)^γ · −log p of the right class (Lin et al. 2017, eq. 4), averaged like `cross_entropy`."""
     each = F.cross_entropy(scores, mask, ignore_index=IGNORED, reduction="none")
     share = torch.ones_like(each) if weights is None else weights[mask.where(mask != IGNORED, 0)]
-    # Pixels that count for nothing have a loss of 0 already.
-    return (share * (1 - (-each).exp()) ** gamma * each).flatten(1).sum(1) / _weight(mask, weights, scores)
+    # Pixels that count for nothing have a loss of 0 already. A power below 1 has no slope at 0.
+    missed = (-torch.expm1(-each)).clamp(min=1e-6)
+    return (share * missed**gamma * each).flatten(1).sum(1) / _weight(mask, weights, scores)
 
 
 def dice(scores: Scores, mask: Mask, weights: Weights | None = None, smooth: float = 1.0) -> Values:

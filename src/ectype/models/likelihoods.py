@@ -241,8 +241,19 @@ class _ContinuousBernoulli(Likelihood):
 
     def mean(self, raw: Raw) -> Image:
         small = raw.abs() < 1e-2
-        safe = torch.where(small, torch.ones_like(raw), raw)
-        return torch.where(small, 0.5 + raw / 12, 1 / -torch.expm1(-safe) - 1 / safe)
+        # The mean at −l is 1 less the mean at l, and only e⁻ˡ of a positive l has a gradient that cannot overflow.
+        safe = torch.where(small, torch.ones_like(raw), raw).abs()
+        above = 1 / -torch.expm1(-safe) - 1 / safe
+        return torch.where(small, 0.5 + raw / 12, torch.where(raw < 0, 1 - above, above))
+
+    def start(self, mean: Float[Tensor, "c h w"]) -> Float[Tensor, "kc h w"]:
+        wanted = mean.clamp(1e-2, 1 - 1e-2)
+        low, high = torch.full_like(mean, -200.0), torch.full_like(mean, 200.0)
+        for _ in range(40):  # halvings: far beyond what a float tells apart
+            middle = (low + high) / 2
+            over = self.mean(middle[None])[0] > wanted
+            low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+        return (low + high) / 2
 
     def loss(self, raw: Raw, image: Image) -> PerImage:
         small = raw.abs() < 1e-2
@@ -281,8 +292,9 @@ class _DiscretisedLogistic(Likelihood):
         inverse = torch.exp(-(log_scale - 2).clamp(min=-7.0))
         distance = torch.round(image * 255) / 255 - torch.sigmoid(centre)
         upper, lower = inverse * (distance + 0.5 / 255), inverse * (distance - 0.5 / 255)
-        inner = torch.log((torch.sigmoid(upper) - torch.sigmoid(lower)).clamp(min=1e-12))
         lowest, highest = F.logsigmoid(upper), F.logsigmoid(-lower)
+        # σ(u) − σ(l) = σ(u) σ(−l) (1 − eˡ⁻ᵘ), which keeps its gradient far from the mean on either side.
+        inner = lowest + highest + torch.log((-torch.expm1(-inverse / 255)).clamp(min=1e-12))
         return -_sum(torch.where(image < 0.5 / 255, lowest, torch.where(image > 254.5 / 255, highest, inner)))
 
 

@@ -84,6 +84,8 @@ class Objective(nn.Module):
     @property
     def whole(self) -> str | None:
         """Why a batch may not be split without changing the result; None if it may."""
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in self.modules()):
+            return "BatchNorm takes its statistics over the part of a batch that it sees"
         return None
 
 

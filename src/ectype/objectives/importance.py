@@ -28,6 +28,10 @@ __all__ = ["CIWAEConfig", "ImportanceWeighted", "IWAEConfig", "MIWAEConfig", "PI
 LogWeights = Float[Tensor, "k b"]
 
 
+AT_ONCE = 2**22
+"""Numbers of images that a check decodes at once, about 1 GB with the activations of a convolutional decoder."""
+
+
 class _Half(nn.ModuleList):
     """One side of a model as a player, whose parts keep the rates that they ask for."""
 
@@ -101,20 +105,24 @@ class ImportanceWeighted(Objective):
 
     def validate(self, model: nn.Module, batch: Batch, moment: Moment) -> LossTerms:
         """The bound of all draws, whatever training mixes: it is what every one of these objectives is after."""
-        weights = self._weights(model, batch, moment)
+        # A check shows many images at once, and every draw of each is one to decode.
+        step = max(1, AT_ONCE // (self.groups * self.samples * batch.image[0].numel()))
+        b = len(batch.image)
+        parts = [self._weights(model, batch, moment, slice(i, i + step)) for i in range(0, b, step)]
+        weights = torch.cat(parts, dim=1)
         bound = {_name(self.groups * self.samples): (1.0, -log_mean_exp(weights).mean())}
         return LossTerms(bound, {"−ELBO": -weights.mean()})
 
-    def _weights(self, model: nn.Module, batch: Batch, moment: Moment) -> LogWeights:
+    def _weights(self, model: nn.Module, batch: Batch, moment: Moment, part: slice = slice(None)) -> LogWeights:
         assert isinstance(model, Weighs)
         k = self.groups * self.samples
         b = len(batch.image)
 
         def draw(use: str, *shape: int) -> Tensor:
             # Drawn for the images of the whole batch, of which this may be a part.
-            return moment.normal(use, b, k, *shape).transpose(0, 1)
+            return moment.normal(use, b, k, *shape).transpose(0, 1)[:, part]
 
-        return model.log_weights(batch.image, draw)
+        return model.log_weights(batch.image[part], draw)
 
 
 def _name(k: int) -> str:

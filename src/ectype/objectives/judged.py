@@ -62,9 +62,3 @@ class Judged(Objective):
             if name != "critic" or (self.critic is not None and self.critic.adversary.compiles)
             for part in player.children()
         ]
-
-    @property
-    def whole(self) -> str | None:
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in self.modules()):
-            return "BatchNorm takes its statistics over the part of a batch that it sees"
-        return None

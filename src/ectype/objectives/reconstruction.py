@@ -66,6 +66,12 @@ class Reconstruction(Judged):
                 f"equivariance.weight={equivariance.weight:g} scales code maps, this model's code is a vector of "
                 f"{model.code_shape[0]}: set latent='[channels, height, width]', or equivariance.weight=0."
             )
+        likelihood = model.likelihood
+        if mixture is not None and (likelihood.heads > 1 or any(p.requires_grad for p in likelihood.parameters())):
+            raise ModelError(
+                f"objective.loss takes the place of '{likelihood.loss_name}', by which alone its scale is learnt: "
+                "leave it out, or set likelihood.sigma=optimal or fixed, or another likelihood."
+            )
         super().__init__(model, critic)
         # A mixture's losses are means over the image's numbers; the weights are meant beside sums.
         per = model.info.numbers if mixture is not None else 1

@@ -33,7 +33,7 @@ def stage(view: RunView, out: Path, name: str, said: Sequence[str], license: str
     Raises:
         ModelError: The folder holds something else, or cannot be written.
     """
-    fresh(out, "config.json")
+    fresh(out, "recipe.json")
     made = pictures(view)
     try:
         with TemporaryDirectory() as scratch:

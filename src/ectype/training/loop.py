@@ -103,6 +103,9 @@ def choose(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> C
         every = max(len(trainer.feed), trainer.batch)
     if minutes is not None or every == "auto":
         copy = trainer.rehearsal()
+        if recipe.train.compile:  # copies are not compiled, and would be timed at another speed
+            for part in copy.objective.compilable():
+                part.compile()
         for _ in range(3):
             copy.step()
         started, steps = time.perf_counter(), 0

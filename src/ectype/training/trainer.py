@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ectype.data.batch import Batch
-from ectype.errors import EctypeWarning, TrainingError
+from ectype.errors import EctypeWarning, RecipeError, TrainingError, did_you_mean
 from ectype.objectives.base import Objective, Turn
 from ectype.recipe import Recipe
 from ectype.training.average import Average
@@ -76,6 +76,10 @@ class Trainer:
         asked = recipe.run.micro_batch
         self.micro_batch = None if asked == "auto" else asked
         """Images per forward pass; None for this process's whole share of a batch."""
+        # A critic may be switched off in a recipe that says how it would move.
+        known = [*objective.players, "critic"]
+        if unknown := next((name for name in recipe.optimizer.players if name not in known), None):
+            raise RecipeError(f"optimizer.players.{unknown}: no such player; {did_you_mean(unknown, known)}")
         self.order = Order(len(feed), train.seed)
         self.movers = {
             name: Mover(player, recipe.optimizer.of(name), budget) for name, player in objective.players.items()
