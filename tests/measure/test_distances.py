@@ -14,6 +14,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.fid import _compute_fid
 
+from ectype.data.feed import evenly
 from ectype.errors import DataError
 from ectype.measure import distances, fld
 from ectype.measure.distances import (
@@ -217,7 +218,7 @@ def test_sliced_wasserstein_of_a_set_with_itself_in_chunks(monkeypatch):
     x, y = images(12, 3, 32, 0), images(20, 3, 32, 1)
     whole = sliced_wasserstein(x, y, generator=seeded(), patches=8, directions=32)
     monkeypatch.setattr(distances, "PROJECTED", 12 * 8 * 5)
-    chunked = sliced_wasserstein(x, y[:12], generator=seeded(), patches=8, directions=32)
+    chunked = sliced_wasserstein(x, y[evenly(20, 12)], generator=seeded(), patches=8, directions=32)
     assert whole.levels == pytest.approx(chunked.levels)
     flat = torch.full((12, 3, 32, 32), 0.5)
     assert sliced_wasserstein(flat, flat, generator=seeded(), patches=8, directions=8).mean == 0
