@@ -39,8 +39,6 @@ PLACE = HERE / "site" / "systems"
 COLUMNS, ROWS = 8, 2
 CODER = "vae"
 """Preset whose codes are learned by those that are set upon a run."""
-FEW = "split={val: 0.02, test: 0.03}"
-"""Of 70,000 digits 2,100 are enough to judge by; on 7,000 judging takes longer than training."""
 SIDE = 512
 """Pixels that a picture is about as wide as: small images are enlarged by a whole number."""
 FIRST = ("mean Dice", "PSNR", "FD-", "log-likelihood", "−ELBO", "coverage", "SSIM")
@@ -56,7 +54,7 @@ def images(recipe: Recipe) -> tuple[str, list[str]]:
         return "pairs128", ["size=64"]
     if recipe.about.family == "U-Net" or (data.sides is not None and min(data.sides) >= 256):
         return "emoji64", ["size=64"]
-    return "mnist", [FEW]
+    return "mnist", []
 
 
 def upon(name: str) -> bool:
