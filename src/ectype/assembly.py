@@ -357,9 +357,9 @@ class Session:
 def _mean_image(store: Store) -> Tensor:
     """[c, h, w] in [0, 1]: the mean of at most ten thousand training images."""
     images = store.split("train")
-    n = min(len(images), 10_000)
-    sums = sum(images.gather(some).sum(0, dtype=torch.float64) for some in evenly(len(images), n).split(1000))
-    return (torch.as_tensor(sums) / (255 * n)).float()
+    chosen = evenly(len(images), 10_000)
+    sums = sum(images.gather(some).sum(0, dtype=torch.float64) for some in chosen.split(1000))
+    return (torch.as_tensor(sums) / (255 * len(chosen))).float()
 
 
 def _some_images(store: Store) -> Tensor:

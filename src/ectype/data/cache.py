@@ -55,7 +55,7 @@ def locked(entry: Path) -> Iterator[bool]:
     The system releases the lock of a process that dies.
     """
     try:
-        file = open(_lock_path(entry), "ab")  # noqa: SIM115 - closed below; only opening it may fail here
+        file = _lock_path(entry).open("ab")
     except OSError as error:
         raise no_room(entry.parent, error) from None
     with file:
