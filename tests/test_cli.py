@@ -402,6 +402,55 @@ def test_decode_refuses_what_are_no_codes_of_this_run(ectype, runs: dict[str, Pa
     assert "holds no codes" in one_line(said)
 
 
+def test_codes_that_cannot_be_images_are_one_line(ectype, runs: dict[str, Path], tmp_path: Path) -> None:
+    code, text = np.zeros((3, 6), np.float32), np.full((3, 6), "x")
+    for held, reason in (
+        ({"code": code, "path": ["a.png", "a.png", "b.png"]}, "two of the images have one name, 'a.png'"),
+        ({"code": code, "path": ["a.png", "", "b.png"]}, "whose path is '' has no name"),
+        ({"code": code, "path": ["a.png", "b.png"]}, "2 paths beside 3 codes"),
+        ({"code": np.float32(3)}, "holds no codes"),
+        ({"code": np.float32(3), "path": ["a.png"]}, "holds no codes"),
+        ({"code": code, "path": np.array("a.png")}, "holds no codes"),
+        ({"code": text}, "holds no codes (its column code is <U1 of shape [3, 6])"),
+    ):
+        np.savez(tmp_path / "codes.npz", **held)
+        found, _, said = ectype("decode", runs["ae"], tmp_path / "codes.npz", "--out", tmp_path / "out")
+        assert reason in one_line(said)
+        assert found == 3
+        assert not (tmp_path / "out").exists()
+    # A picture of an overview is one like others here, where none is made.
+    np.savez(tmp_path / "codes.npz", code=code.astype(">f8"), path=["a.png", "overview.png", "b.png"])
+    assert "3 images" in ectype("decode", runs["ae"], tmp_path / "codes.npz", "--out", tmp_path / "out")[1]
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_where_nothing_can_be_written_is_said_before_a_model_is_loaded(ectype, photos: Path, tmp_path: Path) -> None:
+    file, none = tmp_path / "file", tmp_path / "no run"
+    file.write_text("mine")
+    np.savez(tmp_path / "codes.npz", code=np.zeros((1, 6), np.float32))
+    for words in (
+        ("reconstruct", none, photos, "--out", file),
+        ("decode", none, tmp_path / "codes.npz", "--out", file),
+        ("encode", none, "digits", "--out", file / "codes.parquet"),
+        ("score", none, photos, "--out", file / "scores.csv"),
+        ("score", none, photos, "--out", tmp_path / "scores.csv", "--maps", file),
+        ("nearest", none, photos, "--in", "digits", "--out", file / "nearest.png"),
+    ):
+        code, _, said = ectype(*words)
+        assert "name another place" in one_line(said)
+        assert code == 3
+    assert file.read_text() == "mine"
+
+
+def test_what_cannot_be_written_after_all_is_one_line(
+    ectype, runs: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "nested" / "palette.png").mkdir(parents=True)
+    code, _, said = ectype("reconstruct", runs["ae"], photos, "--out", tmp_path / "out")
+    assert code == 3
+    assert "Is a directory" in one_line(said)
+
+
 def test_keep_and_report(ectype, runs: dict[str, Path], tmp_path: Path) -> None:
     assert ectype("keep", runs["ae"], 20)[0] == 0
     assert json.loads((runs["ae"] / "model" / "config.json").read_text())["step"] == 20

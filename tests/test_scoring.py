@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from ectype.data.preview import contact_sheet
 from ectype.errors import DataError, ModelError
 from ectype.results import open_data
 from ectype.scoring import nearest, score
+from ectype.sharing import export
 from ectype.training.rundir import RunDir
+from ectype.use import encode
 
 
 def disc(seed: int, side: int = 24) -> np.ndarray:
@@ -160,3 +164,36 @@ def test_pixels_that_are_drawn_are_compared_undrawn(discs: Path, tmp_path: Path)
     score(made.path, [str(discs / f"{i:03d}.png") for i in range(40)], tmp_path / "scores.csv")
     share = [float(row["share of held-out images"]) for row in read(tmp_path / "scores.csv")]
     assert 0.2 < np.mean(share) < 0.8
+
+
+def test_a_model_without_its_run_is_told_what_is_usual(
+    run: RunDir, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its recipe names lies on the machine of someone else; a folder here of the same name is another."""
+    export(run.path, "safetensors", tmp_path / "model")
+    noise = np.random.default_rng(0).integers(0, 256, (30, 24, 24), dtype=np.uint8)
+    for i, place in ((i, tmp_path / folder) for i in range(30) for folder in (discs.name, "in")):
+        place.mkdir(exist_ok=True)
+        Image.fromarray(noise[i]).save(place / f"{i:02d}.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"'model' was handed on without .* --beside FOLDER"):
+        score(Path("model"), ["in"], Path("scores.csv"))
+    said = score(Path("model"), ["in"], Path("scores.csv"), beside=str(discs))
+    rows = read(Path("scores.csv"))
+    assert "of 160 reference images" in said
+    assert list(rows[0])[2::2] == ["share of reference images", "share of reference images' peaks"]
+    # Beside the noise of that name they would be as usual as any.
+    assert max(float(row["share of reference images"]) for row in rows) < 0.05
+    assert len(nearest(Path("model"), ["in/00.png"], str(discs), Path("near.png"), k=2)) == 2
+
+
+def test_labels_that_a_recipe_from_elsewhere_names_are_not_read(run: RunDir, discs: Path, tmp_path: Path) -> None:
+    export(run.path, "safetensors", tmp_path / "model")
+    says = json.loads((tmp_path / "model" / "recipe.json").read_text())
+    (tmp_path / "secret.csv").write_text("path,label\n000.png,secret\n")
+    says["data"] |= {"source": str(discs), "labels": str(tmp_path / "secret.csv")}
+    (tmp_path / "model" / "recipe.json").write_text(json.dumps(says))
+    signed = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    signed["recipe.json"] = hashlib.sha256((tmp_path / "model" / "recipe.json").read_bytes()).hexdigest()
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps(signed))
+    assert encode(tmp_path / "model", str(discs), tmp_path / "codes.npz").startswith("160 codes")

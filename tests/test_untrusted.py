@@ -206,6 +206,9 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "weights that are not numbers": tensors(lambda held: held[FIRST].fill_(torch.nan)),
     # The manifest, and what is no file.
     "no manifest": lambda place: (place / "manifest.json").unlink(),
+    "a manifest that is a pipe": pipe("manifest.json"),
+    "a manifest that is a device": linked("manifest.json", "/dev/zero"),
+    "a manifest too large": lambda place: (place / "manifest.json").write_text(" " * 3 * 2**20 + "{}") and None,
     "a manifest that is a list": lambda place: (place / "manifest.json").write_text("[]") and None,
     "another digest": manifest(lambda says: says.update({"config.json": "0" * 64})),
     "a digest that is a number": manifest(lambda says: says.update({"config.json": 5})),

@@ -13,17 +13,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ectype.data.feed import Feed
-from ectype.data.preview import save_grid, writable
+from ectype.data.preview import save_grid, writable, writing
+from ectype.data.store import Images
 from ectype.errors import DataError
 from ectype.measure.neighbours import nearest as nearest_points
 from ectype.models.base import Encodes, Reconstructs, evaluating
 from ectype.models.degradations import blur
-from ectype.results import load, open_data, other_source, recipe_of
+from ectype.results import load, open_data, recipe_of
 from ectype.sections import DataConfig
+from ectype.share.hub import located
 from ectype.tiling import tiled
 from ectype.training.position import looking
 from ectype.training.watch import to_uint8
-from ectype.use import able, at_size, destinations, files_of, left_out, png, readable, save, spec_of, unharmed
+from ectype.use import (
+    able,
+    at_size,
+    destinations,
+    files_of,
+    from_elsewhere,
+    left_out,
+    png,
+    readable,
+    save,
+    source_of,
+    spec_of,
+    unharmed,
+)
 
 __all__ = ["nearest", "score"]
 
@@ -60,15 +75,16 @@ def score(
     out: Path,
     *,
     maps: Path | None = None,
+    beside: str | None = None,
     overlap: float = 0.25,
     device: str = "auto",
 ) -> str:
     """Write how badly a model reconstructs each image: what it has not learned comes back as something else.
 
     Two scores: `error`, the mean squared error of all pixels in [0, 1], and `peak`, the largest error of a place, for
-    faults that are small beside the image. Beside each stands the share of the run's own held-out images that do at
-    least as badly: an image is odd where that is small (a conformal p-value; Bates et al. 2023, "Testing for outliers
-    with conformal p-values").
+    faults that are small beside the image. Beside each stands the share of the run's own held-out images, or of those
+    in `beside`, that do at least as badly: an image is odd where that is small (a conformal p-value; Bates et al. 2023,
+    "Testing for outliers with conformal p-values").
 
     Images larger than the model's size go through in tiles; `peak` has more places to be large in then.
 
@@ -77,24 +93,35 @@ def score(
         images: Files, or folders of them.
         out: A .csv file: image, error, share, peak, share of that; the oddest first.
         maps: A directory for a picture of each image's errors.
+        beside: Usual images to compare with, anything that training accepts; None for those that the run held out,
+            which a model that was handed on has none of.
         overlap: Of tiles.
         device: See `choose_device`.
 
     Raises:
         ModelError: The model does not reconstruct.
-        DataError: Another suffix, or an image is missing or broken.
+        DataError: Another suffix, a place that cannot be written, an image is missing or broken, or there is nothing to
+            compare with.
     """
-    if out.suffix != ".csv":
-        raise DataError(f"--out {out} should end in .csv.")
-    model = load(run, device=device)
-    capable = able(model, Reconstructs, run, "reconstruct, and so cannot score")
-    recipe, info = recipe_of(run), model.info
-    files = files_of(images)
+    writable(out, ".csv")
     overview = out.with_suffix(".png")
+    writable(overview)
+    files = files_of(images)
     unharmed(files, [overview])
     places = destinations(files, maps) if maps is not None else {}
+    at = located(run)
+    if beside is None and from_elsewhere(at):
+        raise DataError(
+            f"'{run}' was handed on without the images that its run held out: say what usual ones look like, "
+            "--beside FOLDER."
+        )
+    model = load(at, device=device)
+    capable = able(model, Reconstructs, run, "reconstruct, and so cannot score")
+    recipe, info = recipe_of(at), model.info
     spec, here = spec_of(info, recipe), next(model.parameters()).device
-    held_out = Feed(open_data(recipe.data)[1].split("val"), _undrawn(recipe.data), here, training=False)
+    reference = _reference(recipe.data if beside is None else source_of(at, beside, info), own=beside is None)
+    held_out = Feed(*reference, here, training=False)
+    kind = "held-out" if beside is None else "reference"
     at_once = looking(info, 0, here)[0]
     skipped: list[str] = []
     found: list[tuple[str, float, float]] = []
@@ -130,18 +157,26 @@ def score(
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
     rows = [(name, error, _share(mean, error), highest, _share(peak, highest)) for name, error, highest in found]
     rows.sort(key=lambda row: _oddness(row[2], row[4], row[1]))
-    out.parent.mkdir(parents=True, exist_ok=True)
     # Names of files may be no UTF-8, and come back as they are.
-    with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with writing(out), out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(("image", "error", "share of held-out images", "peak", "share of held-out images' peaks"))
+        writer.writerow(("image", "error", f"share of {kind} images", "peak", f"share of {kind} images' peaks"))
         writer.writerows((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)
     save_grid(to_uint8(torch.cat([picture for _, picture in kept])), overview, columns=6)
     name, error, share, _, share_of_peak = rows[0]
     return (
-        f"{len(rows)} images → {out}; the oddest is {name} (error {error:.4g}; of {len(mean)} held-out images "
+        f"{len(rows)} images → {out}; the oddest is {name} (error {error:.4g}; of {len(mean)} {kind} images "
         f"{min(share, share_of_peak):.1%} are as odd); image, reconstruction and errors of the first → {overview}{said}"
     )
+
+
+def _reference(config: DataConfig, *, own: bool) -> tuple[Images, DataConfig]:
+    """What scores are compared with: images that choose nothing, and how they are read."""
+    store = open_data(config)[1]
+    if own:
+        return store.split("val"), _undrawn(config)
+    parts = dict(store.splits())
+    return next(parts[name] for name in ("val", "test", "train") if name in parts), _undrawn(config)
 
 
 def _share(usual: np.ndarray, value: float) -> float:
@@ -180,16 +215,17 @@ def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int 
 
     Raises:
         ModelError: The model cannot encode.
-        DataError: Unusable images, or fewer than k.
+        DataError: Unusable images, or fewer than k, or a place that cannot be written.
     """
-    model = load(run, device=device)
-    capable = able(model, Encodes, run, "encode")
-    recipe, info = recipe_of(run), model.info
-    spec, here = spec_of(info, recipe), next(model.parameters()).device
-    files = files_of(images)
     writable(out)
+    files = files_of(images)
     unharmed(files, [out])
-    config = other_source(recipe.data, source, info)
+    at = located(run)
+    model = load(at, device=device)
+    capable = able(model, Encodes, run, "encode")
+    recipe, info = recipe_of(at), model.info
+    spec, here = spec_of(info, recipe), next(model.parameters()).device
+    config = source_of(at, source, info)
     _, store = open_data(config)
     skipped: list[str] = []
     moments = looking(info, recipe.train.seed, here)

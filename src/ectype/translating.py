@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate, pad
 from ectype.data.decode import Rejected, Spec, colour, size_of
 from ectype.data.decode import decode as decode_image
 from ectype.data.prepare import LARGEST_OWN
-from ectype.data.preview import save_grid
+from ectype.data.preview import fillable, save_grid, writing
 from ectype.errors import DataError, ModelError
 from ectype.models.base import evaluating
 from ectype.models.translator import Restorer, Segmenter, Translator
@@ -74,8 +74,8 @@ def translate(
         ModelError: The model makes no images of images, or no masks where these are asked for.
         DataError: An image is missing or broken.
     """
-    model = load(run, device=device)
-    model = able(model, Translator, run, "translate")
+    fillable(out)
+    model = able(load(run, device=device), Translator, run, "translate")
     if (overlay or probabilities) and not isinstance(model, Segmenter):
         raise ModelError(f"the model of '{run}' makes pictures, not masks: leave --overlay and --probabilities out.")
     if tile < 64:
@@ -114,7 +114,8 @@ def translate(
             in_tiles += tiles
             scaled += work != size
             larger += min(work[0] / info.size[0], work[1] / info.size[1]) > LARGER
-            _write(model, made, pixels, places[name], path, overlay=overlay, probabilities=probabilities)
+            with writing(png(places[name])):
+                _write(model, made, pixels, places[name], path, overlay=overlay, probabilities=probabilities)
             if len(shown) < 2 * SHOWN:
                 shown += [_square(pixels[None].float() / 255), _square(model.picture(made[None]).cpu())]
     said = f"; {in_tiles} larger than {tile} pixels, in tiles" if in_tiles else ""
@@ -174,7 +175,6 @@ def _made(through: Callable[[Tensor], Tensor], pixels: Tensor, tile: int) -> tup
 def _write(
     model: Translator, made: Tensor, pixels: Tensor, place: Path, source: Path, *, overlay: bool, probabilities: bool
 ) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
     kept = _kept(source, "L" if len(made) == 1 else "RGB")
     if not isinstance(model, Segmenter):
         values = to_uint8(made[None])[0].permute(1, 2, 0).numpy()

@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +18,14 @@ from ectype.data.chunks import measure
 from ectype.data.decode import Rejected, Spec, colour
 from ectype.data.decode import decode as decode_image
 from ectype.data.feed import Feed
-from ectype.data.preview import save_grid
+from ectype.data.preview import fillable, save_grid, writable, writing
 from ectype.data.sources import judge
 from ectype.errors import DataError, ModelError
 from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, evaluating
 from ectype.recipe import Recipe
 from ectype.results import load, open_data, other_source, recipe_of
-from ectype.sections import DataInfo
+from ectype.sections import DataConfig, DataInfo
+from ectype.share.hub import located
 from ectype.tiling import tiled
 from ectype.training.position import looking
 from ectype.training.watch import to_uint8
@@ -37,11 +38,13 @@ __all__ = [
     "destinations",
     "encode",
     "files_of",
+    "from_elsewhere",
     "left_out",
     "png",
     "readable",
     "reconstruct",
     "save",
+    "source_of",
     "spec_of",
     "unharmed",
 ]
@@ -65,8 +68,19 @@ def able(model: nn.Module, what: type[C], run: Path, verb: str) -> C:
 def save(image: Tensor, path: Path) -> None:
     """One image [c, h, w] in [0, 1] as PNG."""
     pixels = to_uint8(image[None])[0].permute(1, 2, 0).numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
+    with writing(path):
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
+
+
+def from_elsewhere(place: Path) -> bool:
+    """Whether a model was handed on without its run: what its recipe names is not of this machine."""
+    return any((place / name).is_file() for name in ("config.json", "recipe.json"))
+
+
+def source_of(place: Path, source: str, info: DataInfo) -> DataConfig:
+    """How images of a source become what a model takes; no path is opened that a recipe from elsewhere names."""
+    data = recipe_of(place).data
+    return other_source(data.model_copy(update={"labels": None}) if from_elsewhere(place) else data, source, info)
 
 
 def files_of(given: Sequence[str]) -> list[tuple[str, Path, bool]]:
@@ -152,21 +166,29 @@ def _outputs_of(names: Sequence[str]) -> dict[str, Path]:
     return {name: path if taken[path.with_suffix("")] > 1 else path.with_suffix("") for name, path in inside.items()}
 
 
-def destinations(files: Sequence[tuple[str, Path, bool]], out: Path, endings: Sequence[str] = ("",)) -> dict[str, Path]:
+def destinations(
+    files: Sequence[tuple[str, Path, bool]], out: Path, endings: Sequence[str] = ("",), *, overview: bool = True
+) -> dict[str, Path]:
     """Where each file's pictures go below `out`, without suffix; an input is never written over.
 
     Args:
         files: As `files_of` gives them.
         out: A directory.
         endings: What the names of pictures made of one file end in.
+        overview: Whether `OVERVIEW` is written beside them.
 
     Raises:
-        DataError: Two would be one, or an input would be lost.
+        DataError: Two would be one, an input would be lost, or nothing can be written there.
     """
+    fillable(out)
     places = {name: out / place for name, place in _outputs_of([name for name, _, _ in files]).items()}
     if len(places) < len(files):
-        raise DataError("two of the images have one name, and would be one file: take their folders one by one.")
-    unharmed(files, [*(png(place, ending) for place in places.values() for ending in endings), out / OVERVIEW])
+        twice = Counter(name for name, _, _ in files).most_common(1)[0][0]
+        raise DataError(
+            f"two of the images have one name, '{twice}': they would be one file; take their folders apart."
+        )
+    written = [png(place, ending) for place in places.values() for ending in endings]
+    unharmed(files, [*written, out / OVERVIEW] if overview else written)
     return places
 
 
@@ -217,15 +239,15 @@ def reconstruct(
     Raises:
         ModelError: The model cannot reconstruct, or has no posterior to draw from, or that of an image in tiles is
             asked for.
-        DataError: An image is missing or broken.
+        DataError: An image is missing or broken, or nothing can be written there.
     """
+    files = files_of(images)
+    places = destinations(files, out, [f"-{k + 1}" for k in range(draws)] or [""])
     model = load(run, device=device)
     capable = able(model, Reconstructs, run, "reconstruct")
     if draws and not isinstance(model, DrawsPosterior):
         raise ModelError(f"the model of '{run}' has no q(z|x) to draw from: leave --draws out, or train a vae.")
     info, spec = model.info, spec_of(model.info, recipe_of(run))
-    files = files_of(images)
-    places = destinations(files, out, [f"-{k + 1}" for k in range(draws)] or [""])
     size = f"{info.size[1]}×{info.size[0]}"
     if draws and not resize and (large := next((path for _, path, _ in files if _own_size(path, spec)), None)):
         raise ModelError(
@@ -276,14 +298,14 @@ def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
 
     Raises:
         ModelError: The model cannot encode.
-        DataError: Unusable images, or another suffix.
+        DataError: Unusable images, another suffix, or a place that cannot be written.
     """
-    if out.suffix not in (".parquet", ".npz"):
-        raise DataError(f"--out {out} should end in .parquet or .npz.")
-    model = load(run, device=device)
+    writable(out, ".parquet", ".npz")
+    at = located(run)
+    model = load(at, device=device)
     capable = able(model, Encodes, run, "encode")
-    recipe, info = recipe_of(run), model.info
-    config = other_source(recipe.data, source, info)
+    recipe, info = recipe_of(at), model.info
+    config = source_of(at, source, info)
     _, store = open_data(config)
     here = next(model.parameters()).device
     paths: list[str] = []
@@ -300,16 +322,16 @@ def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
             known = part.labels
             labels += [None] * len(part) if known is None else [store.info.classes[int(k)] for k in known]
     code = torch.cat(codes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".npz":
-        named = np.array([label or "" for label in labels])
-        np.savez_compressed(out, path=np.array(paths), label=named, split=np.array(splits), code=code.numpy())
-    else:
-        _write_parquet(out, paths, labels, splits, code)
+    with writing(out), out.open("wb") as file:
+        if out.suffix.lower() == ".npz":
+            named = np.array([label or "" for label in labels])
+            np.savez_compressed(file, path=np.array(paths), label=named, split=np.array(splits), code=code.numpy())
+        else:
+            _write_parquet(file, paths, labels, splits, code)
     return f"{len(code):,} codes of {'×'.join(map(str, code.shape[1:]))} numbers → {out}"
 
 
-def _write_parquet(out: Path, paths: list[str], labels: list[str | None], splits: list[str], code: Tensor) -> None:
+def _write_parquet(out: IO[bytes], paths: list[str], labels: list[str | None], splits: list[str], code: Tensor) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -328,17 +350,22 @@ def _read_codes(file: Path) -> tuple[list[str], np.ndarray]:
     import pyarrow.parquet as pq
 
     try:
-        if file.suffix == ".npz":
+        if file.suffix.lower() == ".npz":
             with np.load(file, allow_pickle=False) as held:
                 code = held["code"]
-                paths = [str(p) for p in held["path"]] if "path" in held else [str(i) for i in range(len(code))]
-                return paths, code
-        table = pq.read_table(file)
-        column = table.column("code").combine_chunks()
-        code = np.stack(column.to_numpy(zero_copy_only=False)) if len(column) else np.zeros((0, 0))
-        names = table.column("path").to_pylist() if "path" in table.column_names else range(len(code))
-        return [str(name) for name in names], code
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
+                names = held["path"] if "path" in held else range(len(code))
+        else:
+            table = pq.read_table(file)
+            column = table.column("code").combine_chunks()
+            code = np.stack(column.to_numpy(zero_copy_only=False)) if len(column) else np.zeros((0, 0))
+            names = table.column("path").to_pylist() if "path" in table.column_names else range(len(code))
+        paths = [str(name) for name in names]
+        if code.ndim < 2 or code.dtype.kind not in "iuf":
+            raise ValueError(f"its column code is {code.dtype} of shape {list(code.shape)}")
+        if len(paths) != len(code):
+            raise ValueError(f"{len(paths)} paths beside {len(code)} codes")
+        return paths, code
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"'{file}' holds no codes ({reason}): give a file that `ectype encode` wrote.") from None
 
@@ -354,28 +381,30 @@ def decode(run: Path, codes: Path, out: Path, *, device: str = "auto") -> str:
 
     Raises:
         ModelError: The model cannot decode.
-        DataError: The file holds no codes, or codes of another size.
+        DataError: The file holds no codes, or codes of another size, two of one path; or nothing can be written there.
     """
+    paths, flat = _read_codes(codes)
+    places = destinations([(name, codes, True) for name in paths], out, overview=False)
     model = load(run, device=device)
     capable = able(model, Encodes, run, "decode")
-    paths, flat = _read_codes(codes)
     shape = capable.code_shape
-    if flat.ndim < 2 or flat[:1].size != (len(flat) > 0) * int(np.prod(shape)):
+    if flat[:1].size != (len(flat) > 0) * int(np.prod(shape)):
         raise DataError(
             f"'{codes}' holds codes of {flat[:1].size} numbers, the model of '{run}' has {int(np.prod(shape))}: "
             "encode with the same run."
         )
     here = next(model.parameters()).device
-    places = _outputs_of(paths)
     with evaluating(model):
         for at in range(0, len(flat), AT_ONCE):
-            code = torch.from_numpy(np.ascontiguousarray(flat[at : at + AT_ONCE])).float().to(here)
+            code = torch.from_numpy(np.ascontiguousarray(flat[at : at + AT_ONCE], np.float32)).to(here)
             for path, image in zip(paths[at:], capable.decode(code.view(-1, *shape)), strict=False):
-                save(image, out / png(places[path]))
+                save(image, png(places[path]))
     return f"{len(flat):,} images → {out}"
 
 
 def _inside(name: str) -> Path:
     """A file's name as a path that cannot leave the folder it is put into."""
     parts = [part for part in Path(name).parts if part not in ("/", "..", "")]
+    if not parts:
+        raise DataError(f"an image whose path is '{name}' has no name to be written under: name each.")
     return Path(*parts)

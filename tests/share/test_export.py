@@ -254,6 +254,47 @@ def test_draws_of_the_script_are_of_the_density(tmp_path: Path, monkeypatch: pyt
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(codes.numpy().T), atol=0.15)
 
 
+def test_an_export_that_fails_leaves_nothing_that_would_be_in_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = Refining().eval(), tmp_path / "out"
+
+    def written(fails: bool) -> None:
+        def write(graph: graphs.Graph, file: Path, _: object) -> onnx.Exported:
+            file.write_text("whole")
+            if fails and file.stem == "second":
+                raise KeyboardInterrupt
+            return onnx.Exported(file, 0.0, None, 18, {}, {})
+
+        named = [graphs.Graph(name, model, {}, {}, "made") for name in ("first", "second")]
+        monkeypatch.setattr(graphs, "graphs_of", lambda *_: named)
+        monkeypatch.setitem(exporting.ENGINES, "onnx", (".onnx", write))
+        export(model, "onnx", out, images(), preset="own")
+
+    with pytest.raises(KeyboardInterrupt):
+        written(fails=True)
+    assert not list(out.iterdir())
+    # Killed, it could not even clear up.
+    (out / exporting.UNFINISHED).mkdir()
+    (out / exporting.UNFINISHED / "first.onnx").write_text("half")
+    written(fails=False)
+    assert {file.name for file in out.iterdir()} == {"first.onnx", "second.onnx", "export.json"}
+    assert (out / "first.onnx").read_text() == "whole"
+    with pytest.raises(KeyboardInterrupt):
+        written(fails=True)
+    assert {file.name for file in out.iterdir()} == {"first.onnx", "second.onnx", "export.json"}
+
+
+def test_an_export_over_an_earlier_one_leaves_nothing_of_that(tmp_path: Path) -> None:
+    gan = made("gan-mlp")
+    export(gan, "onnx", tmp_path, images(), preset="gan-mlp")
+    assert {file.name for file in tmp_path.iterdir()} == {"sample.onnx", "sample.py", "export.json"}
+    (tmp_path / "notes.txt").write_text("mine")
+    export(Refining().eval(), "onnx", tmp_path, images(), preset="own")
+    assert {file.name for file in tmp_path.iterdir()} == {"step.onnx", "export.json", "notes.txt"}
+    assert json.loads((tmp_path / "export.json").read_text())["preset"] == "own"
+
+
 def test_other_files_are_not_written_over_and_missing_libraries_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

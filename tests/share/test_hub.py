@@ -154,7 +154,16 @@ def test_paths_of_this_machine_stay_here(tmp_path: Path) -> None:
     plain = public(resolve("vae", photos))
     assert plain["data"]["source"] == "holiday"
     assert str(tmp_path) not in json.dumps(plain)
-    assert public(resolve("vae", "hf:user/set"))["data"]["source"] == "hf:user/set"
+    for name in ("hf:user/set", "torchvision:MNIST", "digits"):
+        assert public(resolve("vae", name))["data"]["source"] == name
+    recipe = resolve("vae", "~/patients/photos", ["labels=clinic/meta.csv", r"split.group=(\d+)/scan"])
+    plain = public(recipe)["data"]
+    assert (plain["source"], plain["labels"]) == ("photos", "meta.csv")
+    assert plain["split"]["group"] == r"(\d+)/scan"
+    assert public(resolve("unet-segment", "a/b.zip", ["target=x/masks"]))["data"]["target"] == "masks"
+    model = recipe.model.model_dump(mode="json", serialize_as_any=True)
+    coded = resolve("flow", "digits", {"model.coder.run": "clinic/vae", "model.coder.model": model})
+    assert public(coded)["model"]["coder"]["run"] == "vae"
 
 
 def test_other_files_are_not_written_over(run: RunDir, tmp_path: Path) -> None:
@@ -171,14 +180,17 @@ def test_other_files_are_not_written_over(run: RunDir, tmp_path: Path) -> None:
 class Api:
     """The Hub's client, as far as it is used, with the signatures of the real one."""
 
-    def __init__(self, wrong: Exception | None = None) -> None:
-        self.wrong, self.calls, self.files = wrong, [], {}
+    def __init__(self, wrong: Exception | None = None, *, private: bool = True) -> None:
+        self.wrong, self.private, self.calls, self.files = wrong, private, [], {}
 
     def create_repo(self, repo_id: str, *, private: bool | None = None, exist_ok: bool = False) -> str:
         if self.wrong is not None:
             raise self.wrong
         self.calls.append(("create", repo_id, private, exist_ok))
         return f"https://hub/{repo_id}"
+
+    def model_info(self, repo_id: str) -> SimpleNamespace:
+        return SimpleNamespace(id=repo_id, private=self.private)
 
     def upload_folder(
         self, *, repo_id: str, folder_path: Path, commit_message: str, delete_patterns: list[str]
@@ -190,7 +202,7 @@ class Api:
 def test_the_hub_is_asked_for_a_repository_and_given_all_files(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     import inspect
 
-    for name in ("create_repo", "upload_folder"):  # the real client takes what the stand-in is given
+    for name in ("create_repo", "model_info", "upload_folder"):  # the real client takes what the stand-in is given
         ours = set(inspect.signature(getattr(Api, name)).parameters)
         assert ours <= set(inspect.signature(getattr(library.HfApi, name)).parameters)
     api = Api()
@@ -210,6 +222,19 @@ def test_the_hub_is_asked_for_a_repository_and_given_all_files(run: RunDir, monk
         "samples.png",
     }
     assert b'ectype.load("someone/vae")' in api.files["README.md"]
+
+
+def test_what_is_meant_to_be_private_is_not_put_where_everyone_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = Api(private=False)
+    monkeypatch.setattr(library, "HfApi", lambda **_: api)
+    (tmp_path / "README.md").write_text("")
+    with pytest.raises(RunError, match=r"^'someone/vae' is on the Hub already and public, so nothing was uploaded: "):
+        hub.push(tmp_path, "someone/vae", private=True)
+    assert not api.files
+    hub.push(tmp_path, "someone/vae")
+    assert api.files
 
 
 def refused(code: int) -> Exception:

@@ -1,10 +1,12 @@
-"""Images side by side in one picture."""
+"""Images side by side in one picture, and whether there is a place for what is made of images."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from ectype.errors import DataError
 if TYPE_CHECKING:
     from ectype.data.prepared import Prepared
 
-__all__ = ["contact_sheet", "save_grid", "save_overview", "with_partners", "writable"]
+__all__ = ["contact_sheet", "fillable", "save_grid", "save_overview", "with_partners", "writable", "writing"]
 
 SMALL = 64
 """Images with a shorter side than this are enlarged by a whole number until they reach it."""
@@ -84,20 +86,67 @@ def save_grid(
     columns: int | None = None,
     scale: int | None = None,
 ) -> None:
-    """Write a contact sheet as an image file; its folder is made if need be. See `contact_sheet`."""
+    """Write a contact sheet as an image file; its folder is made if need be. See `contact_sheet` and `writing`."""
     sheet = contact_sheet(images, columns=columns, scale=scale)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    sheet.save(path)
+    with writing(Path(path)):
+        sheet.save(path)
 
 
-def writable(out: Path) -> None:
-    """Raise `DataError` unless a picture can be written there, before the work that it should show."""
+def writable(out: Path, *endings: str) -> None:
+    """Raise `DataError` unless a file can be written there, before the work whose result it should hold.
+
+    Args:
+        out: The file; nothing is made yet.
+        endings: What its name may end in; none for every kind of picture that can be written.
+    """
+    if endings and out.suffix.lower() not in endings:
+        kinds = " or ".join(filter(None, [", ".join(endings[:-1]), endings[-1]]))
+        raise DataError(f"'{out}' is of no kind that is written here: its name should end in {kinds}.")
+    if not endings and not _drawable(out.suffix.lower()):
+        raise DataError(f"'{out}' is no kind of picture that is written: give a name that ends in .png, .jpg or .webp.")
+    _check(out, folder=False)
+
+
+def fillable(out: Path) -> None:
+    """Raise `DataError` unless that is a folder that files can be written to, or can become one."""
+    _check(out, folder=True)
+
+
+def _drawable(suffix: str) -> bool:
+    """Whether pictures can be written as files that end so; Pillow knows kinds that it only reads, or not in grey."""
+    try:
+        for mode in ("L", "RGB"):
+            Image.new(mode, (8, 8)).save(BytesIO(), Image.registered_extensions()[suffix])
+    except (KeyError, OSError, ValueError):
+        return False
+    return True
+
+
+def _check(out: Path, *, folder: bool) -> None:
+    try:
+        there = next((place for place in (out, *out.parents) if place.exists()), Path())
+        if there == out and out.is_dir() != folder:
+            reason = "it is a file" if folder else "it is a folder"
+        elif there != out and not there.is_dir():
+            reason = f"'{there}' is a file"
+        elif not os.access(there, os.W_OK):
+            reason = f"'{there}' may not be written to"
+        else:
+            return
+    except OSError as error:
+        reason = error.strerror
+    raise DataError(f"cannot write '{out}' ({reason}): name another place.")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Make a file's folder, and raise `DataError` where the file cannot be written after all."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write '{out}' ({error.strerror}): give another --out.") from None
-    if out.suffix.lower() not in Image.registered_extensions():
-        raise DataError(f"'{out}' is no kind of picture: give a name that ends in .png, .jpg or .webp.")
+        yield
+    except (OSError, ValueError) as error:  # Pillow raises both
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"cannot write '{out}' ({reason}): make room, or name another place.") from None
 
 
 def save_overview(prepared: Prepared, target: Path) -> None:

@@ -23,6 +23,8 @@ __all__ = ["card", "pictures", "public"]
 
 SHOWN = 16
 """Images in a picture, or pairs of them."""
+PLACES = frozenset(["source", "labels", "input", "target", "run", "weights_file"])
+"""Keys of a recipe that name files or folders."""
 LISTED = 12
 """Figures in the header, at most."""
 
@@ -30,16 +32,17 @@ LISTED = 12
 def public(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, of each path on this machine the last part alone."""
 
-    def shown(value: Any) -> Any:
+    def shown(value: Any, key: str) -> Any:
         if isinstance(value, dict):
-            return {key: shown(inner) for key, inner in value.items()}
+            return {inner: shown(held, inner) for inner, held in value.items()}
         if isinstance(value, list):
-            return [shown(inner) for inner in value]
-        if isinstance(value, str) and Path(value).is_absolute():
-            return Path(value).name
-        return value
+            return [shown(held, key) for held in value]
+        if not isinstance(value, str) or value.startswith(("hf:", "torchvision:")):
+            return value
+        # A relative path is known by its key alone: elsewhere a slash may stand in a sentence or a pattern.
+        return Path(value).name if key in PLACES or value.startswith("~") or Path(value).is_absolute() else value
 
-    return shown(recipe.plain())
+    return shown(recipe.plain(), "")
 
 
 def pictures(view: RunView) -> dict[str, tuple[Image.Image, str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +14,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ectype.errors import ModelError
+from ectype.errors import CheckpointError, ModelError
 from ectype.models.base import Model, Samples
 from ectype.share import graphs, onnx, openvino
+from ectype.untrusted import inside, read_json
 
-__all__ = ["Engine", "SCRIPT", "export", "fresh"]
+__all__ = ["Engine", "SCRIPT", "export", "filled"]
 
 Engine = Literal["onnx", "openvino"]
 ENGINES: dict[Engine, tuple[str, Callable[..., onnx.Exported]]] = {
@@ -25,25 +28,53 @@ ENGINES: dict[Engine, tuple[str, Callable[..., onnx.Exported]]] = {
 }
 SAID = "export.json"
 SCRIPT = "sample.py"
+UNFINISHED = ".unfinished"
+"""Where in its folder an export lies until it is whole; one that was killed leaves it behind."""
 
 
-def fresh(out: Path, mark: str) -> Path:
-    """A folder to export into: a new one, an empty one, or one that holds an earlier export.
+@contextmanager
+def filled(out: Path, mark: str, earlier: Iterable[Path] = ()) -> Iterator[Path]:
+    """A folder to fill, whose files come into another when all of them are there, and not at all if anything fails.
 
     Args:
-        out: The folder.
-        mark: A file that an earlier export has left.
+        out: The other: a new one, an empty one, or one that holds an earlier export.
+        mark: A file that every export has.
+        earlier: Files of an earlier export, which go.
 
     Raises:
-        ModelError: It holds something else, or cannot be made.
+        ModelError: It holds something else, or cannot be made or written to.
     """
+    scratch, earlier = out / UNFINISHED, list(earlier)
     try:
-        if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
+        if out.is_dir() and {file.name for file in out.iterdir()} - {UNFINISHED} and not (out / mark).is_file():
             raise ModelError(f"'{out}' holds other files, and nothing is written over: give another --out.")
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            yield scratch
+            # The mark goes first: killed between two files, the same command finds a folder that it may write to.
+            files = sorted(scratch.iterdir(), key=lambda file: file.name != mark)
+            for file in files:
+                file.replace(out / file.name)
+            for old in earlier:
+                if old.name not in {file.name for file in files}:
+                    old.unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        raise ModelError(f"cannot make '{out}' ({error.strerror}): give another --out.") from None
-    return out
+        raise ModelError(f"cannot write '{out}' ({error.strerror or error}): give another --out.") from None
+
+
+def _earlier(out: Path) -> Iterator[Path]:
+    """Files that an export into a folder has left there."""
+    with suppress(CheckpointError, KeyError, TypeError, AttributeError):
+        for graph in read_json(out / SAID)["graphs"].values():
+            file = inside(out, graph["file"])
+            yield from (file, file.with_name(f"{file.name}.data"))
+            if file.suffix == ".xml":
+                yield file.with_suffix(".bin")
+        yield out / SCRIPT
+        yield from out.glob("density-*.npz")
 
 
 def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h w"], *, preset: str) -> list[str]:
@@ -65,7 +96,19 @@ def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h
     """
     if len(images) < 2:
         raise ModelError(f"{len(images)} held-out images are too few to try an export on: raise data.split.test.")
-    fresh(out, SAID)
+    with filled(out, SAID, _earlier(out)) as scratch:
+        lines, scripted = _write(model, engine, scratch, images, preset)
+    if scripted:
+        lines.append(f"samples without ectype: python {out / SCRIPT} -n 64 --out samples.png")
+    elif isinstance(model, Samples):
+        lines.append("no sampler: chance enters this model otherwise than by one draw at its start")
+    return lines
+
+
+def _write(
+    model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h w"], preset: str
+) -> tuple[list[str], bool]:
+    """Write all files of an export; a line for each graph, and whether a script to sample with is among them."""
     info = model.info
     about = {
         "by": f"ectype {version('ectype')}",
@@ -113,10 +156,7 @@ def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h
     (out / SAID).write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
     if sampler is not None:
         (out / SCRIPT).write_bytes(Path(__file__).with_name("standalone.py").read_bytes())
-        lines.append(f"samples without ectype: python {out / SCRIPT} -n 64 --out samples.png")
-    elif isinstance(model, Samples):
-        lines.append("no sampler: chance enters this model otherwise than by one draw at its start")
-    return lines
+    return lines, sampler is not None
 
 
 def _line(made: onnx.Exported, n: int) -> str:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ectype.errors import ModelError
 from ectype.measure.view import RunView
 from ectype.share.card import card, pictures, public
-from ectype.share.export import fresh
+from ectype.share.export import filled
 from ectype.training.checkpoint import MANIFEST, committed
 
 __all__ = ["stage"]
@@ -33,25 +32,20 @@ def stage(view: RunView, out: Path, name: str, said: Sequence[str], license: str
     Raises:
         ModelError: The folder holds something else, or cannot be written.
     """
-    fresh(out, "recipe.json")
-    made = pictures(view)
-    try:
-        with TemporaryDirectory() as scratch:
-            with committed(Path(scratch) / "model") as place:
+    with filled(out, "recipe.json", out.glob("density-*.safetensors")) as scratch:
+        with TemporaryDirectory() as apart:
+            with committed(Path(apart) / "model") as place:
                 for file in view.run.model.iterdir():
                     if file.name != MANIFEST and file.suffix in (".json", ".safetensors"):
                         shutil.copy2(file, place / file.name)
                 plain = public(view.recipe)
                 (place / "recipe.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False), encoding="utf-8")
-            for old in out.glob("density-*.safetensors"):
-                old.unlink()
-            for file in (Path(scratch) / "model").iterdir():
-                shutil.copy2(file, out / file.name)
-        (out / "evaluation.json").write_text(view.evaluation.to_json(), encoding="utf-8")
+            for file in (Path(apart) / "model").iterdir():
+                shutil.copy2(file, scratch / file.name)
+        (scratch / "evaluation.json").write_text(view.evaluation.to_json(), encoding="utf-8")
+        made = pictures(view)
         for file, (picture, _) in made.items():
-            picture.save(out / file)
+            picture.save(scratch / file)
         shown = {file: what for file, (_, what) in made.items()}
-        (out / "README.md").write_text(card(view, name, said, shown, license), encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"cannot write '{out}' ({error.strerror or error}): give another --out.") from None
+        (scratch / "README.md").write_text(card(view, name, said, shown, license), encoding="utf-8")
     return sorted(out.iterdir())

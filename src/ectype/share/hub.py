@@ -55,26 +55,34 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
     Args:
         folder: Its files.
         name: `user/name`.
-        private: Whether only its owner sees it; of a repository that is made now.
+        private: Whether only its owner may see it; one that is there already is not made private.
 
     Returns:
         Where it can be seen.
 
     Raises:
         ModelError: The library is missing.
-        RunError: A name that cannot be, no network, no token, or one that may not write there.
+        RunError: A name that cannot be, no network, no token, or one that may not write there; or everyone sees a
+            repository that was meant to be private.
     """
     hub = needed("huggingface_hub", "hub", "the Hub")
     valid(name)
     api = hub.HfApi(library_name="ectype")
     try:
         made = api.create_repo(name, private=private, exist_ok=True)
+        if private and not api.model_info(name).private:
+            raise RunError(
+                f"'{name}' is on the Hub already and public, so nothing was uploaded: make it private there, give "
+                "another name, or leave --private out."
+            )
         api.upload_folder(
             repo_id=name,
             folder_path=folder,
             commit_message="Upload a model trained with ectype",
             delete_patterns=["density-*.safetensors", "*.png"],  # of an earlier model
         )
+    except RunError:
+        raise
     except Exception as error:  # see `ectype.hub`
         raise RunError(f"'{name}' could not be put on the Hub ({reason(error)}).") from None
     return str(made)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ectype.errors import CheckpointError, TrainingError
-from ectype.untrusted import inside, load_tensors, strict_json
+from ectype.untrusted import inside, load_tensors, read_json
 
 __all__ = [
     "committed",
@@ -116,8 +116,8 @@ def verify(place: Path) -> bool:
         CheckpointError: The manifest names a file outside of the checkpoint.
     """
     try:
-        manifest = strict_json((place / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        manifest = read_json(inside(place, MANIFEST))
+    except CheckpointError:
         return False
     files = [(inside(place, name), digest) for name, digest in manifest.items()]
     try:
