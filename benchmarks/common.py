@@ -37,7 +37,7 @@ PYTHAE = "0.1.2"
 console = Console(highlight=False, width=max(120, Console().width))
 
 
-def arguments(doc: str | None, **options: tuple[int | float, str]) -> argparse.Namespace:
+def arguments(doc: str | None, **options: tuple[int | float | str, str]) -> argparse.Namespace:
     """`--quick`, and options by name, whole where the default is, → (default, help)."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: a look, not a claim")

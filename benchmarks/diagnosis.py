@@ -103,6 +103,16 @@ CASES = [
         figure="FD-classifier",
     ),
     Case(
+        "critic too weak",
+        "gan-mlp",
+        lambda rng: {
+            **GAN,
+            **SETTLED,
+            "optimizer.players": {"critic": {"lr": float(10 ** rng.uniform(-7.5, -6))}},
+        },
+        lambda rng: {**GAN, **SETTLED},
+    ),
+    Case(
         "memorisation",
         "gan-mlp",
         lambda rng: {**GAN, **SETTLED, "train.images": 720_000},

@@ -1,14 +1,16 @@
-"""Pictures and figures of every preset for the site, each trained for half a minute on the shared images.
+"""Pictures and figures of every preset for the site, each trained for a minute on the shared images.
 
-    python docs/systems.py [--minutes 0.5] [--processes 1] [NAME …]
+    python docs/systems.py [--minutes 1] [--processes 1] [NAME …]
 
-What half a minute gives is no measure of a system; it shows what kind of pictures each makes. Runs are kept in the
-cache, so that the command goes on where it was cut off.
+What a minute gives is no measure of a system; it shows what kind of pictures each makes. Digits are fewer than
+MNIST has: judging 10,000 takes longer than the training. Runs are kept in the cache, so that the command goes on where
+it was cut off.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import shlex
@@ -19,6 +21,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
@@ -37,6 +40,8 @@ HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("ECTYPE_SHARED", HERE.parent.parent / "shared")) / "data"
 PLACE = HERE / "site" / "systems"
 COLUMNS, ROWS = 8, 2
+DIGITS = {"train": 10_000, "t10k": 1_000}
+"""Of MNIST, the first of either part."""
 CODER = "vae"
 """Preset whose codes are learned by those that are set upon a run."""
 SIDE = 512
@@ -45,16 +50,32 @@ FIRST = ("mean Dice", "PSNR", "FD-", "log-likelihood", "−ELBO", "coverage", "S
 """Figures that are shown, by the beginnings of their names, one of each."""
 
 
-def images(recipe: Recipe) -> tuple[str, list[str]]:
+def images(recipe: Recipe) -> tuple[Path, list[str]]:
     """Shared images that suit a preset, and words that bring them to a size for two cores."""
     data = recipe.data
     if data.pairs == "masks":
-        return "brain", ["size=64", "data.resize=squash"]
+        return SHARED / "brain", ["size=64", "data.resize=squash"]
     if data.pairs == "images":
-        return "pairs128", ["size=64"]
+        return SHARED / "pairs128", ["size=64"]
     if recipe.about.family == "U-Net" or (data.sides is not None and min(data.sides) >= 256):
-        return "emoji64", ["size=64"]
-    return "mnist", []
+        return SHARED / "emoji64", ["size=64"]
+    return digits(), []
+
+
+def digits() -> Path:
+    """A file of some of MNIST's digits and their labels, training and test apart."""
+    file = cache_root() / "systems" / f"mnist-{DIGITS['train']}.npz"
+    if not file.is_file():
+        arrays = {}
+        for part, n in DIGITS.items():
+            place = SHARED / "mnist"
+            pixels = gzip.decompress((place / f"{part}-images-idx3-ubyte.gz").read_bytes())
+            labels = gzip.decompress((place / f"{part}-labels-idx1-ubyte.gz").read_bytes())
+            arrays[f"x_{part}"] = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)[:n]
+            arrays[f"y_{part}"] = np.frombuffer(labels, np.uint8, offset=8)[:n]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(file, **arrays)
+    return file
 
 
 def upon(name: str) -> bool:
@@ -67,7 +88,7 @@ def trained(name: str, minutes: float, console: Console) -> tuple[RunDir, str]:
     source, words = images(load_recipe(name))
     words = [*words, "run.threads=1"]
     place = cache_root() / "systems" / f"{name}-{minutes:g}"
-    given, told = SHARED / source, f"{source}/"
+    given, told = source, source.name + ("" if source.is_file() else "/")
     if upon(name):
         given, told, words = trained(CODER, minutes, console)[0].path, f"runs/{CODER}", words[-1:]
     run = ectype.train(name, given, [*words, f"train.minutes={minutes:g}"], out=place, console=console)
@@ -122,10 +143,11 @@ def main() -> None:
     """Train what was not, and write pictures and `systems.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="presets; all if none is named")
-    parser.add_argument("--minutes", type=float, default=0.5, help="of training, each (0.5)")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of training, each (1)")
     parser.add_argument("--processes", type=int, default=1, help="at a time (1)")
     given = parser.parse_args()
     PLACE.mkdir(exist_ok=True)
+    digits()
     file = PLACE / "systems.json"
     said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     names = given.names or preset_names()

@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ectype.apart import reason, train_all
 from ectype.compare import Arm, Comparison, _premise, arms_of, compare
@@ -164,6 +166,25 @@ def test_images_that_differ_are_not_weighed(tmp_path: Path) -> None:
     assert all(standing.clear is None for standing in found.standings)
 
 
+def test_images_that_are_split_differently_are_not_weighed(tmp_path: Path) -> None:
+    arms, words = arms_of("vae-mlp", ["split.test=0.1,0.3", *QUICK, "hidden=[16]"])
+    found = compare(arms, "digits", tmp_path / "splits", words=words, images="640")
+    assert re.search(r"split.test=0.1: 186 test images, set \w{6}; split.test=0.3: \d+ test images", found.said[1])
+    assert all(standing.clear is None for standing in found.standings)
+
+
+def test_images_that_change_between_two_calls_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for k in range(60):
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (8, 8), np.uint8)).save(folder / f"{k}.png")
+    arms, words = arms_of("vae-mlp", ["latent_dim=2,4", *QUICK, "hidden=[16]"])
+    compare(arms, str(folder), tmp_path / "c", words=words, images="640")
+    (folder / "3.png").unlink()
+    with pytest.raises(RunError, match="or its images have changed"):
+        compare(arms, str(folder), tmp_path / "c", words=words, images="640")
+
+
 def test_a_study_turns_one_knob() -> None:
     arms, shared = arms_of("vae", ["latent_dim=2,8", "size=32", "latent=[4, 8, 8]"])
     assert [arm.name for arm in arms] == ["latent_dim=2", "latent_dim=8"]
@@ -180,6 +201,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         compare(ARMS[:1], "digits", tmp_path / "c", images="10")
     with pytest.raises(RecipeError, match="at least two different"):
         compare([ARMS[0], ARMS[0]], "digits", tmp_path / "c", images="10")
+    with pytest.raises(RecipeError, match=r"seed=1: .* --seeds says how many"):
+        compare(arms_of("vae", ["seed=1,2"])[0], "digits", tmp_path / "c", images="10")
     with pytest.raises(RecipeError, match="one budget for all"):
         compare(ARMS, "digits", tmp_path / "c")
     with pytest.raises(DataError, match="no images at 'nowhere'"):

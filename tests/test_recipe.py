@@ -157,3 +157,13 @@ def test_recipes_are_immutable() -> None:
 def test_listing_presets_does_not_import_torch() -> None:
     code = "import sys, ectype.cli, ectype.recipe; ectype.recipe.preset_table(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_budget_in_images_takes_the_place_of_one_in_minutes() -> None:
+    timed = load_recipe("vae", ["minutes=10"])
+    assert timed.train.minutes == 10
+    assert timed.override({"train.images": "2M"}).train.minutes is None
+    assert timed.override({"train.images": 500, "minutes": None}).train.images == 500
+    assert timed.override({"latent_dim": 3}).train.minutes == 10
+    with pytest.raises(RecipeError, match=r"two budgets, train.images=500 and train.minutes=3"):
+        timed.override({"train.images": 500, "minutes": 3})

@@ -164,6 +164,29 @@ def test_resume_finds_the_newest_unfinished_run(tmp_path: Path) -> None:
     assert done.state() == "finished"
 
 
+def test_resume_finds_a_run_that_was_cut_off_while_it_was_looked_at(tmp_path: Path) -> None:
+    trained = ectype.train(tiny(), root=tmp_path)
+    assert ectype.train(tiny(), root=tmp_path, resume=True).path == trained.path
+    report([trained])
+    with pytest.raises(RunError, match="no unfinished run"):
+        ectype.train(tiny(), root=tmp_path, resume=True)
+
+
+def test_images_that_changed_after_training_are_said_to_have(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for k in range(40):
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (16, 16), np.uint8)).save(folder / f"{k:02d}.png")
+    changes = {"data.source": str(folder), "data.size": "auto", "data.labels": None, "split.by": "contiguous"}
+    run = ectype.train(tiny(**changes), out=tmp_path / "run")
+    assert not any("images have changed" in remark for remark in evaluate(run).remarks)
+    for k in range(30, 40):
+        (folder / f"{k}.png").unlink()
+    with pytest.warns(EctypeWarning, match="what is held out now may have been trained on"):
+        found = evaluate(run)
+    assert sum("images have changed" in remark for remark in found.remarks) == 1
+
+
 def test_changed_images_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -190,7 +213,7 @@ def test_other_conditions_are_warned_about(tmp_path: Path) -> None:
 
 
 def test_minutes_become_images_once(tmp_path: Path) -> None:
-    recipe = tiny(**{"train.minutes": 0.02, "monitor.every": "auto"})
+    recipe = tiny(**{"monitor.every": "auto"}).override({"train.minutes": 0.02})
     with pytest.raises(ectype.errors.Interrupted):
         ectype.train(recipe, out=tmp_path / "run", callbacks=[Stop(5)])
     choices = checkpoint.load_state(RunDir(tmp_path / "run").checkpoint(0))["choices"]
@@ -321,15 +344,26 @@ def test_keep_ships_a_chosen_step(run: RunDir) -> None:
     held = checkpoint.load_tensors(run.checkpoint(10) / "objective.safetensors")
     assert all(torch.equal(value, held[f"autoencoder.{key}"]) for key, value in chosen.items())
     assert any(not torch.equal(value, last[key]) for key, value in chosen.items())
+    assert "of step 10<" in report([run]).read_text()
     with pytest.raises(CheckpointError, match=r"no whole checkpoint of step 11 .* have 0, 10, 20"):
         keep(run, 11)
     keep(run, 20)
 
 
-def test_an_unfinished_run_can_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ectype.errors.Interrupted):
-        ectype.train(tiny(), out=tmp_path / "run", callbacks=[Stop(15)])
-    assert ectype.load(tmp_path / "run").sample(2).shape == (2, 1, 16, 16)
+def test_an_unfinished_run_is_loaded_as_it_is_now_or_as_it_was_chosen(tmp_path: Path) -> None:
+    def shipped() -> int:
+        return checkpoint.load_json(tmp_path / "run" / "model" / "config.json")["step"]
+
+    for step in (5, 15):
+        with pytest.raises(ectype.errors.Interrupted):
+            ectype.train(tiny(), out=tmp_path / "run", callbacks=[Stop(step)])
+        assert ectype.load(tmp_path / "run").sample(2).shape == (2, 1, 16, 16)
+        assert shipped() == step
+    keep(tmp_path / "run", 10)
+    ectype.load(tmp_path / "run")
+    assert shipped() == 10
+    assert ectype.train(tiny(), out=tmp_path / "run").state() == "finished"
+    assert shipped() == 20
 
 
 @pytest.mark.parametrize("damage", ["weights", "config", "kind", "format"])

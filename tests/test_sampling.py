@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 import ectype
-from ectype.errors import DataError, ModelError
+from ectype.errors import DataError, ModelError, RunError
+from ectype.results import keep
 from ectype.sampling import labels_for, sample, slerp, walk
 from ectype.sections import DataInfo
 from ectype.training.rundir import RunDir
@@ -71,6 +73,23 @@ def test_truncated_samples_are_less_varied(run: RunDir) -> None:
     assert spread[0] > spread[1] > spread[2]
 
 
+def test_a_flow_belongs_to_the_weights_that_it_learnt_the_codes_of(tmp_path: Path) -> None:
+    coder = ectype.train(small("vae-fast", **FAST, **{"run.keep_last": 3}), out=tmp_path / "vae")
+    trained: list[list[object]] = []
+
+    def short(name: str, run: Path, words: list[str], **given: object) -> RunDir:
+        trained.append([*words, given["out"]])
+        return RunDir(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ectype.sampling.train", short)
+        for step in (20, 20, 10):
+            keep(coder, step)
+            sample(coder.path, tmp_path / "s.png", n=4, density="flow", device="cpu")
+    assert trained[0] == trained[1] != trained[2]
+    assert trained[0][0] == "run.device=cpu"
+
+
 def test_all_classes_make_one_row_each(run: RunDir, tmp_path: Path) -> None:
     sample(run.path, tmp_path / "all.png", n=30, label="all", device="cpu")
     rows, columns = pixels(tmp_path / "all.png").shape[:2]
@@ -109,9 +128,27 @@ def test_the_way_over_the_sphere_keeps_its_length() -> None:
     assert math.isfinite(float(slerp(torch.zeros(1, 3), torch.ones(1, 3), 0.5).sum()))
 
 
+def test_where_nothing_can_be_written_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none, folder, file = tmp_path / "no run", tmp_path / "d.png", tmp_path / "file"
+    folder.mkdir()
+    file.write_text("mine")
+    with pytest.raises(DataError, match=r"x\.psd' is no kind of picture that is written"):
+        sample(none, tmp_path / "x.psd")
+    with pytest.raises(DataError, match=r"cannot write '.*d\.png' \(it is a folder\)"):
+        sample(none, folder)
+    with pytest.raises(DataError, match=r"'.*file' is a file\): name another place"):
+        sample(none, file / "x.png")
+    with pytest.raises(DataError, match=r"w\.mov' .* should end in \.mp4, \.webp, \.gif or \.png"):
+        walk(none, tmp_path / "w.mov", frames=2000)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ModelError, match=r"w\.mp4' needs av: pip install 'ectype\[video\]'"):
+        walk(none, tmp_path / "w.mp4", frames=2000)
+    with pytest.raises(RunError, match="no run at"):
+        sample(none, tmp_path / "new" / "x.PNG")
+    assert sorted(tmp_path.iterdir()) == [folder, file], "nothing is made before there is something to write"
+
+
 def test_what_cannot_be_done_says_what_can(run: RunDir, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no kind of film: give a name that ends in \.mp4"):
-        walk(run.path, tmp_path / "walk.txt", frames=3, n=1, device="cpu")
     with pytest.raises(ModelError, match="leave --density out"):
         sample(run.path, tmp_path / "x.png", density="gmm", device="cpu")
     plain = ectype.train(small("gan-mlp", **FAST), out=tmp_path / "plain")

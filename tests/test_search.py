@@ -67,14 +67,32 @@ def test_a_trial_that_was_cut_off_ends_first(tmp_path: Path, monkeypatch: pytest
         patch.setattr(searching, "train_all", killed)
         with pytest.raises(KeyboardInterrupt):
             searched(tmp_path / "study", 2)
+    # In a container that is made anew, under another name.
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
     searched(tmp_path / "study", 2)
     assert [row["state"] for row in rows(tmp_path / "study")] == ["complete"] * 2
+
+
+def test_a_trial_that_was_cut_off_before_its_values_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import optuna
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", killed)
+        with pytest.raises(KeyboardInterrupt):
+            searched(tmp_path / "study", 1)
+    searched(tmp_path / "study", 1)
+    assert [row["state"] for row in rows(tmp_path / "study")] == ["fail", "complete"]
 
 
 def test_what_cannot_be_searched_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="one budget for each trial"):
         search("ae", KNOBS, "digits", tmp_path / "a", trials=2)
-    with pytest.raises(RecipeError, match="size: figures of images that are prepared differently"):
+    with pytest.raises(RecipeError, match="size: figures of images that are prepared or split differently"):
         search("ae", knobs_of(["size=8,12"])[0], "digits", tmp_path / "a", trials=2, images="640")
     with pytest.raises(RunError, match="--storage nothing cannot be used"):
         searched(tmp_path / "b", storage="nothing")
@@ -84,6 +102,9 @@ def test_what_cannot_be_searched_is_one_line(tmp_path: Path, monkeypatch: pytest
     assert searched(tmp_path / "c", 1, by="SSIM").figure == "SSIM"
     with pytest.raises(RunError, match="judged by SSIM"):
         searched(tmp_path / "c", 2, by="PSNR")
+    knobs, _ = knobs_of(["likelihood=gaussian,discretised_logistic"])
+    with pytest.raises(RecipeError, match=r"of a probability, those before it by .* of a density|the other way round"):
+        search("vae-mlp", knobs, "digits", tmp_path / "e", trials=4, words=QUICK, images="640")
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RunError, match=r"pip install 'ectype\[search\]'"):
         searched(tmp_path / "d")

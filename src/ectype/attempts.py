@@ -16,6 +16,7 @@ from ectype.diagnose.advice import advised
 from ectype.diagnose.finding import Advice, Finding
 from ectype.errors import EctypeError, Interrupted
 from ectype.measure.evaluation import Evaluation
+from ectype.measure.view import RunView
 from ectype.recipe import Recipe
 from ectype.results import adopt, view
 from ectype.training import checkpoint
@@ -74,29 +75,37 @@ def roll_back(recipe: Recipe, run: RunDir, *how: Any) -> None:
 def fix(recipe: Recipe, run: RunDir, *how: Any) -> None:
     """While something is found in a run that a recipe can change: begin it anew with the gravest finding's advice.
 
+    What is found, and which try is shipped, is decided by validation images: test images choose nothing.
+
     Args:
         recipe: Of the run, which has ended.
         run: Where it is.
         how: Device, world, console and callbacks, as a `Session` takes them, and what the run itself began with.
     """
+    seen: dict[Path, RunView] = {}
+
+    def look(tried: RunDir) -> RunView:
+        if tried.path not in seen:
+            seen[tried.path] = view(tried, split="val")
+        return seen[tried.path]
 
     def decide(current: RunDir, now: Recipe, tried: Sequence[Changes]) -> _Next | None:
-        for finding in _findings(current):
+        for finding in _findings(look(current)):
             for advice in finding.advice:
                 if advice.overrides and advice.overrides not in tried:
                     return _Next(finding.name, advice, None)
         return None
 
     def rank(tried: RunDir) -> tuple[float, ...]:
-        found = _findings(tried)
+        found = _findings(look(tried))
         grave = sum(finding.severity == "serious" for finding in found)
-        return (grave, len(found), -_quality(view(tried).evaluation))
+        return (grave, len(found), -_quality(look(tried).evaluation))
 
     _attempts("fix", recipe, run, decide, rank, *how)
 
 
-def _findings(run: RunDir) -> list[Finding]:
-    return [finding for finding in scan.of_run(view(run)) if finding.severity != "note"]
+def _findings(seen: RunView) -> list[Finding]:
+    return [finding for finding in scan.of_run(seen) if finding.severity != "note"]
 
 
 def _quality(found: Evaluation) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from ectype.apart import stoppable, train_all
+from ectype.data.store import Store
 from ectype.errors import EctypeError, Interrupted, RecipeError, RunError
 from ectype.measure.evaluation import Evaluation
-from ectype.measure.standing import Standing, sentences, standings
+from ectype.measure.standing import Standing, caution, sentences, standings
 from ectype.results import comparison_page, evaluate, open_data
 from ectype.run import resolve
 from ectype.sections import count
@@ -121,6 +123,9 @@ def compare(
         raise RecipeError(f"{', '.join(names)}: compare at least two different recipes.")
     if (images is None) == (minutes is None):
         raise RecipeError("give one budget for all: --images 500k, or --minutes 10.")
+    for word in (*words, *(word for arm in arms for word in arm.words)):
+        if word.partition("=")[0].strip() in ("seed", "train.seed"):
+            raise RecipeError(f"{word}: runs of each arm begin with the seeds 0, 1, …; --seeds says how many.")
     cores = os.cpu_count() or 1
     processes = processes or max(1, cores // 2)
     budget = [f"train.images={images}"] if images is not None else [f"train.minutes={minutes:g}"]
@@ -131,9 +136,11 @@ def compare(
         for seed in range(seeds)
     }
     # Images that cannot be used are said once, before anything is made.
-    for config in {recipe.data.model_dump_json(): recipe.data for _, recipe in recipes.values()}.values():
-        open_data(config, console)
-    _same_plan(place, {name: recipe.plain() for name, (_, recipe) in recipes.items()})
+    configs = {recipe.data.model_dump_json(): recipe.data for _, recipe in recipes.values()}
+    opened = {said: open_data(config, console) for said, config in configs.items()}
+    plan: dict[str, Any] = {name: recipe.plain() for name, (_, recipe) in recipes.items()}
+    _same_plan(place, {"runs": plan, "images": sorted({prepared.fingerprint for prepared, _ in opened.values()})})
+    held = {said: _held_out(store) for said, (_, store) in opened.items()}
 
     def say(text: str) -> None:
         if console is not None:
@@ -158,12 +165,12 @@ def compare(
                 failed[name] = str(error)
     if not any(runs.values()):
         raise RunError(f"no run came to its end: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
-    unlike = _unlike(found, runs)
+    unlike = _unlike(found, runs, held)
     standing = standings(found, alike=not unlike)
     said = [_premise(found, runs, budget[0], seeds), *unlike, *sentences(standing, names)]
+    said += [caution(standing)] if not unlike else []
     said += [f"{name} has no figures: {why}" for name, why in failed.items()]
-    shown = {arm: some[0] for arm, some in runs.items() if some}
-    page = comparison_page(shown, standing, said, out=place / "comparison.html", command=command)
+    page = comparison_page(runs, standing, said, out=place / "comparison.html", command=command)
     return Comparison(place, runs, failed, standing, said, page)
 
 
@@ -177,7 +184,8 @@ def _same_plan(place: Path, plan: Mapping[str, Any]) -> None:
     if file.is_file():
         if file.read_text(encoding="utf-8") != text:
             raise RunError(
-                f"'{place}' holds another comparison: give another --out, or repeat the command it was made by."
+                f"'{place}' holds another comparison, or its images have changed: give another --out, or repeat the "
+                "command it was made by."
             )
         return
     if place.exists() and any(place.iterdir()):
@@ -192,13 +200,23 @@ def in_words(budget: str) -> str:
     return f"{count(value):,} images" if key == "train.images" else f"{value} minutes"
 
 
-def _unlike(found: Mapping[str, Sequence[Evaluation]], runs: Mapping[str, Sequence[RunDir]]) -> list[str]:
-    """Nothing where all arms see the same images; else a sentence on why their figures are not weighed."""
+def _held_out(store: Store) -> str:
+    """Which images are held out, in so many words that other ones have others."""
+    names = store.split("test").names
+    digest = hashlib.blake2b("\0".join(names).encode("utf-8", "surrogateescape"), digest_size=3).hexdigest()
+    return f"{len(names):,} test images, set {digest}"
+
+
+def _unlike(
+    found: Mapping[str, Sequence[Evaluation]], runs: Mapping[str, Sequence[RunDir]], held: Mapping[str, str]
+) -> list[str]:
+    """Nothing where all arms are judged on the same images; else a sentence on why their figures are not weighed."""
     seen: dict[tuple[str, ...], list[str]] = {}
     for arm, some in found.items():
         for one, run in zip(some, runs[arm], strict=True):
             words = [f"{name}={value}" for name, value in run.recipe.data.prepared.items()]
-            seen.setdefault((f"{one.image_numbers:,} numbers each", *words), []).append(arm)
+            tested = held[run.recipe.data.model_dump_json()]
+            seen.setdefault((f"{one.image_numbers:,} numbers each", *words, tested), []).append(arm)
     if len(seen) < 2:
         return []
     common = set.intersection(*map(set, seen))
@@ -220,8 +238,15 @@ def _premise(
     stopped = f" Stopped before that: {', '.join(early)}." if early else ""
     anew = dict.fromkeys(name for name, run in every if run.summary().get("attempts"))
     stopped += f" Begun anew after it failed, with as much again each time: {', '.join(anew)}." if anew else ""
+    ended = {name: len(some) for name, some in runs.items() if some}
+    uneven = set(ended.values()) != {seeds}
     how = (
-        f"{seeds} seeds each; intervals are over seeds, 95%."
+        f"{', '.join(f'{name}: {n}' for name, n in ended.items())} of {seeds} seeds"
+        if uneven
+        else f"{seeds} seeds each"
+    )
+    how = (
+        f"{how}; intervals are over seeds, 95%."
         if seeds > 1
         else "One seed each: intervals are over test images, 95%, and say nothing of other seeds."
     )

@@ -78,7 +78,21 @@ class Recipe(Section):
         Raises:
             RecipeError: An unknown or ambiguous key, or a value its key does not admit.
         """
-        return _validate(Recipe, _changed(self, changes))
+        return _validate(Recipe, _one_budget(_changed(self, changes), changes))
+
+
+def _one_budget(plain: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A budget in images that is given takes the place of one in time, which would count else."""
+    named = {_find(plain, key) for key in changes}
+    images, minutes = (("train", key) in named for key in ("images", "minutes"))
+    if images and minutes and plain["train"]["minutes"] is not None:
+        raise RecipeError(
+            f"two budgets, train.images={plain['train']['images']} and train.minutes={plain['train']['minutes']}: "
+            "leave one out."
+        )
+    if images and not minutes:
+        plain["train"]["minutes"] = None
+    return plain
 
 
 def _changed(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:

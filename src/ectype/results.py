@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +22,16 @@ from ectype.data.preview import save_grid
 from ectype.data.store import Images, Store, open_store
 from ectype.diagnose import scan
 from ectype.diagnose.finding import Finding
-from ectype.errors import CheckpointError, DataError, ModelError, RecipeError, RunError, did_you_mean
+from ectype.errors import (
+    CheckpointError,
+    DataError,
+    EctypeWarning,
+    ModelError,
+    RecipeError,
+    RunError,
+    TrainingError,
+    did_you_mean,
+)
 from ectype.measure.evaluate import evaluate as measure
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.features import Source, choose_extractors
@@ -56,7 +67,7 @@ __all__ = [
     "view",
 ]
 
-FIGURES = 4
+FIGURES = 5
 """Of what is measured: stored figures of another version are measured anew."""
 CODES = 10_000
 """Images whose codes a density is fitted on, at most."""
@@ -75,10 +86,17 @@ def open_data(config: DataConfig, console: Console | None = None) -> tuple[Prepa
 def keep(run: RunDir | str | Path, step: int, *, store: Store | None = None) -> None:
     """Ship the weights of a checkpoint as the run's model, and fit its densities where it needs them.
 
+    A run that has not ended ships them until it does.
+
     Raises:
         CheckpointError: No such checkpoint, or it is damaged.
     """
     run = run if isinstance(run, RunDir) else RunDir.existing(run)
+    _ship(run, step, store)
+    run.amend_summary({"shipped_step": step, "shipped_attempt": 0})
+
+
+def _ship(run: RunDir, step: int, store: Store | None = None) -> None:
     place = run.checkpoint(step)
     if not checkpoint.verify(place):
         have = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.places(run.checkpoints))
@@ -95,8 +113,6 @@ def keep(run: RunDir | str | Path, step: int, *, store: Store | None = None) -> 
         assert isinstance(objective, Objective)
         weights = objective.model.state_dict()
     ship(run.model, recipe, store.info, weights, step=state["step"], seen=state["seen"])
-    if run.summary().get("shipped_attempt"):
-        run.amend_summary({"shipped_attempt": 0})
     model = load_model(run.model)
     if isinstance(model, DrawsCodes) and len(store.split("train")) > 1:
         # Where codes were trained towards a prior, a mixture beside it shows what the prior misses of them.
@@ -113,7 +129,7 @@ def adopt(run: RunDir, attempt: RunDir) -> None:
 
 
 def evaluate(
-    run: RunDir, source: str | None = None, *, device: str = "auto", likelihood: int | None = None
+    run: RunDir, source: str | None = None, *, device: str | None = None, likelihood: int | None = None
 ) -> Evaluation:
     """Measure a run's model on images that it never saw: its own held-out ones, or another source's.
 
@@ -122,7 +138,7 @@ def evaluate(
     Args:
         run: That has a model.
         source: Other images than the run's own; where they lie in folders such as `train` and `test`, those held out.
-        device: See `choose_device`.
+        device: See `choose_device`; None for the one that the run was meant for, where there is such a one.
         likelihood: k of the importance-weighted bound, then of all test images; None for a quick one of some.
 
     Raises:
@@ -132,13 +148,13 @@ def evaluate(
     return view(run, source, device, likelihood).evaluation
 
 
-def diagnose(what: str, overrides: Sequence[str] = (), *, device: str = "auto") -> list[Finding]:
+def diagnose(what: str, overrides: Sequence[str] = (), *, device: str | None = None) -> list[Finding]:
     """What is off with a run and its images, or with images alone; empty where nothing is.
 
     Args:
         what: A run's directory, or any source of images.
         overrides: `key=value` of how images are prepared, where images alone are meant.
-        device: See `choose_device`.
+        device: As `evaluate` takes it.
 
     Raises:
         RunError: A run without a model.
@@ -185,20 +201,20 @@ def report(runs: Sequence[RunDir], out: Path | None = None) -> Path:
 
 
 def comparison_page(
-    runs: Mapping[str, RunDir], found: Sequence[Standing], said: Sequence[str], *, out: Path, command: str
+    runs: Mapping[str, Sequence[RunDir]], found: Sequence[Standing], said: Sequence[str], *, out: Path, command: str
 ) -> Path:
-    """Write one page about runs that were made to be compared, one of each arm: what the figures say, then each run."""
+    """Write one page about runs that were made to be compared: what the figures say, then the first run of each arm."""
     from ectype.report.beside import beside
     from ectype.report.frontier import frontier
     from ectype.report.page import write_report
 
-    views = {arm: view(run) for arm, run in runs.items()}
+    views = {arm: view(some[0]) for arm, some in runs.items() if some}
     return write_report(
         out,
         list(views.values()),
         standings=found,
         said=said,
-        charts=frontier(views, found),
+        charts=frontier(runs, found),
         pictures=beside(views),
         command=command,
     )
@@ -207,17 +223,19 @@ def comparison_page(
 def view(
     run: RunDir,
     source: str | None = None,
-    device: str = "auto",
+    device: str | None = None,
     likelihood: int | None = None,
     *,
     split: Literal["val", "test"] = "test",
 ) -> RunView:
     """A run's model, images and figures, measured if they were not yet. Raises as `evaluate` does."""
-    model, recipe = load(run.path, device=device), run.recipe
+    recipe = run.recipe
+    model = load(run.path, device=device or _usual(recipe))
     here = next(model.parameters()).device
     prepared, store = open_data(recipe.data)
     config = recipe.data if source is None else other_source(recipe.data, source, store.info)
-    own, asked = config is recipe.data and split == "test", store
+    own_images = config is recipe.data
+    own, asked = own_images and split == "test", store
     if config is not recipe.data:
         asked = open_data(config)[1]
         _check_partners(store.info, asked.info, str(source))
@@ -228,6 +246,7 @@ def view(
     )
     if len(test) == 0:
         raise DataError(f"no {split} images to measure on: raise data.split.{split}.")
+    moved = own_images and (before := _trained_on(run)) is not None and before != prepared.fingerprint
     # What the figures depend on: these weights and these images.
     key = [FIGURES, checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
     kept = None
@@ -243,10 +262,31 @@ def view(
     evaluation = kept or measure(
         model, train, test, recipe=recipe, device=here, likelihood_samples=likelihood, extractors=extractors
     )
+    if moved:
+        what = "the images have changed since this run was trained: what is held out now may have been trained on"
+        warnings.warn(f"'{run.path}': {what}.", EctypeWarning, stacklevel=2)
+        if what not in evaluation.remarks:
+            evaluation = replace(evaluation, remarks=[what, *evaluation.remarks])
     if own and kept is None:
         held = {"key": key, "likelihood": likelihood, "evaluation": json.loads(evaluation.to_json())}
         run.evaluation_file.write_text(json.dumps(held, indent=1, ensure_ascii=False))
     return RunView(run, model, train, test, evaluation)
+
+
+def _usual(recipe: Recipe) -> str:
+    """The device that a run was meant for; any where there is none of that name."""
+    with suppress(TrainingError):
+        choose_device(recipe.run.device)
+        return recipe.run.device
+    return "auto"
+
+
+def _trained_on(run: RunDir) -> str | None:
+    """The fingerprint of the images that a run was trained on; None where no checkpoint is left that says so."""
+    for place in reversed(checkpoint.places(run.shipped.checkpoints)):
+        with suppress(CheckpointError):
+            return checkpoint.load_state(place).get("fingerprint")
+    return None
 
 
 def _judged(other: Store, own: DataInfo) -> Images:
@@ -309,13 +349,23 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
     place = located(path)
     if not (place / "config.json").is_file():
         run = RunDir.existing(place)
-        if not (run.model / "config.json").is_file():
-            newest = checkpoint.latest(run.checkpoints)
-            if newest is None or checkpoint.step_of(newest) == 0:
-                raise RunError(f"'{place}' has no model yet: it was stopped before its first check; resume it first.")
-            keep(run, checkpoint.step_of(newest))
+        _ship_newest(run)
         place = run.model
     return load_model(place, choose_device(device))
+
+
+def _ship_newest(run: RunDir) -> None:
+    """Ship the newest checkpoint of a run that has not ended, unless a user has chosen one."""
+    shipped = run.model / "config.json"
+    if shipped.is_file() and (run.trained or "shipped_step" in run.summary()):
+        return
+    newest = checkpoint.latest(run.checkpoints)
+    step = None if newest is None else checkpoint.step_of(newest)
+    if shipped.is_file() and (step is None or step == checkpoint.load_json(shipped)["step"]):
+        return
+    if not step:
+        raise RunError(f"'{run.path}' has no model yet: it was stopped before its first check; resume it first.")
+    _ship(run, step)
 
 
 def recipe_of(path: str | Path) -> Recipe:

@@ -109,7 +109,10 @@ def train(
         lock = run.locked() if world.first else nullcontext()
         with lock, numerics(found):
             try:
-                Session(found, run, device, world, console).go(callbacks, start)
+                session = Session(found, run, device, world, console)
+                if fix:
+                    session.store.split("val")  # by which it is decided: said before anything is trained
+                session.go(callbacks, start)
                 if found.monitor.on_collapse == "rollback":
                     roll_back(found, run, device, world, console, callbacks, start)
                 if fix:
@@ -144,11 +147,14 @@ def _place(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> 
             _same(run, recipe)
         return run.path
     if resume:
-        for run in reversed(find_runs(root)):
-            # A neighbour that cannot be read, cut short or made by another version, is none of this one's business.
-            with suppress(RecipeError):
-                if not run.ended and not differences(run.recipe, recipe):
-                    return run.path
+        begun = list(reversed(find_runs(root)))
+        # A command's last act is the report: what was trained and has none was cut off while it was looked at.
+        for left in ([run for run in begun if not run.ended], [run for run in begun if not run.report.is_file()]):
+            for run in left:
+                # A neighbour that cannot be read, cut short or made by another version, is none of this one's business.
+                with suppress(RecipeError):
+                    if not differences(run.recipe, recipe):
+                        return run.path
         raise RunError(f"no unfinished run of this recipe and data in '{root}': leave --resume out to start one.")
     return numbered(root, recipe.about.name)
 

@@ -13,13 +13,15 @@ from rich.console import Console
 from torch import Tensor
 
 from ectype.data.preview import contact_sheet, save_grid, writable
-from ectype.data.video import save_film
+from ectype.data.video import FILMS, save_film
 from ectype.errors import ModelError, did_you_mean
+from ectype.extras import needed
 from ectype.models.base import DrawsLabels, DrawsLatents, Samples, Solves, conditional, evaluating
 from ectype.models.densities import DENSITIES
 from ectype.results import density_of, load
 from ectype.run import train
 from ectype.sections import DataInfo
+from ectype.training import checkpoint
 from ectype.training.rundir import RunDir
 from ectype.training.shipped import DrawsCodes
 from ectype.training.watch import to_uint8
@@ -69,10 +71,16 @@ FLOW = "flow"
 """The density that is a run of its own, beside the model whose codes it learns."""
 
 
-def flow_of(run: Path, console: Console | None = None) -> Path:
-    """The run of a flow on the codes of a run's model, which is trained where there is none yet, or goes on."""
-    place = RunDir.existing(run).path / FLOW
-    return train(FLOW, run, out=place, console=console).path
+def flow_of(run: Path, console: Console | None = None, device: str = "auto") -> Path:
+    """The run of a flow on the codes of a run's model, which is trained where there is none yet, or goes on.
+
+    It belongs to these weights: where others are shipped, it is another.
+    """
+    trained = RunDir.existing(run)
+    load(run, device="cpu")  # of a run that has not ended, its newest weights
+    weights = checkpoint.load_json(trained.model / checkpoint.MANIFEST)["model.safetensors"]
+    place = trained.path / f"{FLOW}-{weights[:8]}"
+    return train(FLOW, run, [f"run.device={device}"], out=place, console=console).path
 
 
 class _Drawn:
@@ -84,7 +92,7 @@ class _Drawn:
         if density is not None and density not in (*DENSITIES, FLOW):
             raise ModelError(f"no density '{density}'; {did_you_mean(density, (*DENSITIES, FLOW))}")
         if density == FLOW:
-            run, density = flow_of(run, console), None
+            run, density = flow_of(run, console, device), None
         self.run = run
         self.model = load(run, device=device)
         able(self.model, Samples, run, "sample")
@@ -172,6 +180,7 @@ def sample(
         ModelError: The model cannot sample, or has no such density or class.
         DataError: The picture cannot be written.
     """
+    writable(out)
     drawn = _Drawn(run, density, label, device, way, console)
     run = drawn.run
     generator = torch.Generator().manual_seed(seed)
@@ -188,7 +197,6 @@ def sample(
         # One row for each class, where that comes out even.
         kinds = len(labels.unique()) if labels is not None and label is not None else 1
         columns = n // kinds if kinds > 1 and n % kinds == 0 else None
-    writable(out)
     save_grid(to_uint8(images), out, columns=columns)
     of = f" of {label}" if label is not None else ""
     cut = f", noise cut off at ±{truncation:g}" if truncation is not None else ""
@@ -228,9 +236,12 @@ def walk(
         console: Where a density that must first be trained says so.
 
     Raises:
-        ModelError: See `sample`.
+        ModelError: See `sample`; or .mp4 without PyAV.
         DataError: See `save_film`.
     """
+    writable(out, *FILMS)
+    if out.suffix.lower() == ".mp4":
+        needed("av", "video", f"'{out}'")
     drawn = _Drawn(run, density, label, device, way, console)
     n, generator = min(n, WALKS), torch.Generator().manual_seed(seed)
     stops = max(2, round(frames / STOP))

@@ -162,11 +162,11 @@ def search(
     seen = set()
     for which in range(max(len(knob.ends) for knob in knobs)):
         end = made({knob.key: knob.ends[min(which, len(knob.ends) - 1)] for knob in knobs}).data
-        seen.add((end.size, end.channels, *end.prepared.values()))
+        seen.add((end.size, end.channels, end.min_size, end.split.model_dump_json(), *end.prepared.values()))
     if len(seen) > 1:
         raise RecipeError(
-            f"{', '.join(knob.key for knob in knobs)}: figures of images that are prepared differently cannot be "
-            "weighed; fix size, channels, resize, background and binarise, and search what is left."
+            f"{', '.join(knob.key for knob in knobs)}: figures of images that are prepared or split differently cannot "
+            "be weighed; fix size, channels, min_size, split, resize, background and binarise, and search what is left."
         )
     open_data(made({knob.key: knob.ends[0] for knob in knobs}).data, console)
     study = _study(place, storage, recipe)
@@ -175,7 +175,7 @@ def search(
     if by is not None and judged_by not in (None, by):
         raise RunError(f"--by {by}: trials there were judged by {judged_by}; leave it out, or give another --out.")
     with stoppable():
-        _go_on(study, place, processes, trials, knobs, made, by, say)
+        _go_on(study, place, processes, trials, knobs, made, by, say, alone=storage is None)
         judged = _judged(study)
         if not judged:
             raise RunError(f"no trial came to its end: see the .log files in '{place}'.")
@@ -185,7 +185,9 @@ def search(
     figure = study.user_attrs["figure"]
     said = _sentences(study, judged, figure, budget)
     _table(study, place / "trials.csv", knobs, figure)
-    page = comparison_page(runs, standings(found), said, out=place / "study.html", command=command)
+    page = comparison_page(
+        {told: [run] for told, run in runs.items()}, standings(found), said, out=place / "study.html", command=command
+    )
     return Search(figure, judged[0].params, said, page)
 
 
@@ -214,15 +216,22 @@ def _go_on(
     made: Callable[[Mapping[str, str]], Recipe],
     by: str | None,
     say: Callable[[str], None],
+    *,
+    alone: bool,
 ) -> None:
-    """Trials until there are enough, those that were cut off here first."""
+    """Trials until there are enough, those that were cut off here first; `alone`: all are of this place."""
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
-    # Of several machines with one storage, each goes on with its own.
+    # Of several machines with one storage, each goes on with its own; a container has another name at each start.
     here = f"{socket.gethostname()}:{place.resolve()}"
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    waiting = [(t.number, t.user_attrs["words"]) for t in running if t.user_attrs.get("here") == here]
+    waiting = []
+    for trial in running:
+        if alone and "words" not in trial.user_attrs:  # killed before it was told what to try
+            study.tell(trial.number, state=TrialState.FAIL)
+        elif alone or trial.user_attrs.get("here") == here:
+            waiting.append((trial.number, trial.user_attrs["words"]))
     while True:
         done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         others = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))) - len(waiting)
@@ -256,7 +265,15 @@ def _go_on(
                 if len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,))) >= max(3, trials):
                     raise RunError(f"trial after trial fails, the last with: {error}") from None
                 continue
+            same, before = [figure.name, figure.among], study.user_attrs.get("same")
+            if before not in (None, same):
+                raise RecipeError(
+                    f"{name} is judged by {' of a '.join(filter(None, same))}, those before it by "
+                    f"{' of a '.join(filter(None, before))}, and these cannot be weighed: give --by a figure that "
+                    "all have, or do not search what makes the difference."
+                )
             sign = -1.0 if figure.better == "higher" else 1.0
+            study.set_user_attr("same", same)
             study.set_user_attr("figure", figure.name)
             study.set_user_attr("sign", sign)
             study.tell(which, sign * figure.value if math.isfinite(figure.value) else math.inf)

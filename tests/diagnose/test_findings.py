@@ -17,12 +17,13 @@ import ectype.diagnose
 from ectype import results
 from ectype.diagnose import blurred, critic, hard_codes, memorised, modes, overfit, scan, small_latent
 from ectype.diagnose.advice import advised, game
-from ectype.diagnose.finding import Finding
+from ectype.diagnose.finding import Advice, Finding
 from ectype.measure.evaluation import Figure
 from ectype.measure.generation import RECONSTRUCTIONS
 from ectype.measure.variety import DETAIL
 from ectype.measure.view import RunView
 from ectype.recipe import load_recipe
+from ectype.sections import DataInfo
 from ectype.training.rundir import RunDir
 from tests.conformance.small import small
 
@@ -119,7 +120,9 @@ def test_a_run_says_early_that_its_outputs_are_alike(tmp_path: Path) -> None:
         said.clear()
         recipe = load_recipe("vae-mlp").override({**words, "objective.beta": beta})
         ectype.train(recipe, out=tmp_path / f"{beta}", console=Listening())
-        assert sum("reconstructions of different images are alike" in line for line in said) == (beta > 1)
+        warned = [line for line in said if "reconstructions of different images are alike" in line]
+        assert len(warned) == (beta > 1)
+        assert all("a smaller objective.beta or a longer objective.warmup" in line for line in warned)
 
 
 def test_lost_modes_and_copies_are_told_with_what_cures_them(
@@ -216,6 +219,19 @@ def test_advice_for_a_game_of_codes_is_for_its_inner_rules() -> None:
     assert found[0].overrides["objective.inner.adversary.loss"] == "relativistic"
     for advice in found:
         assert recipe.override(advice.overrides) != recipe
+    assert not any("augment" in key for advice in found for key in advice.overrides), "codes are no pictures"
+
+
+def test_advice_that_cannot_be_built_here_is_not_given(healthy: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("ae")
+    blurred_by = {"objective.loss": {"l1": 1.0, "perceptual": 0.1}}
+    finding = Finding("blur", "warning", "", [], [Advice("a perceptual term", "", blurred_by)], {})
+    info = DataInfo(3, (32, 32))
+    assert scan._useful([finding], recipe, info)[0].advice
+    scored = recipe.override({"likelihood": "discretised_logistic"})
+    assert not scan._useful([finding], scored, info)[0].advice
+    monkeypatch.setattr("ectype.losses.features.find_weights", lambda *_: None)
+    assert not scan._useful([finding], recipe, info)[0].advice
 
 
 def test_blur_is_told_by_its_interval(healthy: RunView) -> None:

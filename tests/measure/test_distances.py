@@ -25,8 +25,6 @@ from ectype.measure.distances import (
     sliced_wasserstein,
 )
 from ectype.measure.fld import feature_likelihood_divergence
-from ectype.measure.intervals import jackknife
-from ectype.measure.reconstruction import interval
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -235,7 +233,7 @@ def test_sliced_wasserstein_refuses_images_without_patches():
 
 
 def divergence(train: torch.Tensor, test: torch.Tensor, fake: torch.Tensor) -> float:
-    return float(feature_likelihood_divergence(train, test, fake, generator=seeded(5)).mean())
+    return float(feature_likelihood_divergence(train, test, fake, generator=seeded(5)).value)
 
 
 def test_likelihood_of_the_mixture_is_its_formula():
@@ -244,7 +242,7 @@ def test_likelihood_of_the_mixture_is_its_formula():
     squared = ((test[:, None] - centres[None]) ** 2).sum(2).numpy()
     terms = -squared / (2 * np.exp(log_variances)) - 1.5 * (np.log(2 * np.pi) + log_variances)
     expected = -(logsumexp(terms, axis=1) - np.log(4)).mean() / 3
-    assert float(fld._mixture_losses(centres, train, test).mean()) == pytest.approx(expected)
+    assert float(fld._mixture_losses(centres, train, test)[0].mean()) == pytest.approx(expected)
 
 
 def test_fitted_variance_is_where_the_likelihood_is_highest():
@@ -284,18 +282,30 @@ def test_half_of_the_training_set_is_the_baseline():
     order = torch.randperm(60, generator=generator)
     shift, scale = test.double().mean(0), test.double().std(0)
     real, held_out, made = ((x.double() - shift) / scale for x in (train, test, fake))
-    half = fld._mixture_losses(real[order[:30]], real[order[30:]], held_out)
+    half, _ = fld._mixture_losses(real[order[:30]], real[order[30:]], held_out)
     found = feature_likelihood_divergence(train, test, fake, generator=seeded(5))
-    torch.testing.assert_close(found, 100 * (fld._mixture_losses(made, real, held_out) - half))
+    torch.testing.assert_close(found.each, 100 * (fld._mixture_losses(made, real, held_out)[0] - half))
 
 
-def test_the_interval_given_the_fit_is_about_that_of_fits_anew():
-    train, test, fake = (features(400, 8, seed) for seed in (1, 2, 3))
-    found = feature_likelihood_divergence(train, test, fake[:200] + 0.5, generator=seeded(5))
-    low, high = interval(found)
-    anew = jackknife(lambda some: divergence(train, some, fake[:200] + 0.5), [test], groups=20)
-    assert low < float(found.mean()) < high
-    assert high - low == pytest.approx(anew.high - anew.low, rel=0.5)
+def test_leaving_centres_out_is_computed_without_them():
+    train, test, fake = (features(60, 5, seed).double() for seed in (1, 2, 3))
+    _, without = fld._mixture_losses(fake, train, test)
+    variances, fewer = fld._fit_variances(fake, train), torch.arange(60) >= 3
+    logs = fld._log_densities(fld._squared(test, fake), variances, 5)[:, fewer].logsumexp(1)
+    torch.testing.assert_close(without[0], ((math.log(57) - logs) / 5).mean())
+
+
+def test_the_error_of_the_divergence_is_how_far_other_draws_move_it():
+    train = features(400, 8, 1)
+    draws = [
+        feature_likelihood_divergence(train, features(300, 8, 2 + i), features(300, 8, 100 + i), generator=seeded(5))
+        for i in range(24)
+    ]
+    moved = float(torch.tensor([each.value for each in draws]).std())
+    said = sum(each.error for each in draws) / len(draws)
+    of_images = float(draws[0].each.std()) / 300**0.5
+    assert said == pytest.approx(moved, rel=0.4)
+    assert said > 1.2 * of_images
 
 
 def test_training_features_in_several_steps_fit_about_the_same(monkeypatch):

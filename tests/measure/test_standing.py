@@ -5,18 +5,21 @@ import pytest
 from scipy import stats
 
 from ectype.measure.evaluation import Evaluation, Figure
-from ectype.measure.standing import sentences, standings
+from ectype.measure.standing import caution, sentences, standings
 
 
 def judged(**values: tuple[float, float, float]) -> Evaluation:
     """An evaluation of figures that are better when higher: name → value and its interval."""
-    figures = [
-        Figure(name, value, "g", low=low, high=high, better="higher") for name, (value, low, high) in values.items()
-    ]
+    return of(
+        [Figure(name, value, "g", low=low, high=high, better="higher") for name, (value, low, high) in values.items()]
+    )
+
+
+def of(figures: list[Figure]) -> Evaluation:
     return Evaluation("none", 1, 1, None, 10, 10, 0, [*figures, Figure("size", 3.0, "g")], {}, {}, [])
 
 
-def test_one_seed_each_is_told_apart_where_intervals_do_not_meet() -> None:
+def test_one_seed_each_is_told_apart_by_intervals_over_test_images() -> None:
     found = standings(
         {
             "a": [judged(near=(2, 1, 3), far=(9, 8, 10))],
@@ -28,17 +31,17 @@ def test_one_seed_each_is_told_apart_where_intervals_do_not_meet() -> None:
     assert [standing.name for standing in found] == ["near", "far"], "what is better neither way does not stand"
     assert near.apart("a", "b") is None
     assert near.clear is None
-    assert far.apart("a", "b") == (2, 6)
+    assert far.apart("a", "b") == pytest.approx((4 - 2**0.5, 4 + 2**0.5))
     assert far.clear == "a"
     assert set(far.values) == {"a", "b"}
     said = sentences(found, ["a", "b", "c"])
     assert said == [
         "near: a, b and c cannot be told apart.",
-        "far: a (9) is better than b (5, by 2 to 6). c has no such figure.",
+        "far: a (9) is better than b (5, by 2.586 to 5.414). c has no such figure.",
     ]
 
 
-def test_several_seeds_are_told_apart_by_welch() -> None:
+def test_several_seeds_are_told_apart_as_by_welch_but_all_pairs_at_once() -> None:
     rng = np.random.default_rng(0)
     one, other = (rng.normal(mean, 1, 5) for mean in (10, 4))
     level = one[::-1] - 0.1
@@ -47,8 +50,14 @@ def test_several_seeds_are_told_apart_by_welch() -> None:
         for name, values in (("one", one), ("other", other), ("level", level))
     }
     (standing,) = standings(arms)
-    expected = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    assert standing.apart("one", "other") == pytest.approx((expected.low, expected.high))
+    welch = stats.ttest_ind(one, other, equal_var=False)
+    pair = standings({name: arms[name] for name in ("one", "other")})[0]
+    alone = welch.confidence_interval(0.95)
+    assert pair.apart("one", "other") == pytest.approx((alone.low, alone.high))
+    error = np.sqrt(one.var(ddof=1) / 5 + other.var(ddof=1) / 5)
+    wide = stats.studentized_range.ppf(0.95, 3, np.floor(4 * welch.df) / 4) / 2**0.5 * error
+    apart = one.mean() - other.mean()
+    assert standing.apart("one", "other") == pytest.approx((apart - wide, apart + wide))
     assert standing.apart("one", "level") is None
     value = standing.values["one"]
     assert (value.low, value.high) == pytest.approx(stats.t.interval(0.95, 4, one.mean(), stats.sem(one)))
@@ -58,19 +67,50 @@ def test_several_seeds_are_told_apart_by_welch() -> None:
 
 
 def test_nothing_is_claimed_of_equals_about_as_often_as_promised() -> None:
-    """The rate of false claims between two arms that are alike is at most one in twenty, but for chance."""
+    """Pages that claim anything of arms that are alike are at most one in twenty, but for chance, however many arms."""
     rng = np.random.default_rng(1)
-    claims = 0
-    for _ in range(400):
-        arms = {name: [judged(x=(float(v), v, v)) for v in rng.normal(0, 1, 3)] for name in "ab"}
-        claims += standings(arms)[0].apart("a", "b") is not None
-    assert claims / 400 < 0.08
+    for names, seeds in (("ab", 3), ("abcdef", 5), ("abcd", 1)):
+        claims = 0
+        for _ in range(300):
+            arms = {name: [judged(x=(float(v), v - 1.96, v + 1.96)) for v in rng.normal(0, 1, seeds)] for name in names}
+            claims += "better" in sentences(standings(arms), list(names))[0]
+        assert claims / 300 < 0.085, names
 
 
 def test_alike_seeds_and_missing_ones() -> None:
     arms = {"a": [judged(x=(1, 1, 1))] * 3, "b": [judged(x=(2, 2, 2))] * 3, "c": []}
     (standing,) = standings(arms)
-    assert standing.apart("b", "a") == (1, 1)
-    assert sentences([standing], ["a", "b", "c"]) == ["x: b (2) is better than a (1, by 1). c has no such figure."]
+    assert standing.apart("b", "a") is None, "seeds that agree by chance do not say how far they vary"
+    assert sentences([standing], ["a", "b", "c"]) == ["x: a and b cannot be told apart. c has no such figure."]
     uneven = {"a": [judged(x=(1, 0, 2)), judged(y=(1, 0, 2))], "b": [judged(x=(1, 0, 2))]}
     assert list(standings(uneven)[0].values) == ["b"], "a mean over some of the seeds is not that of all"
+
+
+def test_one_seed_is_not_weighed_against_several() -> None:
+    arms = {"a": [judged(x=(30, 29.9, 30.1))], "b": [judged(x=(v, v - 0.1, v + 0.1)) for v in (29.0, 29.1, 29.2)]}
+    assert standings(arms)[0].apart("a", "b") is None
+
+
+def test_figures_of_one_name_are_weighed_among_their_kind_only() -> None:
+    kinds = {
+        arm: [of([Figure("log p", value, "g", low=value - 1, high=value + 1, better="higher", among=kind)])]
+        for arm, value, kind in (("a", 400.0, "density"), ("b", -1000.0, "probability"), ("c", 300.0, "density"))
+    }
+    (mixed,) = standings(kinds)
+    assert (mixed.alike, mixed.clear, sentences([mixed], list(kinds))) == (False, None, [])
+    (alike,) = standings({arm: kinds[arm] for arm in "ac"})
+    assert alike.clear == "a"
+
+
+def test_what_stands_beside_is_that_of_all_arms() -> None:
+    arms = {
+        str(k): [of([Figure("PSNR", 20.0, "g", better="higher", beside={"mean image": 9.0, f"PCA of {k}": 10.0 + k})])]
+        for k in (2, 8)
+    }
+    assert standings(arms)[0].beside == {"mean image": 9.0, "PCA of 2": 12.0, "PCA of 8": 18.0}
+
+
+def test_how_often_sentences_err_is_said() -> None:
+    arms = {name: [judged(x=(1, 0, 2), y=(1, 0, 2))] for name in "ab"}
+    assert "there are 2 figures, so that chance alone makes up to 0.1 of them" in caution(standings(arms))
+    assert caution(standings({"a": arms["a"]})) == ""

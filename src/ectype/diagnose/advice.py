@@ -61,7 +61,7 @@ def advised(recipe: Recipe, verdict: str, channels: int | None = None) -> list[A
     settled = rules.loss == "relativistic" and rules.penalty.r1 > 0 and rules.penalty.r2 > 0
     open_to: list[tuple[bool, Advice]] = [
         (not settled, relativistic),
-        (not rules.augment.policy, augment),
+        (not rules.augment.policy and above == "objective", augment),  # codes can be neither moved nor recoloured
         (rules.pack == 1 and recipe.train.batch % 2 == 0, pack),
         (rules.loss != "wasserstein" and rules.penalty.gradient == 0, wasserstein),
     ]

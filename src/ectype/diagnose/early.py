@@ -45,8 +45,10 @@ class EarlyWarning(Callback):
         figure = found.figure()
         self.seen = self.seen + 1 if figure is not None and figure.value < ALIKE else 0
         if self.seen == CERTAIN and figure is not None:
+            objective = trainer.recipe.objective
+            known = {"beta": "a smaller objective.beta", "warmup": "a longer objective.warmup"}
+            helps = [*(words for key, words in known.items() if hasattr(objective, key)), "a lower optimizer.lr"]
             self.say(
                 f"warning: reconstructions of different images are alike (they vary {figure.value:.0%} as much): the "
-                "code is not used. A smaller objective.beta, a longer objective.warmup or a lower optimizer.lr helps; "
-                "at the end `ectype diagnose` says which."
+                f"code is not used. What helps: {' or '.join(helps)}; at the end `ectype diagnose` says more."
             )

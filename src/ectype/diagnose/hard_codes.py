@@ -25,6 +25,11 @@ def of_run(view: RunView) -> Finding | None:
     times = (figure.value - floor) / max(back - floor, floor)
     if times < HARD:
         return None
+    far = (
+        f"{times:.0f} times as far from real images as reconstructions are, above what real images are from each other"
+    )
+    if back - floor < floor:
+        far = f"farther from real images than those from each other by {times:.0f} times that, reconstructions are not"
     evidence = [
         Evidence(f"{figure.name} of samples", figure.value),
         Evidence(f"{figure.name} of reconstructions", back),
@@ -35,8 +40,7 @@ def of_run(view: RunView) -> Finding | None:
         # What is done about it costs reconstructions, or needs nothing but another density: a run is not begun anew for
         # a little of it, nor where nobody asked codes to be drawn from a prior.
         "warning" if times > GRAVE and getattr(model, "prior", None) is not None else "note",
-        f"samples are {times:.0f} times as far from real images as reconstructions are, above what real images are "
-        "from each other: the decoder is good, and what is drawn for it is unlike the codes that images have",
+        f"samples are {far}: the decoder is good, and what is drawn for it is unlike the codes that images have",
         evidence,
         _advice(view),
         {

@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 import ectype.diagnose
 from ectype.data.prepared import Prepared
 from ectype.diagnose.finding import SEVERITIES, Finding
-from ectype.errors import RecipeError
+from ectype.errors import EctypeError
 from ectype.measure.view import RunView
 from ectype.models.base import evaluating
 from ectype.recipe import Recipe
+from ectype.sections import DataInfo
 
 __all__ = ["of_data", "of_run"]
 
@@ -27,23 +30,30 @@ def of_run(view: RunView) -> list[Finding]:
     """All that is found in a run, the gravest first; empty where it is healthy."""
     with evaluating(view.model):
         found = _sorted(find(view) for find in _finders("of_run"))
-    return _useful(found, view.recipe)
+    return _useful(found, view.recipe, view.info)
 
 
 def of_data(prepared: Prepared, recipe: Recipe | None = None) -> list[Finding]:
     """All that is found in images, the gravest first; of those of a run, with advice that its recipe has not yet."""
     found = _sorted(find(prepared) for find in _finders("of_data"))
-    return found if recipe is None else _useful(found, recipe)
+    return found if recipe is None else _useful(found, recipe, prepared.info)
 
 
-def _useful(found: list[Finding], recipe: Recipe) -> list[Finding]:
-    """Findings with the advice that a recipe admits and that would change it."""
+def _useful(found: list[Finding], recipe: Recipe, info: DataInfo) -> list[Finding]:
+    """Findings with the advice that a recipe admits, that would change it, and that can be built here."""
 
     def changes(overrides: dict[str, Any]) -> bool:
+        if not overrides:
+            return True
         try:
-            return not overrides or recipe.override(overrides) != recipe
-        except RecipeError:
+            changed = recipe.override(overrides)
+            if changed == recipe:
+                return False
+            with torch.device("meta"):  # without numbers: it is asked for what it refuses alone
+                changed.objective.build(changed.model.build(info), info, images=changed.train.images)
+        except EctypeError:
             return False
+        return True
 
     return [replace(each, advice=[a for a in each.advice if changes(a.overrides)]) for each in found]
 

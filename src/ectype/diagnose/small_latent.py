@@ -78,6 +78,9 @@ def _advice(view: RunView, times: int) -> list[Advice]:
         changes = {"model.latents": [times * several[0], *several[1:]]}
     elif (latent := getattr(net, "latent", None)) is not None:
         changes = {"model.net.latent": [times * latent[0], *latent[1:]]}
-    elif (numbers := getattr(net, "latent_dim", None)) is not None:
-        changes = {"model.net.latent_dim": times * numbers}
+    else:
+        for key in ("latent_dim", "latent_channels"):
+            if (numbers := getattr(net, key, None)) is not None:
+                changes = {f"model.net.{key}": times * numbers}
+                break
     return [Advice("a larger latent", "the share lost should fall as that of a linear code does", changes)]

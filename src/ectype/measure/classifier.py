@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -127,6 +128,14 @@ def _batches(feed: Feed, index: Tensor, info: DataInfo, seed: int) -> Iterator:
     return (feed(index[start : start + size], moment(start, len(index))) for start in range(0, len(index), size))
 
 
+def _known(feed: Feed) -> str:
+    """A hash of which images a classifier learns from, and of what it is told of them."""
+    images = feed.images
+    assert images.labels is not None
+    told = [images.labels.numpy().tobytes(), *(name.encode("utf-8", "surrogateescape") for name in images.names)]
+    return hashlib.blake2b(b"\0".join(told), digest_size=8).hexdigest()
+
+
 def cached_classifier(feed: Feed, info: DataInfo, place: Path, *, seed: int = 0) -> Trained:
     """The classifier kept in a directory beside the prepared images, trained and put there if it was not yet.
 
@@ -136,7 +145,7 @@ def cached_classifier(feed: Feed, info: DataInfo, place: Path, *, seed: int = 0)
         place: Of the prepared images.
         seed: See `train_classifier`.
     """
-    entry = place / f"classifier-{VERSION}-{feed.config.binarise}-{seed}"
+    entry = place / f"classifier-{VERSION}-{feed.config.binarise}-{seed}-{_known(feed)}"
     if verify(entry):
         with suppress(OSError, ValueError, KeyError, RuntimeError):
             said = json.loads((entry / "classifier.json").read_text())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ectype.data.feed import evenly
@@ -219,6 +219,7 @@ def sliced_wasserstein(
     generator: torch.Generator,
     patches: int = 128,
     directions: int = 512,
+    kept: Int[Tensor, " some"] | None = None,
 ) -> SlicedWasserstein:
     """The multi-scale sliced Wasserstein distance between patches (Karras et al. 2018, section 5 and appendix).
 
@@ -232,6 +233,7 @@ def sliced_wasserstein(
         real_images: In [0, 1].
         fake_images: In [0, 1]. Of the larger set only as many images are used as the smaller has, spread evenly.
             The distance of two samples of one distribution is not 0 but falls with n: compare at the same n only.
+        kept: Places of images of both sets that count, for intervals: every image has the patches that it has without.
         generator: Draws places and directions.
         patches: Of each image, at each level.
         directions: At each level.
@@ -252,7 +254,7 @@ def sliced_wasserstein(
     for real, fake in zip(
         *(_pyramid(images[evenly(len(images), n)]) for images in (real_images, fake_images)), strict=True
     ):
-        pair = [_patches(level, patches, generator) for level in (real, fake)]
+        pair = [_patches(level, patches, generator, kept) for level in (real, fake)]
         drawn = torch.randn(directions, pair[0].shape[1], generator=generator, device=generator.device)
         drawn = F.normalize(drawn, dim=1).to(real)
         steps = drawn.split(max(1, PROJECTED // len(pair[0])))
@@ -281,8 +283,10 @@ def _blur(images: Tensor, gain: float) -> Tensor:
     return F.conv2d(rows, taps.view(1, 1, 5, 1).expand(channels, 1, 5, 1), groups=channels)
 
 
-def _patches(level: Float[Tensor, "n c h w"], count: int, generator: torch.Generator) -> Float[Tensor, "p k"]:
-    """Random patches as rows, their channels brought to mean 0 and variance 1 over the whole set."""
+def _patches(
+    level: Float[Tensor, "n c h w"], count: int, generator: torch.Generator, kept: Int[Tensor, " some"] | None = None
+) -> Float[Tensor, "p k"]:
+    """Random patches of the images that count as rows, their channels brought to mean 0 and variance 1 over all."""
     n, c, height, width = level.shape
 
     def places(most: int) -> Tensor:
@@ -290,7 +294,10 @@ def _patches(level: Float[Tensor, "n c h w"], count: int, generator: torch.Gener
 
     image = torch.arange(n, device=level.device).repeat_interleave(count)
     windows = level.unfold(2, PATCH, 1).unfold(3, PATCH, 1)
-    taken = windows[image, :, places(height - PATCH + 1), places(width - PATCH + 1)]
+    at = torch.stack([image, places(height - PATCH + 1), places(width - PATCH + 1)])
+    if kept is not None:
+        at = at.view(3, n, count)[:, kept.to(at.device)].flatten(1)
+    taken = windows[at[0], :, at[1], at[2]]
     spread, mean = torch.std_mean(taken, dim=(0, 2, 3), correction=0, keepdim=True)
     # A set of one colour has no spread; dividing by 1 leaves the zeros that it is.
     return ((taken - mean) / torch.where(spread > 0, spread, 1)).view(-1, c * PATCH * PATCH)

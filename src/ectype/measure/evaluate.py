@@ -240,7 +240,15 @@ class _Evaluator:
         if linear and code_numbers is not None:
             difference = found["psnr"] - found[f"{named(code_numbers)} psnr"]
             note = "image by image; above 0 the network earns its keep"
-            self._mean("PSNR above PCA's", difference, "reconstruction", better="higher", unit="dB", note=note)
+            self._mean(
+                "PSNR above PCA's",
+                difference,
+                "reconstruction",
+                better="higher",
+                unit="dB",
+                note=note,
+                among=named(code_numbers),
+            )
         more = (self.variance.figure(), detail_figure(found["detail"], found["image detail"], "reconstruction"))
         self.figures += [figure for figure in more if figure is not None]
 
@@ -308,7 +316,7 @@ class _Evaluator:
         kind = "probability" if discrete else "density, which may exceed 1"
         note = f"a lower bound of the log of a {kind}" + (f" ({stated})" if stated else "") + self.binarised
         name = f"log-likelihood, importance-weighted, k = {self.samples}"
-        self._mean(name, bound, "likelihood", better="higher", unit="nats", note=note)
+        self._mean(name, bound, "likelihood", better="higher", unit="nats", note=note, among=kind)
         if discrete:
             note = f"an upper bound, from the importance-weighted log-likelihood{self.binarised}"
             bits = bits_per_dimension(bound, self.info.numbers)

@@ -36,6 +36,8 @@ class Figure:
     beside: dict[str, float] = dataclasses.field(default_factory=dict)
     """The same measure of something simple."""
     note: str = ""
+    among: str = ""
+    """What must be the same for two of this name to be compared, such as the kind of a density."""
 
     @property
     def text(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,17 +11,41 @@ from torch import Tensor
 
 from ectype.measure.distances import check_features
 
-__all__ = ["feature_likelihood_divergence"]
+__all__ = ["Divergence", "feature_likelihood_divergence"]
 
 CENTRES = 10_000
 """Most generated features that are centres of the mixture, and training features in one step of its fit."""
 ORIGIN = 0.9**2
 """What squared distances to the training mean are multiplied by in the mixture's background."""
+GROUPS = 20
+"""Of generated features, each left out once to see how far the divergence varies with what was drawn."""
+
+
+class Divergence(NamedTuple):
+    """The divergence, by what it is made of."""
+
+    each: Float[Tensor, " t"]
+    """What each test image contributes."""
+    without: Float[Tensor, " g"]
+    """The divergence without each group of generated features."""
+
+    @property
+    def value(self) -> float:
+        """The mean over test images."""
+        return float(self.each.mean())
+
+    @property
+    def error(self) -> float:
+        """The standard error over test images and generated ones (delete-a-group jackknife), given the variances."""
+        g = len(self.without)
+        of_images = float(self.each.var()) / len(self.each) if len(self.each) > 1 else 0.0
+        of_fakes = (g - 1) * float(self.without.var(correction=0)) if g > 1 else 0.0
+        return math.sqrt(of_images + of_fakes)
 
 
 def feature_likelihood_divergence(
     train: Float[Tensor, "n d"], test: Float[Tensor, "t d"], fake: Float[Tensor, "m d"], *, generator: torch.Generator
-) -> Float[Tensor, " t"]:
+) -> Divergence:
     """The feature likelihood divergence, FLD (Jiralerspong et al. 2023, section 3): poor, narrow or copied is high.
 
     An isotropic Gaussian is put on each generated feature and its variance fitted so that the mixture gives training
@@ -36,9 +61,6 @@ def feature_likelihood_divergence(
         fake: Generated features; a random 10,000 of more.
         generator: Draws which fakes are used and the halves of the training set.
 
-    Returns:
-        What each test image contributes: the divergence is their mean.
-
     Raises:
         DataError: Fewer than four training features, two of the others, or some that are not finite.
     """
@@ -50,8 +72,9 @@ def feature_likelihood_divergence(
     train, test, fake = ((features.double() - shift) / scale for features in (train, test, fake))
     centres = fake[_shuffled(fake, generator)[:CENTRES]]
     order, half = _shuffled(train, generator), min(len(centres), len(train) // 2)
-    baseline = _mixture_losses(train[order[:half]], train[order[half:]], test)
-    return 100 * (_mixture_losses(centres, train, test) - baseline)
+    baseline, _ = _mixture_losses(train[order[:half]], train[order[half:]], test)
+    losses, without = _mixture_losses(centres, train, test)
+    return Divergence(100 * (losses - baseline), 100 * (without - baseline.mean()))
 
 
 def _shuffled(features: Float[Tensor, "n d"], generator: torch.Generator) -> Tensor:
@@ -60,11 +83,23 @@ def _shuffled(features: Float[Tensor, "n d"], generator: torch.Generator) -> Ten
 
 def _mixture_losses(
     centres: Float[Tensor, "m d"], train: Float[Tensor, "n d"], test: Float[Tensor, "t d"]
-) -> Float[Tensor, " t"]:
-    """−log likelihood per dimension of test features under the mixture that training features fitted."""
+) -> tuple[Float[Tensor, " t"], Float[Tensor, " g"]]:
+    """−log likelihood per dimension of test features under the mixture that training features fitted.
+
+    Also its mean without each group of centres, which come in a random order.
+    """
     variances, d = _fit_variances(centres, train), centres.shape[1]
-    found = [_log_densities(_squared(part, centres), variances, d).logsumexp(1) for part in test.split(CENTRES)]
-    return (math.log(len(centres)) - torch.cat(found)) / d
+    groups = [len(part) for part in torch.arange(len(centres)).tensor_split(min(GROUPS, len(centres)))]
+    found, without = [], []
+    for part in test.split(CENTRES):
+        logs = _log_densities(_squared(part, centres), variances, d)
+        sums = torch.stack([group.logsumexp(1) for group in logs.split(groups, 1)], 1)
+        found.append(sums.logsumexp(1))
+        left_out = torch.eye(len(groups), dtype=torch.bool, device=sums.device)
+        without.append(sums[:, None].masked_fill(left_out, -math.inf).logsumexp(2))
+    left = (len(centres) - torch.tensor(groups, dtype=torch.float64)).log()
+    means = torch.cat(without).mean(0).cpu()
+    return (math.log(len(centres)) - torch.cat(found)) / d, (left - means) / d
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:

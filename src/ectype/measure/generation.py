@@ -19,13 +19,12 @@ from ectype.measure.distances import (
     moments,
     sliced_wasserstein,
 )
-from ectype.measure.diversity import ndb, vendi_ratio
+from ectype.measure.diversity import vendi
 from ectype.measure.evaluation import Figure
 from ectype.measure.features import Extractor
 from ectype.measure.fld import feature_likelihood_divergence
 from ectype.measure.intervals import jackknife
 from ectype.measure.neighbours import prdc
-from ectype.measure.reconstruction import interval
 from ectype.measure.watching import LEAST_BINNED, SampleWatch
 from ectype.models.base import Reconstructs, evaluating
 from ectype.sections import DataInfo
@@ -176,25 +175,28 @@ def _in_space(
             note=f"real neighbourhoods around a sample ÷ k; 1 for real images; k = {watch.k}; {on}",
         )
     )
-    low, high = jackknife(lambda x, y: ndb(bins, x, y).different, [real, fake])
+    low, high = wilson(signs[f"NDB/K{end}"], len(bins.means))
     figures.append(
         Figure(
             f"NDB/K{end}",
             signs[f"NDB/K{end}"],
             GROUP,
-            low=max(0.0, low),
-            high=min(1.0, high),
+            low=low,
+            high=high,
             n=len(real),
             better="lower",
             beside=beside[f"NDB/K{end}"],
-            note=f"share of {len(bins.means)} clusters that samples fill too much or too little; {on}",
+            note=f"share of {len(bins.means)} clusters that samples fill too much or too little; {on}; Wilson interval "
+            "over clusters",
         )
     )
     note = f"share of samples as close to another one as one in 200 real images is; {on}"
     n = min(len(real), len(fake))
     key = f"repeated{end}"
     figures.append(_share(watch, signs, key, wilson(signs[key], n), n, "lower", note))
-    low, high = jackknife(vendi_ratio, [real, fake])
+    # As many of both, before any is left out: others that take the place of those would be noise.
+    as_many = [features[evenly(len(features), n)] for features in (real, fake)]
+    low, high = jackknife(lambda x, y: vendi(y) / vendi(x), as_many)
     figures.append(
         Figure(
             f"Vendi ratio{end}",
@@ -216,24 +218,24 @@ def _likelihood(watch: SampleWatch, place: int, fake: Tensor, on: str) -> Figure
     space, generator = watch.spaces[place], torch.Generator().manual_seed(watch.seed)
     train, test = (real[evenly(len(real), FEW)] for real in (space.train, space.held_out))
     found = feature_likelihood_divergence(train, test, fake[:FEW], generator=generator)
-    low, high = interval(found)
+    half = 1.96 * found.error
     return Figure(
         "FLD",
-        float(found.mean()),
+        found.value,
         GROUP,
-        low=low,
-        high=high,
-        n=len(found),
+        low=found.value - half,
+        high=found.value + half,
+        n=len(found.each),
         better="lower",
         note=f"feature likelihood divergence: poor, narrow and copied samples are high; 0 is half of train; {on}; "
-        "interval over test images, given the fitted mixtures",
+        "interval over test images and samples, given the fitted variances",
     )
 
 
 def _copies(watch: SampleWatch, signs: dict[str, float]) -> list[Figure]:
     name = watch.spaces[-1].extractor.name
     rows: dict[str, tuple[str, Literal["lower", "higher"] | None]] = {
-        "authenticity": ("share of samples farther from a training image than that one is from the next", "higher"),
+        "authenticity": ("share of samples farther from a training image than that one is from the next", None),
         "closer to training images": ("share of samples nearer to a training than to a test image; ½ is fair", None),
     }
     figures = []
@@ -248,7 +250,7 @@ def _copies(watch: SampleWatch, signs: dict[str, float]) -> list[Figure]:
         f"share of pairs of one of {n:,} training and one of {m:,} test images in which the training image is nearer "
         f"to a sample; ½ is fair; features: {name}"
     )
-    figures.append(_share(watch, signs, "told from held-out", (told - half, told + half), m, "lower", note))
+    figures.append(_share(watch, signs, "told from held-out", (told - half, told + half), m, None, note))
     return figures
 
 
@@ -270,11 +272,14 @@ def _patches(watch: SampleWatch, samples: Float[Tensor, "n c h w"], seed: int) -
     real = watch.real_images(FEW // 2)
     made = samples[: len(real)]
 
-    def distance(x: Tensor, y: Tensor) -> float:
+    def distance(x: Tensor, y: Tensor, kept: Tensor | None = None) -> float:
         generator = torch.Generator().manual_seed(derive(seed, "patches"))
-        return sliced_wasserstein(x, y, generator=generator, patches=PATCHES, directions=DIRECTIONS).mean
+        found = sliced_wasserstein(x, y, generator=generator, patches=PATCHES, directions=DIRECTIONS, kept=kept)
+        return found.mean
 
-    low, high = jackknife(distance, [real, made], groups=5)
+    # One of either set is left out at a time: they are independent, so that any two make a pair.
+    pairs = torch.arange(len(made))
+    low, high = jackknife(lambda kept: distance(real[: len(made)], made, kept), [pairs], groups=5)
     train = watch.train_images(len(real))
     return Figure(
         "sliced Wasserstein distance × 10³",

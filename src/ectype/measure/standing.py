@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import stats
 
 from ectype.measure.evaluation import Evaluation, Figure, number
 
-__all__ = ["Standing", "Value", "sentences", "standings"]
+__all__ = ["Standing", "Value", "caution", "sentences", "standings"]
 
 LEVEL = 0.95
 
@@ -38,7 +39,7 @@ class Standing(NamedTuple):
     beside: dict[str, float]
     """The same measure of something simple."""
     alike: bool = True
-    """Whether all arms were measured on images prepared alike: else nothing follows from who has more."""
+    """Whether all arms were measured on the same images, and by the same: else nothing follows from who has more."""
 
     @property
     def best(self) -> str:
@@ -54,32 +55,61 @@ class Standing(NamedTuple):
         return best if others and all(self.apart(best, other) for other in others) else None
 
     def apart(self, one: str, other: str) -> tuple[float, float] | None:
-        """The 95% interval of one arm's mean minus another's, if it leaves 0 out; None where they cannot be told apart,
-        or were not measured alike.
+        """The interval of one arm's mean minus another's, if it leaves 0 out; None where they cannot be told apart, or
+        were not measured alike.
 
-        With several seeds of both it is Welch's, over seeds. With one, the intervals over test images must not overlap.
+        Intervals of all pairs of arms hold together in 95% of cases, so that the best may be looked for. With several
+        seeds of both they are over seeds. With one of both they are over test images, as if each had images of its own:
+        too wide rather than too narrow. One seed and several cannot be weighed against each other.
         """
         a, b = self.values[one], self.values[other]
         if not self.alike:
             return None
         if min(len(a.each), len(b.each)) > 1:
-            low, high = _welch(a.each, b.each)
-        elif a.low is None or a.high is None or b.low is None or b.high is None:
-            return None
+            found = _over_seeds(a.each, b.each, len(self.values))
+        elif len(a.each) == len(b.each):
+            found = _over_images(a, b, len(self.values))
         else:
-            low, high = a.low - b.high, a.high - b.low
-        return None if low <= 0 <= high else (low, high)
+            return None
+        return None if found is None or found[0] <= 0 <= found[1] else found
 
 
-def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """The interval of the difference of two means whose spreads may differ (Welch 1947)."""
+def _quantile(arms: int, freedom: float) -> float:
+    """Standard errors that a difference may have by chance, the largest among all pairs of so many arms (Tukey)."""
+    if arms == 2:
+        return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    if math.isfinite(freedom):  # a little fewer, so that few values must be integrated
+        freedom = math.floor(4 * freedom) / 4 if freedom < 10 else math.floor(freedom)
+    return _studentized(arms, freedom)
+
+
+@lru_cache(maxsize=512)
+def _studentized(arms: int, freedom: float) -> float:
+    return float(stats.studentized_range.ppf(LEVEL, arms, freedom)) / 2**0.5
+
+
+def _over_seeds(a: Sequence[float], b: Sequence[float], arms: int) -> tuple[float, float] | None:
+    """The interval of the difference of two of several means whose spreads may differ (Games and Howell 1976).
+
+    None where neither varies: of counts that agree by chance it cannot be told how far they vary.
+    """
     apart = float(np.mean(a) - np.mean(b))
     errors = [float(np.var(each, ddof=1)) / len(each) for each in (a, b)]
     if not sum(errors):
-        return apart, apart
+        return None
     freedom = sum(errors) ** 2 / sum(e**2 / (len(each) - 1) for e, each in zip(errors, (a, b), strict=True))
-    wide = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * sum(errors) ** 0.5
+    wide = _quantile(arms, freedom) * sum(errors) ** 0.5
     return apart - wide, apart + wide
+
+
+def _over_images(a: Value, b: Value, arms: int) -> tuple[float, float] | None:
+    """The interval of the difference of two figures that have intervals of their own (Zou and Donner 2008)."""
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return None
+    apart, more = a.mean - b.mean, _quantile(arms, math.inf) / _quantile(2, math.inf)
+    below = more * math.hypot(a.mean - a.low, b.high - b.mean)
+    above = more * math.hypot(a.high - a.mean, b.mean - b.low)
+    return apart - below, apart + above
 
 
 def _value(figures: Sequence[Figure]) -> Value:
@@ -105,15 +135,28 @@ def standings(arms: Mapping[str, Sequence[Evaluation]], *, alike: bool = True) -
     result = []
     for name in order:
         values: dict[str, Value] = {}
-        first: Figure | None = None
+        seen: list[Figure] = []
         for arm, found in some.items():
             figures = [figure for one in found if (figure := one.get(name)) is not None and math.isfinite(figure.value)]
             if len(figures) == len(found):
                 values[arm] = _value(figures)
-                first = first or figures[0]
-        if first is not None and first.better is not None:
-            result.append(Standing(name, first.unit, first.better, values, first.beside, alike))
+                seen.append(figures[0])
+        if seen and seen[0].better is not None:
+            beside = {what: value for figure in reversed(seen) for what, value in figure.beside.items()}
+            same = alike and len({figure.among for figure in seen}) == 1
+            result.append(Standing(name, seen[0].unit, seen[0].better, values, beside, same))
     return result
+
+
+def caution(found: Sequence[Standing]) -> str:
+    """How often such sentences err; empty where there are none."""
+    weighed = sum(standing.alike and len(standing.values) > 1 for standing in found)
+    if not weighed:
+        return ""
+    return (
+        f"Of each figure, all pairs of arms are weighed together at 95%; there are {weighed} figures, so that chance "
+        f"alone makes up to {weighed * (1 - LEVEL):.1f} of them say what is not so."
+    )
 
 
 def sentences(found: Sequence[Standing], arms: Sequence[str]) -> list[str]:

@@ -61,7 +61,7 @@ def _of_masks(model: Segmenter, chance: Tensor, right: Tensor) -> dict[str, Tens
     counts = segmentation.confusion(named, right, classes)
     each = torch.stack([segmentation.dice(one) for one in counts])
     outlines = segmentation.boundary_f1(named, right, classes)
-    return {"counts": counts, "error": 1 - each.nanmean(1), "boundary F1": outlines.nanmean(1)}
+    return {"counts": counts, "error": (1 - each.nanmean(1)).nan_to_num(0.0), "boundary F1": outlines.nanmean(1)}
 
 
 def _of_pictures(given: Tensor, made: Tensor, wanted: Tensor, features: Perceptual | None) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ def _mask_figures(model: Segmenter, found: PerImage) -> list[Figure]:
     low, high = interval(outlines)
     note = "a mean over classes, then over images; outlines within 0.75% of the diagonal count as met"
     mean = float(outlines.mean()) if len(outlines) else math.nan
-    figures.append(Figure("boundary F1", mean, "masks", "", low, high, n, "higher", note=note))
+    figures.append(Figure("boundary F1", mean, "masks", "", low, high, len(outlines), "higher", note=note))
     return figures
 
 

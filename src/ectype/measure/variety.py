@@ -52,7 +52,7 @@ class Variance:
         note = "Σ Var over images and numbers; 0 where all outputs are one image, 1 where they vary as images do"
         return Figure(
             VARIANCE, self._ratio(torch.arange(GROUPS)), "reconstruction", low=low, high=high,
-            n=int(self.counts.sum()), better="higher", note=note,
+            n=int(self.counts.sum()), note=note,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ectype.data.batch import Moment
 from ectype.errors import ModelError
-from ectype.models.base import Draw, Model, importance_bound
+from ectype.models.base import AT_ONCE, Draw, Model, importance_bound
 from ectype.models.bottlenecks import BottleneckConfig, Coded, Gaussian, IdentityConfig, Posterior
 from ectype.models.corruptions import CorruptionConfig, NoneConfig
 from ectype.models.densities import Density, StandardNormal
@@ -239,7 +239,7 @@ class VariationalAutoencoder(GaussianAutoencoder):
         return nn.ModuleList([self.decoder, self.likelihood])
 
     def log_likelihood(
-        self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None, chunk: int = 2**23
+        self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None, chunk: int = AT_ONCE
     ) -> Float[Tensor, " b"]:
         """The importance-weighted bound in nats; see `importance_bound`."""
         return importance_bound(self, image, samples=samples, generator=generator, chunk=chunk)

@@ -186,8 +186,12 @@ class Weighs(Protocol):
         ...
 
 
+AT_ONCE = 2**21
+"""Numbers of images that are decoded at once by default: more no longer fit a processor's cache."""
+
+
 def importance_bound(
-    model: Weighs, image: Image, *, samples: int, generator: torch.Generator | None, chunk: int = 2**23
+    model: Weighs, image: Image, *, samples: int, generator: torch.Generator | None, chunk: int = AT_ONCE
 ) -> Float[Tensor, " b"]:
     """Log 1/k Σ w of k draws in nats (Burda et al. 2016, eq. 8): with one it is an unbiased estimate of the ELBO.
 

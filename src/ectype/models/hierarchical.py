@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ectype.errors import ModelError
-from ectype.models.base import Draw, Model, importance_bound
+from ectype.models.base import AT_ONCE, Draw, Model, importance_bound
 from ectype.models.bottlenecks import Gaussian, Posterior
 from ectype.models.likelihoods import LikelihoodConfig, MSEConfig
 from ectype.nets.blocks import Activation
@@ -119,7 +119,7 @@ class HierarchicalAutoencoder(Model):
         return nn.ModuleList([self.down, self.decoder, self.likelihood])
 
     def log_likelihood(
-        self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None, chunk: int = 2**23
+        self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None, chunk: int = AT_ONCE
     ) -> Float[Tensor, " b"]:
         """The importance-weighted bound in nats; see `importance_bound`."""
         return importance_bound(self, image, samples=samples, generator=generator, chunk=chunk)

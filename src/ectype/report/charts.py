@@ -37,7 +37,7 @@ class Chart:
     def spec(self) -> str:
         """JSON that may stand inside a script element."""
         text = json.dumps({"data": self.data, "layout": self.layout}, allow_nan=False, separators=(",", ":"))
-        return text.replace("</", "<\\/").replace("<!--", "<\\!--")
+        return text.replace("<", "\\u003c")
 
 
 def _plain(value: float | None) -> float | None:

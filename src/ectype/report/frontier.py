@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 from ectype.measure.standing import Standing
-from ectype.measure.view import RunView
 from ectype.report.charts import Chart, points
+from ectype.training.rundir import RunDir
 
 __all__ = ["frontier", "unbeaten"]
 
@@ -15,9 +16,9 @@ CHARTS = 2
 FIRST = ("log-likelihood", "FD-", "FID", "mean Dice", "PSNR", "SSIM")
 
 
-def frontier(views: Mapping[str, RunView], standings: Sequence[Standing]) -> list[Chart]:
-    """A chart for each main figure that at least two arms have, over what they took to train."""
-    spent = {arm: cost for arm, view in views.items() if (cost := _trained(view)) is not None}
+def frontier(runs: Mapping[str, Sequence[RunDir]], standings: Sequence[Standing]) -> list[Chart]:
+    """A chart for each main figure that at least two arms have, over what their runs took to train on average."""
+    spent = {arm: mean(map(_trained, some)) for arm, some in runs.items() if some and all(map(_trained, some))}
     charts: list[Chart] = []
     for start in FIRST:
         for standing in standings:
@@ -29,12 +30,11 @@ def frontier(views: Mapping[str, RunView], standings: Sequence[Standing]) -> lis
     return charts
 
 
-def _trained(view: RunView) -> float | None:
+def _trained(run: RunDir) -> float:
     """Minutes that training took, all tries together: critics, penalties and many draws of a code cost their time."""
-    said = view.run.summary()
-    tries = [said, *(view.run.attempt(entry["attempt"]).summary() for entry in said.get("attempts", []))]
-    seconds = sum(each.get("seconds", 0.0) for each in tries)
-    return seconds / 60 if seconds else None
+    said = run.summary()
+    tries = [said, *(run.attempt(entry["attempt"]).summary() for entry in said.get("attempts", []))]
+    return sum(each.get("seconds", 0.0) for each in tries) / 60
 
 
 def _chart(standing: Standing, arms: Sequence[str], spent: Mapping[str, float]) -> Chart:

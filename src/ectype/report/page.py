@@ -131,9 +131,9 @@ def _part(view: RunView, key: str) -> _Part:
         facts.pop()
     if (found := flop(view.model)) is not None:
         facts.append(("GFLOP per image", gigaflop(found[1], found[0])))
-    if said:
+    if "state" in said:
         minutes = f", {said['seconds'] / 60:.1f} minutes" if "seconds" in said else ""
-        facts.append(("Training", f"{said.get('state', '')}: {said.get('reason', '')}{minutes}"))
+        facts.append(("Training", f"{said['state']}: {said.get('reason', '')}{minutes}"))
     if said.get("peak_memory"):
         facts.append(("Peak memory", f"{gigabytes(said['peak_memory'])} while training"))
     if "shipped_step" in said:
