@@ -108,7 +108,7 @@ CASES = [
         lambda rng: {
             **GAN,
             **SETTLED,
-            "optimizer.players": {"critic": {"lr": float(10 ** rng.uniform(-7.5, -6))}},
+            "optimizer.players": {"critic": {"lr": float(10 ** rng.uniform(-10, -8.5))}},
         },
         lambda rng: {**GAN, **SETTLED},
     ),

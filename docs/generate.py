@@ -22,11 +22,11 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def presets() -> str:
-    """Every preset: what it is, what a minute of it gives, what it costs, its recipe."""
+    """Every preset: what it is, what a few minutes of it give, what it costs, its recipe."""
     parts = ["# Presets", "", "Written by the program: `ectype presets NAME` prints the same.", ""]
     if SYSTEMS.is_file():
         parts += [
-            "Pictures and figures are of a minute (`docs/systems.py`): what a system makes, not how good",
+            "Pictures and figures are of a few minutes (`docs/systems.py`): what a system makes, not how good",
             "it can get. Samples where there are any, else images above what was made of them. `mnist-10000.npz` holds",
             "the first 10,000 training and 1,000 test digits of MNIST, and is written by that command.",
             "",

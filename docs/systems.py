@@ -1,8 +1,8 @@
-"""Pictures and figures of every preset for the site, each trained for a minute on the shared images.
+"""Pictures and figures of every preset for the site, each trained for a minute or a few on the shared images.
 
     python docs/systems.py [--minutes 1] [--processes 1] [NAME …]
 
-What a minute gives is no measure of a system; it shows what kind of pictures each makes. Digits are fewer than
+What this gives is no measure of a system; it shows what kind of pictures each makes. Digits are fewer than
 MNIST has: judging 10,000 takes longer than the training. Runs are kept in the cache, so that the command goes on where
 it was cut off.
 """
@@ -56,10 +56,18 @@ def images(recipe: Recipe) -> tuple[Path, list[str]]:
     if data.pairs == "masks":
         return SHARED / "brain", ["size=64", "data.resize=squash"]
     if data.pairs == "images":
-        return SHARED / "pairs128", ["size=64"]
+        return SHARED / "pairs128", ["size=64", "data.input=outline", "data.target=colour"]
     if recipe.about.family == "U-Net" or (data.sides is not None and min(data.sides) >= 256):
         return SHARED / "emoji64", ["size=64"]
     return digits(), []
+
+
+def longer(recipe: Recipe) -> float:
+    """How many times as long as the others a preset must train for its pictures to show something."""
+    if recipe.about.family == "GAN":
+        return 6
+    large = recipe.data.sides is not None and min(recipe.data.sides) >= 256
+    return 4 if large or recipe.about.family == "U-Net" else 1
 
 
 def digits() -> Path:
@@ -85,14 +93,15 @@ def upon(name: str) -> bool:
 
 def trained(name: str, minutes: float, console: Console) -> tuple[RunDir, str]:
     """The run of a preset, and the command that makes it."""
-    source, words = images(load_recipe(name))
-    words = [*words, "run.threads=1"]
-    place = cache_root() / "systems" / f"{name}-{minutes:g}"
+    recipe = load_recipe(name)
+    source, words = images(recipe)
+    words, taken = [*words, "run.threads=1"], minutes * longer(recipe)
+    place = cache_root() / "systems" / f"{name}-{taken:g}"
     given, told = source, source.name + ("" if source.is_file() else "/")
     if upon(name):
         given, told, words = trained(CODER, minutes, console)[0].path, f"runs/{CODER}", words[-1:]
-    run = ectype.train(name, given, [*words, f"train.minutes={minutes:g}"], out=place, console=console)
-    return run, shlex.join(["ectype", "train", name, told, *words, "--minutes", f"{minutes:g}"])
+    run = ectype.train(name, given, [*words, f"train.minutes={taken:g}"], out=place, console=console)
+    return run, shlex.join(["ectype", "train", name, told, *words, "--minutes", f"{taken:g}"])
 
 
 def shown(run: RunDir) -> Image.Image:
@@ -143,7 +152,8 @@ def main() -> None:
     """Train what was not, and write pictures and `systems.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="presets; all if none is named")
-    parser.add_argument("--minutes", type=float, default=1.0, help="of training, each (1)")
+    told = "of training, of GANs, U-Nets and large networks several times as many (1)"
+    parser.add_argument("--minutes", type=float, default=1.0, help=told)
     parser.add_argument("--processes", type=int, default=1, help="at a time (1)")
     given = parser.parse_args()
     PLACE.mkdir(exist_ok=True)
@@ -158,8 +168,8 @@ def main() -> None:
             for name, found in pool.imap_unordered(made, work):
                 if found is not None:
                     said[name] = found
-                    told = json.dumps(dict(sorted(said.items())), indent=1, ensure_ascii=False)
-                    file.write_text(told + "\n", encoding="utf-8")
+                    text = json.dumps(dict(sorted(said.items())), indent=1, ensure_ascii=False)
+                    file.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -313,8 +313,8 @@ class _Evaluator:
         )
         likelihood = likelihood_of(self.model)
         discrete, stated = (likelihood.discrete, likelihood.density) if likelihood is not None else (False, None)
-        kind = "probability" if discrete else "density, which may exceed 1"
-        note = f"a lower bound of the log of a {kind}" + (f" ({stated})" if stated else "") + self.binarised
+        kind, aside = ("probability", "") if discrete else ("density", ", which may exceed 1")
+        note = f"a lower bound of the log of a {kind}{aside}" + (f" ({stated})" if stated else "") + self.binarised
         name = f"log-likelihood, importance-weighted, k = {self.samples}"
         self._mean(name, bound, "likelihood", better="higher", unit="nats", note=note, among=kind)
         if discrete:
