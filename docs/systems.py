@@ -57,17 +57,21 @@ def images(recipe: Recipe) -> tuple[Path, list[str]]:
         return SHARED / "brain", ["size=64", "data.resize=squash"]
     if data.pairs == "images":
         return SHARED / "pairs128", ["size=64", "data.input=outline", "data.target=colour"]
-    if recipe.about.family == "U-Net" or (data.sides is not None and min(data.sides) >= 256):
+    if recipe.about.family == "U-Net" or large(recipe):
         return SHARED / "emoji64", ["size=64"]
     return digits(), []
+
+
+def large(recipe: Recipe) -> bool:
+    """Whether a preset is made for images that are larger than digits."""
+    return recipe.data.sides is not None and min(recipe.data.sides) >= 64
 
 
 def longer(recipe: Recipe) -> float:
     """How many times as long as the others a preset must train for its pictures to show something."""
     if recipe.about.family == "GAN":
         return 6
-    large = recipe.data.sides is not None and min(recipe.data.sides) >= 256
-    return 4 if large or recipe.about.family == "U-Net" else 1
+    return 4 if recipe.about.family == "U-Net" or large(recipe) else 1
 
 
 def digits() -> Path:
