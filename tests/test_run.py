@@ -105,6 +105,15 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert load_recipe(yaml.safe_load(resolve("vae", name).yaml())).data.source == str(tmp_path / name)
 
 
+def test_a_run_does_not_lie_among_its_images(tmp_path: Path) -> None:
+    for k in range(12):
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (16, 16), np.uint8)).save(tmp_path / f"{k}.png")
+    recipe = tiny(**{"data.source": str(tmp_path), "data.size": "auto", "data.labels": None})
+    with pytest.raises(RunError, match=r"holds the images.* lies elsewhere"):
+        ectype.train(recipe, out=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 12
+
+
 def test_a_second_start_leaves_what_the_first_holds(tmp_path: Path) -> None:
     """Before anything but the lock is there, too."""
     with RunDir(tmp_path / "run").locked():

@@ -203,6 +203,15 @@ def test_transport_of_one_direction_is_scipys():
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_sliced_wasserstein_takes_images_in_any_layout():
+    real, fake = images(12, 3, 16, 0), images(12, 3, 16, 1)
+    plain = sliced_wasserstein(real, fake, generator=seeded(3), patches=8, directions=32)
+    last = sliced_wasserstein(
+        real, fake.to(memory_format=torch.channels_last), generator=seeded(3), patches=8, directions=32
+    )
+    assert last.mean == pytest.approx(plain.mean)
+
+
 def test_sliced_wasserstein_sees_noise_at_the_finest_level():
     real, fresh = images(200, 1, 64, 0), images(200, 1, 64, 1)
     noisy = (fresh + 0.05 * torch.randn(fresh.shape, generator=seeded(2))).clamp(0, 1)

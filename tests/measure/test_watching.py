@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ectype.data.store import Images, open_store
 from ectype.errors import DataError
 from ectype.measure import generation as generated
 from ectype.measure import watching
+from ectype.measure.classifier import Classifier, Trained, cached_classifier
 from ectype.measure.features import Extractor, PixelFeatures, Source, choose_extractors, extract
 from ectype.measure.generation import generation
 from ectype.measure.verdict import judge
@@ -271,3 +273,22 @@ def test_auto_takes_a_classifier_where_labels_allow_and_says_why(data: Data) -> 
     assert torch.equal(
         extract(again.extractors[0], [data.images(data.test)]), extract(chosen.extractors[0], [data.images(data.test)])
     )
+
+
+def test_a_classifier_is_kept_for_its_images_and_what_it_was_told_of_them(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Feed] = []
+
+    def train(feed: Feed, info: DataInfo, *, seed: int) -> Trained:
+        trained.append(feed)
+        return Trained(Classifier(info), 0.9, 0.1)
+
+    monkeypatch.setattr("ectype.measure.classifier.train_classifier", train)
+    renamed = copy.copy(data.train)
+    renamed.images = copy.copy(data.train.images)
+    assert renamed.images.labels is not None
+    renamed.images.labels = 9 - renamed.images.labels
+    for feed in (data.train, data.train, renamed, data.val, renamed):
+        cached_classifier(feed, data.info, tmp_path)
+    assert trained == [data.train, renamed, data.val]

@@ -300,7 +300,7 @@ def _patches(
     taken = windows[at[0], :, at[1], at[2]]
     spread, mean = torch.std_mean(taken, dim=(0, 2, 3), correction=0, keepdim=True)
     # A set of one colour has no spread; dividing by 1 leaves the zeros that it is.
-    return ((taken - mean) / torch.where(spread > 0, spread, 1)).view(-1, c * PATCH * PATCH)
+    return ((taken - mean) / torch.where(spread > 0, spread, 1)).reshape(-1, c * PATCH * PATCH)
 
 
 def _transport(directions: Float[Tensor, "k d"], x: Float[Tensor, "p d"], y: Float[Tensor, "p d"]) -> float:
