@@ -123,20 +123,23 @@ class TestPreset:
             assert torch.equal(*draws)
 
     def test_it_resumes_bit_equal(self, name: str, trained, tmp_path: Path) -> None:
+        recipe = small(name)
+        budget, each = recipe.train.images, recipe.train.images // 5
+        last = 47 * budget // 3200  # between two checks
+
         class Stop(Callback):
             def stepped(self, trainer: Trainer) -> None:
-                if trainer.step_count == 47:  # between two checks
+                if trainer.step_count == last:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-        recipe = small(name)
-        with pytest.raises(Interrupted, match="stopped at 1,504 of 3,200 images"):
+        with pytest.raises(Interrupted, match=f"stopped at {32 * last:,} of {budget:,} images"):
             ectype.train(recipe, out=tmp_path / "run", callbacks=[Stop()])
         assert RunDir(tmp_path / "run").state() == "unfinished"
         torch.manual_seed(99)
         resumed = ectype.train(recipe, out=tmp_path / "run")
         assert_same_checkpoint(newest(resumed), newest(trained(name)))
         seen = [line["seen"] for line in checks(resumed)]
-        assert seen == [640, 1280, 1920, 2560, 3200]
+        assert seen == [each, 2 * each, 3 * each, 4 * each, 5 * each]
 
     def test_losses_are_those_of_before(self, name: str) -> None:
         golden = json.loads(GOLDEN.read_text())

@@ -143,14 +143,16 @@ def test_density_flow_trains_one_beside_the_run(coder: RunDir, tmp_path: Path, m
     asked: list[tuple] = []
     real = sampling.train
     monkeypatch.setattr(
-        sampling, "train", lambda recipe, run, **how: (asked.append((recipe, run)), real(recipe, run, FLOW, **how))[1]
+        sampling,
+        "train",
+        lambda recipe, run, _, **how: (asked.append((recipe, run)), real(recipe, run, FLOW, **how))[1],
     )
     for name in ("one", "two"):
         shown = CliRunner().invoke(
             app, ["sample", str(coder.path), "--density", "flow", "-n", "9", "--out", str(tmp_path / f"{name}.png")]
         )
         assert shown.exit_code == 0, shown.output
-    assert RunDir(coder.path / "flow").state() == "finished"
+    assert [RunDir(place).state() for place in coder.path.glob("flow-*")] == ["finished"]
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert asked == [("flow", coder.path)] * 2  # the second finds it finished
 
