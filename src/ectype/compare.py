@@ -168,7 +168,7 @@ def compare(
     unlike = _unlike(found, runs, held)
     standing = standings(found, alike=not unlike)
     said = [_premise(found, runs, budget[0], seeds), *unlike, *sentences(standing, names)]
-    said += [caution(standing)] if not unlike else []
+    said += filter(None, [caution(standing)])
     said += [f"{name} has no figures: {why}" for name, why in failed.items()]
     page = comparison_page(runs, standing, said, out=place / "comparison.html", command=command)
     return Comparison(place, runs, failed, standing, said, page)
@@ -239,14 +239,11 @@ def _premise(
     anew = dict.fromkeys(name for name, run in every if run.summary().get("attempts"))
     stopped += f" Begun anew after it failed, with as much again each time: {', '.join(anew)}." if anew else ""
     ended = {name: len(some) for name, some in runs.items() if some}
-    uneven = set(ended.values()) != {seeds}
+    each = f"{seeds} seeds each"
+    if set(ended.values()) != {seeds}:
+        each = f"{', '.join(f'{name}: {n}' for name, n in ended.items())} of {seeds} seeds"
     how = (
-        f"{', '.join(f'{name}: {n}' for name, n in ended.items())} of {seeds} seeds"
-        if uneven
-        else f"{seeds} seeds each"
-    )
-    how = (
-        f"{how}; intervals are over seeds, 95%."
+        f"{each}; intervals are over seeds, 95%."
         if seeds > 1
         else "One seed each: intervals are over test images, 95%, and say nothing of other seeds."
     )

@@ -67,7 +67,7 @@ __all__ = [
     "view",
 ]
 
-FIGURES = 5
+FIGURES = 6
 """Of what is measured: stored figures of another version are measured anew."""
 CODES = 10_000
 """Images whose codes a density is fitted on, at most."""
@@ -234,8 +234,7 @@ def view(
     here = next(model.parameters()).device
     prepared, store = open_data(recipe.data)
     config = recipe.data if source is None else other_source(recipe.data, source, store.info)
-    own_images = config is recipe.data
-    own, asked = own_images and split == "test", store
+    own, asked = config is recipe.data and split == "test", store
     if config is not recipe.data:
         asked = open_data(config)[1]
         _check_partners(store.info, asked.info, str(source))
@@ -246,7 +245,7 @@ def view(
     )
     if len(test) == 0:
         raise DataError(f"no {split} images to measure on: raise data.split.{split}.")
-    moved = own_images and (before := _trained_on(run)) is not None and before != prepared.fingerprint
+    moved = config is recipe.data and _trained_on(run) not in (None, prepared.fingerprint)
     # What the figures depend on: these weights and these images.
     key = [FIGURES, checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
     kept = None
@@ -360,8 +359,8 @@ def _ship_newest(run: RunDir) -> None:
     if shipped.is_file() and (run.trained or "shipped_step" in run.summary()):
         return
     newest = checkpoint.latest(run.checkpoints)
-    step = None if newest is None else checkpoint.step_of(newest)
-    if shipped.is_file() and (step is None or step == checkpoint.load_json(shipped)["step"]):
+    step = 0 if newest is None else checkpoint.step_of(newest)
+    if shipped.is_file() and step in (0, checkpoint.load_json(shipped)["step"]):
         return
     if not step:
         raise RunError(f"'{run.path}' has no model yet: it was stopped before its first check; resume it first.")

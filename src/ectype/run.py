@@ -143,7 +143,7 @@ def _upon(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapping[str, A
 def _place(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> Path:
     if out is not None:
         run = RunDir(out)
-        if Path(recipe.data.source or "").exists() and run.path.resolve() == Path(recipe.data.source or "").resolve():
+        if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
             raise RunError(f"'{out}' holds the images, among which a run would lie: give an --out that lies elsewhere.")
         if run.recipe_file.is_file():
             _same(run, recipe)

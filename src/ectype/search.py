@@ -265,16 +265,17 @@ def _go_on(
                 if len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,))) >= max(3, trials):
                     raise RunError(f"trial after trial fails, the last with: {error}") from None
                 continue
-            same, before = [figure.name, figure.among], study.user_attrs.get("same")
-            if before not in (None, same):
+            same = [figure.name, figure.among]
+            before = [study.user_attrs.get(key, now) for key, now in zip(("figure", "among"), same, strict=True)]
+            if before != same:
                 raise RecipeError(
                     f"{name} is judged by {' of a '.join(filter(None, same))}, those before it by "
                     f"{' of a '.join(filter(None, before))}, and these cannot be weighed: give --by a figure that "
                     "all have, or do not search what makes the difference."
                 )
             sign = -1.0 if figure.better == "higher" else 1.0
-            study.set_user_attr("same", same)
             study.set_user_attr("figure", figure.name)
+            study.set_user_attr("among", figure.among)
             study.set_user_attr("sign", sign)
             study.tell(which, sign * figure.value if math.isfinite(figure.value) else math.inf)
             say(f"{name}: {_told(words)}: {figure.name} {figure.text} on validation images")

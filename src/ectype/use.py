@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ectype.data.chunks import measure
+from ectype.data.codes import read_codes, write_codes
 from ectype.data.decode import Rejected, Spec, colour
 from ectype.data.decode import decode as decode_image
 from ectype.data.feed import Feed
@@ -322,52 +321,8 @@ def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
             known = part.labels
             labels += [None] * len(part) if known is None else [store.info.classes[int(k)] for k in known]
     code = torch.cat(codes)
-    with writing(out), out.open("wb") as file:
-        if out.suffix.lower() == ".npz":
-            named = np.array([label or "" for label in labels])
-            np.savez_compressed(file, path=np.array(paths), label=named, split=np.array(splits), code=code.numpy())
-        else:
-            _write_parquet(file, paths, labels, splits, code)
+    write_codes(out, paths, labels, splits, code)
     return f"{len(code):,} codes of {'×'.join(map(str, code.shape[1:]))} numbers → {out}"
-
-
-def _write_parquet(out: IO[bytes], paths: list[str], labels: list[str | None], splits: list[str], code: Tensor) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    flat = code.flatten(1).numpy()
-    column = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
-    names = pa.array(labels, type=pa.string())
-    # A name that is no UTF-8 has no place in such a file as it is.
-    plain = [path.encode(errors="surrogateescape").decode(errors="replace") for path in paths]
-    table = pa.table({"path": plain, "label": names, "split": splits, "code": column})
-    shape = ",".join(map(str, code.shape[1:]))
-    pq.write_table(table.replace_schema_metadata({"ectype.code_shape": shape}), out)
-
-
-def _read_codes(file: Path) -> tuple[list[str], np.ndarray]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if file.suffix.lower() == ".npz":
-            with np.load(file, allow_pickle=False) as held:
-                code = held["code"]
-                names = held["path"] if "path" in held else range(len(code))
-        else:
-            table = pq.read_table(file)
-            column = table.column("code").combine_chunks()
-            code = np.stack(column.to_numpy(zero_copy_only=False)) if len(column) else np.zeros((0, 0))
-            names = table.column("path").to_pylist() if "path" in table.column_names else range(len(code))
-        paths = [str(name) for name in names]
-        if code.ndim < 2 or code.dtype.kind not in "iuf":
-            raise ValueError(f"its column code is {code.dtype} of shape {list(code.shape)}")
-        if len(paths) != len(code):
-            raise ValueError(f"{len(paths)} paths beside {len(code)} codes")
-        return paths, code
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"'{file}' holds no codes ({reason}): give a file that `ectype encode` wrote.") from None
 
 
 def decode(run: Path, codes: Path, out: Path, *, device: str = "auto") -> str:
@@ -383,7 +338,7 @@ def decode(run: Path, codes: Path, out: Path, *, device: str = "auto") -> str:
         ModelError: The model cannot decode.
         DataError: The file holds no codes, or codes of another size, two of one path; or nothing can be written there.
     """
-    paths, flat = _read_codes(codes)
+    paths, flat = read_codes(codes)
     places = destinations([(name, codes, True) for name in paths], out, overview=False)
     model = load(run, device=device)
     capable = able(model, Encodes, run, "decode")

@@ -76,6 +76,6 @@ def small(name: str, **changes: Any) -> Recipe:
         "run.device": DEVICE,
         "train.deterministic": DEVICE != "cpu",
     }
-    if recipe.model.kind == "on_codes":  # steps that cost next to nothing, and of which a game needs more
+    if hasattr(recipe.model, "coder"):  # its steps cost next to nothing, and a game needs more of them
         fixed |= {"train.images": 12_800, "monitor.every": 2560}
     return recipe.override({**narrow, **fixed, **changes})

@@ -29,7 +29,7 @@ def of_run(view: RunView) -> Finding | None:
         f"{times:.0f} times as far from real images as reconstructions are, above what real images are from each other"
     )
     if back - floor < floor:
-        far = f"farther from real images than those from each other by {times:.0f} times that, reconstructions are not"
+        far = f"{figure.value / floor:.0f} times as far from real images as these are from each other"
     evidence = [
         Evidence(f"{figure.name} of samples", figure.value),
         Evidence(f"{figure.name} of reconstructions", back),

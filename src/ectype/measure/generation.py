@@ -171,7 +171,6 @@ def _in_space(
             low=shares.density - half,
             high=shares.density + half,
             n=len(fake),
-            better="higher",
             note=f"real neighbourhoods around a sample ÷ k; 1 for real images; k = {watch.k}; {on}",
         )
     )
