@@ -11,6 +11,7 @@ from PIL import Image
 
 import ectype
 from ectype.data.preview import contact_sheet
+from ectype.data.sources import untiled
 from ectype.errors import DataError, ModelError
 from ectype.results import open_data
 from ectype.scoring import nearest, score
@@ -77,14 +78,45 @@ def test_odd_images_come_first_and_their_faults_are_bright(run: RunDir, tmp_path
     assert (tmp_path / "scores.png").is_file()
 
 
-def test_large_images_are_scored_in_tiles(run: RunDir, tmp_path: Path) -> None:
-    large = np.block([[disc(1), disc(2)], [disc(3), disc(4)]])
-    large[40:44, 4:10] = 255
-    Image.fromarray(large).save(tmp_path / "large.png")
-    score(run.path, [str(tmp_path / "large.png")], tmp_path / "s.csv", maps=tmp_path / "maps")
-    with Image.open(tmp_path / "maps/large.png") as heat:
+def quarters(seed: int) -> np.ndarray:
+    """Four discs: twice as wide and high as one."""
+    one, two, three, four = (disc(4 * seed + k) for k in range(4))
+    return np.block([[one, two], [three, four]])
+
+
+def test_large_images_are_scored_as_held_out_ones_are_seen(run: RunDir, tmp_path: Path) -> None:
+    for i in range(12):
+        Image.fromarray(disc(2000 + i)).resize((96, 96), Image.Resampling.NEAREST).save(tmp_path / f"{i}.png")
+    score(run.path, [str(tmp_path)], tmp_path / "s.csv", maps=tmp_path / "maps")
+    share = [float(row["share of held-out images"]) for row in read(tmp_path / "s.csv")]
+    assert 0.1 < np.mean(share) < 0.9
+    with Image.open(tmp_path / "maps/3.png") as heat:
+        assert heat.size == (24, 24)
+
+
+def test_a_run_of_parts_scores_whole_images(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(60):
+        Image.fromarray(quarters(i)).save(tmp_path / f"in/{i:03d}.png")
+    words = ["width=8", "latent_dim=8", "train.images=8000", "batch=32", "monitor.every=4000", "optimizer.lr=0.004"]
+    words += ["run.pictures=0", "split={val: 0.3}", "size=24", "resize=tiles"]
+    cut = ectype.train("ae", tmp_path / "in", words, out=tmp_path / "run")
+    (tmp_path / "new").mkdir()
+    for i in range(8):
+        Image.fromarray(quarters(1000 + i)).save(tmp_path / f"new/usual-{i}.png")
+    scratched = quarters(1020)
+    scratched[40:44, 4:12] = 255
+    Image.fromarray(scratched).save(tmp_path / "new/scratched.png")
+    said = score(cut.path, [str(tmp_path / "new")], tmp_path / "s.csv", maps=tmp_path / "maps")
+    held_out = {untiled(name) for name in open_data(cut.recipe.data)[1].split("val").names}
+    assert f"of {len(held_out)} held-out images" in said
+    rows = read(tmp_path / "s.csv")
+    assert rows[0]["image"] == "scratched.png"
+    peaks = "share of held-out images' peaks"
+    assert float(rows[0][peaks]) == pytest.approx(1 / (1 + len(held_out)), rel=1e-4)
+    assert 0.15 < np.mean([float(row[peaks]) for row in rows[1:]]) < 0.85
+    with Image.open(tmp_path / "maps/scratched.png") as heat:
         assert heat.size == (48, 48)
-    assert float(read(tmp_path / "s.csv")[0]["share of held-out images' peaks"]) < 0.1
 
 
 def test_neighbours_are_found_by_their_codes(run: RunDir, discs: Path, tmp_path: Path) -> None:

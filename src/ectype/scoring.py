@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ectype.data.feed import Feed
 from ectype.data.preview import save_grid, writable, writing
+from ectype.data.sources import untiled
 from ectype.data.store import Images
 from ectype.errors import DataError
 from ectype.measure.neighbours import nearest as nearest_points
@@ -76,7 +77,6 @@ def score(
     *,
     maps: Path | None = None,
     beside: str | None = None,
-    overlap: float = 0.25,
     device: str = "auto",
 ) -> str:
     """Write how badly a model reconstructs each image: what it has not learned comes back as something else.
@@ -86,7 +86,8 @@ def score(
     in `beside`, that do at least as badly: an image is odd where that is small (a conformal p-value; Bates et al. 2023,
     "Testing for outliers with conformal p-values").
 
-    Images larger than the model's size go through in tiles; `peak` has more places to be large in then.
+    Images are brought to the model's size as in training. Of a run that learned from parts of images (`resize=tiles`),
+    larger ones are cut as it cut them, and held-out images count whole too: all parts of one together.
 
     Args:
         run: Of a model that reconstructs.
@@ -95,7 +96,6 @@ def score(
         maps: A directory for a picture of each image's errors.
         beside: Usual images to compare with, anything that training accepts; None for those that the run held out,
             which a model that was handed on has none of.
-        overlap: Of tiles.
         device: See `choose_device`.
 
     Raises:
@@ -121,7 +121,7 @@ def score(
     spec, here = spec_of(info, recipe), next(model.parameters()).device
     reference = _reference(recipe.data if beside is None else source_of(at, beside, info), own=beside is None)
     held_out = Feed(*reference, here, training=False)
-    kind = "held-out" if beside is None else "reference"
+    kind, parts = "held-out" if beside is None else "reference", recipe.data.resize == "tiles"
     at_once = looking(info, 0, here)[0]
     skipped: list[str] = []
     found: list[tuple[str, float, float]] = []
@@ -131,18 +131,21 @@ def score(
         return capable.reconstruct(pixels.to(here).float() / 255)
 
     with evaluating(model):
+        most = None if parts else CALIBRATED
         usual = [
-            _errors(batch.image, capable.reconstruct(batch.image))
-            for batch, _ in held_out.sequence(*looking(info, recipe.train.seed, here), most=CALIBRATED)
+            _errors(batch.image, capable.reconstruct(batch.image))[:2]
+            for batch, _ in held_out.sequence(*looking(info, recipe.train.seed, here), most=most)
         ]
-        mean, peak = (torch.cat([getattr(one, name) for one in usual]).double().numpy() for name in ("mean", "peak"))
+        mean, peak = (torch.cat(some).double().numpy() for some in zip(*usual, strict=True))
+        if parts:
+            mean, peak = _whole(held_out.images.names, mean, peak)
         white = max(WHITE * float(np.percentile(peak, RED)), 1e-12)
-        for names, pixels in readable(files, spec, skipped, at_once=at_once, resize=False):
+        for names, pixels in readable(files, spec, skipped, at_once=at_once, resize=not parts):
             given = pixels.to(here).float() / 255
             if given.shape[2:] == info.size:
                 back = capable.reconstruct(given)
             else:
-                back = tiled(through, pixels[0], info.size, overlap=overlap, at_once=at_once)[None].to(here)
+                back = tiled(through, pixels[0], info.size, overlap=0, at_once=at_once)[None].to(here)
             errors = _errors(given, back)
             for i, name in enumerate(names):
                 found.append((name, float(errors.mean[i]), float(errors.peak[i])))
@@ -187,6 +190,14 @@ def _share(usual: np.ndarray, value: float) -> float:
 def _oddness(share: float, share_of_peak: float, error: float) -> tuple[float, float]:
     """What images are sorted by, the oddest first."""
     return min(share, share_of_peak), -error
+
+
+def _whole(names: Sequence[str], mean: np.ndarray, peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of images from those of their parts: the mean error of all, the highest peak of any."""
+    place = np.unique([untiled(name) for name in names], return_inverse=True)[1]
+    highest = np.zeros(place.max() + 1)
+    np.maximum.at(highest, place, peak)
+    return np.bincount(place, mean) / np.bincount(place), highest
 
 
 def _undrawn(config: DataConfig) -> DataConfig:

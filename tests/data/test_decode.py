@@ -136,13 +136,13 @@ def test_reduce16_rounds_to_nearest(values):
 
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (8, 8), shade) for shade in ("red", "blue")]
-    for kind in ("GIF", "WEBP", "PNG"):
+    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
         content = encoded(
             frames[0], kind, save_all=True, append_images=frames[1:], **({} if kind != "WEBP" else {"lossless": True})
         )
         out = decode(content, Spec((8, 8), 3))
         assert out.pixels[:, 4, 4].tolist() == [255, 0, 0], kind
-        assert out.notes == {"animated"}, kind
+        assert out.notes == {"paged" if kind == "TIFF" else "animated"}, kind
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

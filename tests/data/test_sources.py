@@ -66,6 +66,22 @@ def test_train_among_vehicles_is_a_class():
     assert sides_and_classes("bus/1.png", "train/2.png") == ([NONE, NONE], ["bus", "train"])
 
 
+def test_splits_may_lie_in_the_folder_of_each_class():
+    names = ("cat/train/1.png", "dog/train/2.png", "cat/test/deep/3.png", "dog/test/4.png")
+    assert sides_and_classes(*names) == ([TRAIN, TRAIN, TEST, TEST], ["cat", "dog", "cat", "dog"])
+    # Not where one image lies in none, or all in one: that is what a class might be called.
+    assert sides_and_classes(*names, "cat/5.png") == ([NONE] * 5, ["cat", "dog", "cat", "dog", "cat"])
+    assert sides_and_classes("cat/test/1.png", "dog/test/2.png") == ([NONE, NONE], ["cat", "dog"])
+
+
+def test_split_folders_beside_others_are_told():
+    found = layout(["train/good/1.png", "test/bad/2.png", "ground_truth/bad/3.png"])
+    assert found.classes == ("ground_truth", "test", "train")
+    assert found.notes[0].startswith("folders that are named like splits are not taken for such")
+    assert "'ground_truth'" in found.notes[0]
+    assert not layout(["bus/1.png", "train/2.png"]).notes
+
+
 def test_images_outside_of_class_folders_undo_classes_with_a_note():
     found = layout(["cat/1.png", "dog/2.png", "3.png"])
     assert found.labels is None

@@ -88,13 +88,12 @@ def score(
     beside: Annotated[
         str | None, typer.Option(metavar="DATA", help="Usual images to compare with, not those that the run held out.")
     ] = None,
-    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Of the tiles of a large image, as a share.")] = 0.25,
     device: Device = "auto",
 ) -> None:
     """Find odd images: how badly each comes back, beside how badly held-out images do."""
     from ectype import scoring
 
-    say(scoring.score(run, images, to, maps=maps, beside=beside, overlap=overlap, device=device))
+    say(scoring.score(run, images, to, maps=maps, beside=beside, device=device))
 
 
 @app.command()

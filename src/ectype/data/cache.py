@@ -22,7 +22,7 @@ from ectype.errors import DataError
 
 __all__ = ["Cleaned", "cache_root", "clean", "load", "locked", "publish", "writing"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the files in an entry; others are prepared anew."""
 
 MANIFEST = "manifest.json"

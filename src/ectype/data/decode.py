@@ -200,8 +200,8 @@ def _decode(image: Image.Image, spec: Spec) -> Decoded:
     if min(image.size) < spec.min_size:
         raise Rejected(f"too small ({image.width}×{image.height} pixels)")
     notes = set()
-    if image.format not in ("MPO", "TIFF", "JPEG") and getattr(image, "is_animated", False):
-        notes.add("animated")
+    if image.format not in ("MPO", "JPEG") and getattr(image, "is_animated", False):
+        notes.add("paged" if image.format == "TIFF" else "animated")
     if _is_deep(image):
         notes.add("16-bit")
     turn = _TURNS.get(_orientation(image))

@@ -308,6 +308,8 @@ class _Builder:
             notes.append(f"{transparent:,} images with transparency were painted onto {self.config.background}")
         if animated := outcome.notes["animated"]:
             notes.append(f"of {animated:,} animations the first frame is used")
+        if paged := outcome.notes["paged"]:
+            notes.append(f"of {paged:,} TIFF files of several pages the first is used: make a file of each to use all")
         if skipped := self.listing.skipped:
             kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.most_common(4))
             notes.append(f"{skipped.total():,} files that are no images were skipped ({kinds})")

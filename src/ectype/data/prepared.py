@@ -46,7 +46,7 @@ class Prepared:
         rejects: What cannot be used.
         notes: What a user should know of the images, a line each.
         marks: How many images each of these is true of: grey (among colour), enlarged, cut, bent, transparent,
-            animated, 16-bit.
+            animated, paged, 16-bit.
         copies: Images that are exact copies of others once decoded.
         fingerprint: Hash of the pixels, names, labels and splits: equal if and only if training sees the same.
         built: Whether they were decoded just now, rather than found.

@@ -131,27 +131,35 @@ def layout(names: Sequence[str]) -> Listing:
 
     - Folders above everything count for nothing.
     - The first folders are splits if all of them are named train, val, valid, validation, dev, test or t10k: with a
-      `bus` beside it, `train` is a vehicle.
-    - The first folder below that is the class, if every image lies in one and there are at least two.
+      `bus` beside it, `train` is a vehicle. The folders below the first are, if every image lies in one so named and
+      they are of two splits at least: `cats/train`, `cats/test`, `dogs/train` …
+    - The first folder besides is the class, if every image lies in one and there are at least two.
     """
     folders = _folders(names)
-    tops = {parts[0].lower() for parts in folders if parts}
-    sides = np.zeros(len(names), np.uint8)
-    if tops and tops <= SPLITS.keys():
-        for i, parts in enumerate(folders):
-            if parts:
-                sides[i] = SPLITS[parts[0].lower()]
-        folders = [parts[1:] for parts in folders]
+    sides, notes = np.zeros(len(names), np.uint8), ()
+    for level in (0, 1):
+        found = [parts[level].lower() if len(parts) > level else None for parts in folders]
+        named = {name for name in found if name is not None}
+        splits = {SPLITS[name] for name in named if name in SPLITS}
+        if named and named <= SPLITS.keys() and (level == 0 or (None not in found and len(splits) > 1)):
+            sides = np.array([0 if name is None else SPLITS[name] for name in found], np.uint8)
+            folders = [parts[:level] + parts[level + 1 :] for parts in folders]
+            break
+        if level == 0 and len(splits) > 1:
+            others = sorted(named - SPLITS.keys())
+            also = f", '{others[1]}'" + (" …" if len(others) > 2 else "") if len(others) > 1 else ""
+            note = "folders that are named like splits are not taken for such"
+            notes = (f"{note}, since beside them lies '{others[0]}'{also}: give a folder with none but these",)
     found = [parts[0] if parts else None for parts in folders]
     classes = sorted({name for name in found if name is not None}, key=natural)
     if len(classes) < 2:
-        return Listing(names, sides)
+        return Listing(names, sides, notes=notes)
     if outside := found.count(None):
         note = f"folders are not taken for classes: {outside} of {len(names)} images lie in none"
-        return Listing(names, sides, notes=(note,))
+        return Listing(names, sides, notes=(*notes, note))
     number = {name: i for i, name in enumerate(classes)}
     labels = np.fromiter((number[name] for name in found if name is not None), np.int32, len(names))
-    return Listing(names, sides, labels, tuple(classes))
+    return Listing(names, sides, labels, tuple(classes), notes=notes)
 
 
 def untiled(name: str) -> str:
