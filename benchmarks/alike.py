@@ -30,6 +30,7 @@ from torch import Tensor
 
 import ectype
 from ectype.data.feed import Feed
+from ectype.loading import open_data
 from ectype.measure.codes import active_units
 from ectype.measure.distances import frechet, moments
 from ectype.measure.intervals import jackknife
@@ -37,7 +38,6 @@ from ectype.measure.neighbours import prdc
 from ectype.measure.reconstruction import closeness
 from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder
 from ectype.models.base import Samples, evaluating
-from ectype.results import open_data
 from ectype.training.position import looking
 
 SIDE = 64

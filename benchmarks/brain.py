@@ -25,11 +25,11 @@ from PIL import Image
 
 import ectype
 from ectype.data.feed import Feed
+from ectype.loading import open_data
 from ectype.measure.segmentation import confusion, dice, resampled
 from ectype.models.base import evaluating
 from ectype.models.translator import Segmenter
 from ectype.recipe import Recipe
-from ectype.results import open_data
 from ectype.sections import DataConfig
 
 GOAL = 0.91

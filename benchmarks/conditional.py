@@ -23,12 +23,12 @@ from torch import Tensor
 import ectype
 from ectype.data.feed import Feed
 from ectype.diagnose.advice import advised
+from ectype.loading import open_data
 from ectype.measure.classifier import cached_classifier
 from ectype.measure.codes import wilson
 from ectype.measure.features import PixelFeatures, extract
 from ectype.measure.neighbours import prdc
 from ectype.models.base import Samples, evaluating
-from ectype.results import open_data
 from ectype.run import resolve
 
 EACH = 1000

@@ -23,10 +23,10 @@ import torch
 import ectype
 from ectype.data.feed import Feed
 from ectype.diagnose.advice import advised
+from ectype.loading import open_data
 from ectype.measure.codes import wilson
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.watching import SampleWatch
-from ectype.results import open_data
 from ectype.run import resolve
 from ectype.training.rundir import RunDir
 

@@ -24,13 +24,13 @@ from torch import Tensor
 import ectype
 from ectype.data.feed import Feed
 from ectype.data.preview import save_grid
+from ectype.loading import density_of, open_data
 from ectype.measure.distances import frechet, moments
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.intervals import jackknife
 from ectype.measure.watching import SampleWatch
 from ectype.models.autoencoder import Autoencoder
 from ectype.models.base import evaluating
-from ectype.results import density_of, open_data
 from ectype.training.rundir import RunDir
 from ectype.training.watch import to_uint8
 

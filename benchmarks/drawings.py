@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 import ectype
+from ectype.loading import open_data
 from ectype.models.translator import Painter
-from ectype.results import open_data
 from photos import Judge, bytes_of, in_parts, sheet
 
 GOAL = 0.15

@@ -18,9 +18,9 @@ import torch
 from sklearn.decomposition import PCA
 
 import ectype
+from ectype.loading import open_data
 from ectype.models.autoencoder import Autoencoder
 from ectype.recipe import load_recipe
-from ectype.results import open_data
 from ectype.sections import DataInfo
 
 GOAL = 1.02

@@ -19,11 +19,11 @@ import torch
 
 import ectype
 from ectype.data.feed import Feed
+from ectype.loading import open_data
 from ectype.measure.features import PixelFeatures
 from ectype.measure.verdict import judge
 from ectype.measure.watching import SampleWatch
 from ectype.models.base import Samples, evaluating
-from ectype.results import open_data
 from photos import bytes_of, sheet
 
 SIDE, SHOWN = 32, 16

@@ -23,10 +23,10 @@ from torch import Tensor
 
 import ectype
 from ectype.data.feed import Feed
+from ectype.loading import open_data
 from ectype.measure.classifier import Classifier, cached_classifier
 from ectype.models.base import evaluating
 from ectype.recipe import load_recipe
-from ectype.results import open_data
 from ectype.training.loop import Callback, Check
 from ectype.training.monitor import Monitor
 from ectype.training.trainer import Trainer

@@ -49,8 +49,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ectype.data.feed import Feed
+from ectype.loading import open_data
 from ectype.recipe import Recipe, load_recipe
-from ectype.results import open_data
 from ectype.training.assemble import assemble
 from ectype.training.trainer import Trainer
 

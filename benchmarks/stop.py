@@ -26,12 +26,12 @@ from torch import Tensor
 import ectype
 from ectype.data.feed import Feed
 from ectype.errors import Interrupted
+from ectype.loading import open_data
 from ectype.measure.distances import frechet, moments
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.intervals import jackknife
 from ectype.measure.watching import SampleWatch
 from ectype.recipe import Recipe
-from ectype.results import open_data
 from ectype.run import resolve
 from ectype.sections import MonitorConfig
 from ectype.training import checkpoint

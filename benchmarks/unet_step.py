@@ -22,9 +22,9 @@ os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 import torch
 import torch.nn.functional as F
 
+from ectype.loading import open_data
 from ectype.models.translator import Segmenter
 from ectype.recipe import Recipe, load_recipe
-from ectype.results import open_data
 from step import our_trainer
 
 GOAL = 0.97

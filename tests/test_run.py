@@ -17,8 +17,9 @@ from PIL import Image
 
 import ectype
 from ectype.errors import CheckpointError, DataError, EctypeWarning, ModelError, RecipeError, RunError, TrainingError
+from ectype.loading import density_of, keep, open_data
 from ectype.recipe import Recipe, load_recipe
-from ectype.results import density_of, evaluate, keep, open_data, report, view
+from ectype.results import evaluate, report, view
 from ectype.run import resolve
 from ectype.training import checkpoint
 from ectype.training.loop import Callback, Check
@@ -401,7 +402,7 @@ def test_a_plain_autoencoder_gets_densities_and_shows_that_the_normal_fails(tmp_
     assert set(model.densities) == {"normal", "gaussian", "gmm"}
     assert model.density == "gmm"
     with torch.no_grad():
-        code = model.encode(ectype.results.open_data(run.recipe.data)[1].split("train").batch(torch.arange(500)).image)
+        code = model.encode(ectype.loading.open_data(run.recipe.data)[1].split("train").batch(torch.arange(500)).image)
         draws = {name: model.densities[name].sample(2000) for name in model.densities}
     truth = torch.cov(code.T)
 
@@ -437,14 +438,20 @@ def test_classes_of_another_source_are_known_by_their_names(run: RunDir, tmp_pat
             place.mkdir(parents=True)
             for i in torch.where(images.labels == digit)[0][:many].tolist():
                 Image.fromarray(images.gather(torch.tensor([i]))[0, 0].numpy()).save(place / f"{i}.png")
-    found = view(run, str(tmp_path / "others"))
+    copies = pytest.warns(EctypeWarning, match="60 of these images are among those that this run was trained on")
+    with copies:
+        found = view(run, str(tmp_path / "others"))
     assert found.evaluation["PSNR"].n == 60
+    assert found.evaluation.judged == f"images held out in '{tmp_path / 'others'}'"
+    assert found.evaluation.remarks[0].startswith("60 of these images")
     assert found.test.images.labels is not None
     assert sorted(found.test.images.labels.unique().tolist()) == [3, 7]
     (tmp_path / "others" / "test" / "7").rename(tmp_path / "others" / "test" / "seven")
-    assert view(run, str(tmp_path / "others")).test.images.labels is None
+    with copies:
+        assert view(run, str(tmp_path / "others")).test.images.labels is None
     shutil.rmtree(tmp_path / "others" / "train")
-    assert view(run, str(tmp_path / "others")).evaluation["PSNR"].n == 60
+    with copies:
+        assert view(run, str(tmp_path / "others")).evaluation["PSNR"].n == 60
 
 
 def test_a_run_that_held_no_test_images_out_is_measured_on_others(tmp_path: Path) -> None:
@@ -453,7 +460,10 @@ def test_a_run_that_held_no_test_images_out_is_measured_on_others(tmp_path: Path
         evaluate(run)
     others = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
     np.save(tmp_path / "others.npy", others)
-    assert evaluate(run, str(tmp_path / "others.npy"))["PSNR"].n == 40
+    found = evaluate(run, str(tmp_path / "others.npy"))
+    assert found["PSNR"].n == 40
+    assert found.judged == f"images of '{tmp_path / 'others.npy'}'"
+    assert not any("trained on" in remark for remark in found.remarks)
 
 
 def test_a_report_is_one_file(run: RunDir, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import ectype
 from ectype.errors import DataError, ModelError, RunError
-from ectype.results import keep
+from ectype.loading import keep
 from ectype.sampling import labels_for, sample, slerp, walk
 from ectype.sections import DataInfo
 from ectype.training.rundir import RunDir

@@ -13,7 +13,7 @@ import ectype
 from ectype.data.preview import contact_sheet
 from ectype.data.sources import untiled
 from ectype.errors import DataError, ModelError
-from ectype.results import open_data
+from ectype.loading import open_data
 from ectype.scoring import nearest, score
 from ectype.sharing import export
 from ectype.training.rundir import RunDir

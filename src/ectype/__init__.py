@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ectype.loading import load
     from ectype.recipe import Recipe, load_recipe
-    from ectype.results import load
     from ectype.run import train
     from ectype.training.loop import Callback
 

@@ -20,6 +20,7 @@ from ectype.data.preview import save_grid
 from ectype.data.store import Store
 from ectype.diagnose.early import EarlyWarning
 from ectype.errors import CheckpointError, EctypeWarning, RunError, TrainingError
+from ectype.loading import keep, load, open_data
 from ectype.losses.mixture import Mixture
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.reconstruction import baseline_images
@@ -30,7 +31,6 @@ from ectype.models.base import NeedsStart, Samples, StartsFromData, StartsFromWe
 from ectype.nets.published import fill, find_published
 from ectype.objectives.base import Restarts, Validates
 from ectype.recipe import Recipe
-from ectype.results import keep, load, open_data
 from ectype.training import checkpoint
 from ectype.training.assemble import assemble
 from ectype.training.distributed import World

@@ -15,10 +15,11 @@ from ectype.diagnose import scan
 from ectype.diagnose.advice import advised
 from ectype.diagnose.finding import Advice, Finding
 from ectype.errors import EctypeError, Interrupted
+from ectype.loading import adopt
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.view import RunView
 from ectype.recipe import Recipe
-from ectype.results import adopt, view
+from ectype.results import view
 from ectype.training import checkpoint
 from ectype.training.distributed import World
 from ectype.training.loop import Callback

@@ -14,9 +14,10 @@ from rich.console import Console
 from ectype.apart import stoppable, train_all
 from ectype.data.store import Store
 from ectype.errors import EctypeError, Interrupted, RecipeError, RunError
+from ectype.loading import open_data
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.standing import Standing, caution, sentences, standings
-from ectype.results import comparison_page, evaluate, open_data
+from ectype.results import comparison_page, evaluate
 from ectype.run import resolve
 from ectype.sections import count
 from ectype.training.rundir import RunDir

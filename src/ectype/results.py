@@ -1,9 +1,8 @@
-"""What is done with runs that were made: load, ship another step, fit a density, measure, report."""
+"""What is said of runs that were made: their figures, what is off, a page."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,55 +10,41 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from rich.console import Console
-from torch import nn
 
-from ectype.console import progress_line
 from ectype.data.feed import Feed
-from ectype.data.prepare import Prepared, prepare
+from ectype.data.prepare import prepare
 from ectype.data.preview import save_grid
-from ectype.data.store import Images, Store, open_store
+from ectype.data.store import Images, Store
 from ectype.diagnose import scan
 from ectype.diagnose.finding import Finding
 from ectype.errors import (
     CheckpointError,
     DataError,
     EctypeWarning,
-    ModelError,
     RecipeError,
     RunError,
     TrainingError,
-    did_you_mean,
 )
+from ectype.loading import load, open_data
 from ectype.measure.evaluate import evaluate as measure
 from ectype.measure.evaluation import Evaluation
 from ectype.measure.features import Source, choose_extractors
 from ectype.measure.standing import Standing
 from ectype.measure.view import RunView
-from ectype.models.base import Model, Samples, evaluating
-from ectype.models.densities import DENSITIES, Density, fit_density
-from ectype.objectives.base import Objective
-from ectype.recipe import Recipe, data_recipe, load_recipe
+from ectype.models.base import Samples
+from ectype.recipe import Recipe, data_recipe
 from ectype.sections import DataConfig, DataInfo
-from ectype.share.hub import located
 from ectype.training import checkpoint
 from ectype.training.distributed import choose_device
-from ectype.training.position import looking
 from ectype.training.rundir import RunDir
-from ectype.training.shipped import DrawsCodes, load_model, ship, store_density
 from ectype.training.watch import to_uint8
-from ectype.untrusted import inside, read_json
 
 __all__ = [
-    "density_of",
     "diagnose",
     "evaluate",
-    "keep",
-    "load",
-    "open_data",
     "other_source",
-    "recipe_of",
     "report",
     "save_evidence",
     "told",
@@ -69,63 +54,6 @@ __all__ = [
 
 FIGURES = 6
 """Of what is measured: stored figures of another version are measured anew."""
-CODES = 10_000
-"""Images whose codes a density is fitted on, at most."""
-
-
-def open_data(config: DataConfig, console: Console | None = None) -> tuple[Prepared, Store]:
-    """Prepare images, or find them prepared, and say what was found."""
-    prepared = prepare(config, progress=progress_line(console))
-    if console is not None:
-        console.print(prepared.summary, highlight=False, soft_wrap=True)
-        for note in prepared.notes:
-            console.print(f"  {note}", highlight=False, soft_wrap=True)
-    return prepared, open_store(prepared, config)
-
-
-def keep(run: RunDir | str | Path, step: int, *, store: Store | None = None) -> None:
-    """Ship the weights of a checkpoint as the run's model, and fit its densities where it needs them.
-
-    A run that has not ended ships them until it does.
-
-    Raises:
-        CheckpointError: No such checkpoint, or it is damaged.
-    """
-    run = run if isinstance(run, RunDir) else RunDir.existing(run)
-    _ship(run, step, store)
-    run.amend_summary({"shipped_step": step, "shipped_attempt": 0})
-
-
-def _ship(run: RunDir, step: int, store: Store | None = None) -> None:
-    place = run.checkpoint(step)
-    if not checkpoint.verify(place):
-        have = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.places(run.checkpoints))
-        raise CheckpointError(f"no whole checkpoint of step {step} in '{run.path}'; have {have or 'none'}.")
-    recipe, state = run.recipe, checkpoint.load_state(place)
-    store = store or open_data(recipe.data)[1]
-    averaged = place / "average.safetensors"
-    if averaged.is_file():
-        weights = checkpoint.load_tensors(averaged)
-    else:
-        held = checkpoint.load_tensors(place / "objective.safetensors")
-        objective = recipe.objective.build(recipe.model.build(store.info), store.info, images=recipe.train.images)
-        objective.load_state_dict(held)
-        assert isinstance(objective, Objective)
-        weights = objective.model.state_dict()
-    ship(run.model, recipe, store.info, weights, step=state["step"], seen=state["seen"])
-    model = load_model(run.model)
-    if isinstance(model, DrawsCodes) and len(store.split("train")) > 1:
-        # Where codes were trained towards a prior, a mixture beside it shows what the prior misses of them.
-        for name in ("gaussian", "gmm") if model.prior is None else ("gmm",):
-            _fit(run, model, name, store)
-
-
-def adopt(run: RunDir, attempt: RunDir) -> None:
-    """Ship an attempt's model as its run's."""
-    with checkpoint.committed(run.model) as scratch:
-        for file in attempt.model.iterdir():
-            if file.name != checkpoint.MANIFEST:
-                shutil.copy2(file, scratch / file.name)
 
 
 def evaluate(
@@ -234,11 +162,15 @@ def view(
     here = next(model.parameters()).device
     prepared, store = open_data(recipe.data)
     config = recipe.data if source is None else other_source(recipe.data, source, store.info)
-    own, asked = config is recipe.data and split == "test", store
-    if config is not recipe.data:
-        asked = open_data(config)[1]
+    own, others, copies = config is recipe.data and split == "test", "", 0
+    if config is recipe.data:
+        judged = store.split(split)
+    else:
+        found, asked = open_data(config)
         _check_partners(store.info, asked.info, str(source))
-    judged = store.split(split) if asked is store else _judged(asked, store.info)
+        part, judged = _judged(asked, store.info)
+        others = f"images of '{source}'" if part == "train" else f"images held out in '{source}'"
+        copies = int(np.isin(found.digests(part), prepared.digests("train")).sum())
     train, test = (
         Feed(images, found, here, training=False, seed=recipe.train.seed)
         for images, found in ((store.split("train"), recipe.data), (judged, config))
@@ -261,11 +193,16 @@ def view(
     evaluation = kept or measure(
         model, train, test, recipe=recipe, device=here, likelihood_samples=likelihood, extractors=extractors
     )
-    if moved:
-        what = "the images have changed since this run was trained: what is held out now may have been trained on"
-        warnings.warn(f"'{run.path}': {what}.", EctypeWarning, stacklevel=2)
-        if what not in evaluation.remarks:
-            evaluation = replace(evaluation, remarks=[what, *evaluation.remarks])
+    if others:
+        evaluation = replace(evaluation, judged=others)
+    for seen, what in (
+        (moved, "the images have changed since this run was trained: what is held out now may have been trained on"),
+        (copies, f"{copies:,} of these images are among those that this run was trained on"),
+    ):
+        if seen:
+            warnings.warn(f"'{run.path}': {what}.", EctypeWarning, stacklevel=2)
+            if what not in evaluation.remarks:
+                evaluation = replace(evaluation, remarks=[what, *evaluation.remarks])
     if own and kept is None:
         held = {"key": key, "likelihood": likelihood, "evaluation": json.loads(evaluation.to_json())}
         run.evaluation_file.write_text(json.dumps(held, indent=1, ensure_ascii=False))
@@ -288,18 +225,19 @@ def _trained_on(run: RunDir) -> str | None:
     return None
 
 
-def _judged(other: Store, own: DataInfo) -> Images:
-    """What another source holds out by itself, or all of it, with classes by the numbers that the run knows them by.
+def _judged(other: Store, own: DataInfo) -> tuple[str, Images]:
+    """Which part of another source is judged, what it holds out by itself or else all, and its images.
 
-    No classes where one of theirs is none of the run's.
+    Their classes have the numbers that the run knows them by; none where one is none of the run's.
     """
     parts = dict(other.splits())
-    images = next(parts[name] for name in ("test", "val", "train") if name in parts)
+    part = next(name for name in ("test", "val", "train") if name in parts)
+    images = parts[part]
     if images.labels is not None:
         number = {name: i for i, name in enumerate(own.classes)}
         known = [number.get(name, -1) for name in other.info.classes]
         images.labels = None if -1 in known else torch.tensor(known)[images.labels]
-    return images
+    return part, images
 
 
 def _check_partners(own: DataInfo, other: DataInfo, source: str) -> None:
@@ -330,73 +268,3 @@ def other_source(config: DataConfig, source: str, info: DataInfo) -> DataConfig:
         # A class that the others have none of must not move those behind it.
         changes |= {"class_names": info.target.classes, "class_values": info.target.values or None}
     return DataConfig.model_validate({**config.model_dump(), **changes, "size": info.size, "channels": info.channels})
-
-
-def load(path: str | Path, *, device: str = "auto") -> Model:
-    """The model of a run, of a model directory, or of a name on the Hub such as `user/name`, ready to use.
-
-    A place that is there goes before a name. What comes from elsewhere is checked and none of it is run; see
-    `ectype.untrusted`.
-
-    What it can do is in its methods: `reconstruct`, `encode`, `decode`, `sample`, `log_likelihood`; see
-    `ectype.models.base`. Images are tensors [b, c, h, w] in [0, 1].
-
-    Raises:
-        RunError: No such run, or it has shipped no model yet.
-        CheckpointError: Its files are damaged, or claim what cannot be.
-    """
-    place = located(path)
-    if not (place / "config.json").is_file():
-        run = RunDir.existing(place)
-        _ship_newest(run)
-        place = run.model
-    return load_model(place, choose_device(device))
-
-
-def _ship_newest(run: RunDir) -> None:
-    """Ship the newest checkpoint of a run that has not ended, unless a user has chosen one."""
-    shipped = run.model / "config.json"
-    if shipped.is_file() and (run.trained or "shipped_step" in run.summary()):
-        return
-    newest = checkpoint.latest(run.checkpoints)
-    step = 0 if newest is None else checkpoint.step_of(newest)
-    if shipped.is_file() and step in (0, checkpoint.load_json(shipped)["step"]):
-        return
-    if not step:
-        raise RunError(f"'{run.path}' has no model yet: it was stopped before its first check; resume it first.")
-    _ship(run, step)
-
-
-def recipe_of(path: str | Path) -> Recipe:
-    """The recipe of a run, or of a model that was handed on. Raises as `load` does."""
-    place = located(path)
-    handed = place / "recipe.json"
-    if handed.is_file():
-        return load_recipe(read_json(inside(place, handed.name)))
-    return RunDir.existing(place).recipe
-
-
-def density_of(run: RunDir, model: nn.Module, name: str) -> Density:
-    """A density on the codes of a run's model, fitted on its training images and stored if it was not before."""
-    if not isinstance(model, DrawsCodes):
-        raise ModelError(f"the model of '{run.path}' draws no codes: leave --density out.")
-    if name not in DENSITIES:
-        raise ModelError(f"no density '{name}'; {did_you_mean(name, DENSITIES)}")
-    if name not in model.densities:
-        _fit(run, model, name, open_data(run.recipe.data)[1])
-    return model.densities[name]
-
-
-def _fit(run: RunDir, model: nn.Module, name: str, store: Store) -> None:
-    assert isinstance(model, DrawsCodes)
-    recipe, device = run.recipe, next(model.parameters()).device
-    feed = Feed(store.split("train"), recipe.data, device, training=False, seed=recipe.train.seed)
-    numbers = int(torch.tensor(next(iter(model.densities.values())).shape).prod())
-    most = max(2, min(CODES, 50_000_000 // numbers))
-    with evaluating(model):
-        codes = [
-            model.encode(b.image).cpu()
-            for b, _ in feed.sequence(*looking(store.info, recipe.train.seed, device), most=most)
-        ]
-    model.densities[name] = fit_density(name, torch.cat(codes), seed=recipe.train.seed)
-    store_density(run.model, name, model.densities[name])

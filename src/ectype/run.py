@@ -13,10 +13,10 @@ from ectype.assembly import Session
 from ectype.attempts import fix as mend
 from ectype.attempts import roll_back
 from ectype.errors import ModelError, RecipeError, RunError
+from ectype.loading import load
 from ectype.models.base import Encodes, has_own_codes
 from ectype.nets.published import described, find_published
 from ectype.recipe import Recipe, differences, load_recipe, within
-from ectype.results import load
 from ectype.training.distributed import choose_device, launched
 from ectype.training.environment import numerics
 from ectype.training.loop import Callback

@@ -16,9 +16,9 @@ from ectype.data.preview import contact_sheet, save_grid, writable
 from ectype.data.video import FILMS, save_film
 from ectype.errors import ModelError, did_you_mean
 from ectype.extras import needed
+from ectype.loading import density_of, load
 from ectype.models.base import DrawsLabels, DrawsLatents, Samples, Solves, conditional, evaluating
 from ectype.models.densities import DENSITIES
-from ectype.results import density_of, load
 from ectype.run import train
 from ectype.sections import DataInfo
 from ectype.training import checkpoint

@@ -17,10 +17,10 @@ from ectype.data.preview import save_grid, writable, writing
 from ectype.data.sources import untiled
 from ectype.data.store import Images
 from ectype.errors import DataError
+from ectype.loading import load, open_data, recipe_of
 from ectype.measure.neighbours import nearest as nearest_points
 from ectype.models.base import Encodes, Reconstructs, evaluating
 from ectype.models.degradations import blur
-from ectype.results import load, open_data, recipe_of
 from ectype.sections import DataConfig
 from ectype.share.hub import located
 from ectype.tiling import tiled

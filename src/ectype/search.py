@@ -17,10 +17,11 @@ from rich.console import Console
 from ectype.apart import stoppable, train_all
 from ectype.compare import in_words, values_of
 from ectype.errors import EctypeError, Interrupted, RecipeError, RunError
+from ectype.loading import open_data
 from ectype.measure.evaluation import Evaluation, Figure, number
 from ectype.measure.standing import standings
 from ectype.recipe import Recipe
-from ectype.results import comparison_page, evaluate, open_data, validated
+from ectype.results import comparison_page, evaluate, validated
 from ectype.run import resolve
 from ectype.training.position import derive
 from ectype.training.rundir import RunDir

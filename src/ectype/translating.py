@@ -18,9 +18,9 @@ from ectype.data.decode import decode as decode_image
 from ectype.data.prepare import LARGEST_OWN
 from ectype.data.preview import fillable, save_grid, writing
 from ectype.errors import DataError, ModelError
+from ectype.loading import load, recipe_of
 from ectype.models.base import evaluating
 from ectype.models.translator import Restorer, Segmenter, Translator
-from ectype.results import load, recipe_of
 from ectype.sections import DataConfig, DataInfo
 from ectype.tiling import tiled
 from ectype.training.watch import to_uint8

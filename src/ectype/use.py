@@ -20,9 +20,10 @@ from ectype.data.feed import Feed
 from ectype.data.preview import fillable, save_grid, writable, writing
 from ectype.data.sources import judge
 from ectype.errors import DataError, ModelError
+from ectype.loading import load, open_data, recipe_of
 from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, evaluating
 from ectype.recipe import Recipe
-from ectype.results import load, open_data, other_source, recipe_of
+from ectype.results import other_source
 from ectype.sections import DataConfig, DataInfo
 from ectype.share.hub import located
 from ectype.tiling import tiled

@@ -17,10 +17,10 @@ import torch
 import ectype
 from ectype.data.batch import Batch
 from ectype.errors import Interrupted
+from ectype.loading import open_data
 from ectype.models.base import Encodes, Reconstructs, Samples, Scores
 from ectype.models.translator import Translator
 from ectype.recipe import Recipe, preset_names
-from ectype.results import open_data
 from ectype.training import checkpoint
 from ectype.training.loop import Callback
 from ectype.training.rundir import RunDir

@@ -97,7 +97,7 @@ def test_it_is_shipped_whole_and_needs_no_other_run(flow: RunDir, tmp_path: Path
 def test_codes_come_to_lie_between_0_and_1_and_back(coder: RunDir, flow: RunDir) -> None:
     model = ectype.load(flow.path)
     assert isinstance(model, OnCodes)
-    _, store = ectype.results.open_data(flow.recipe.data)
+    _, store = ectype.loading.open_data(flow.recipe.data)
     image = store.split("train").batch(torch.arange(400)).image
     placed = model.codes(image, Position(0, 0, 0, batch=400))
     assert placed.shape == (400, *model.code_info.shape)

@@ -20,12 +20,12 @@ from ectype.data.feed import Feed
 from ectype.data.prepare import prepare
 from ectype.data.store import open_store
 from ectype.errors import RunError
+from ectype.loading import load
 from ectype.measure.cost import flop
 from ectype.measure.evaluate import evaluate
 from ectype.measure.evaluation import number
 from ectype.measure.view import RunView
 from ectype.report.page import write_report
-from ectype.results import load
 from ectype.run import train
 from ectype.training.rundir import RunDir
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import ectype
 from ectype.errors import EctypeError, ModelError, RunError
-from ectype.results import recipe_of
+from ectype.loading import recipe_of
 from ectype.run import resolve
 from ectype.share import hub
 from ectype.sharing import export, push

@@ -18,9 +18,10 @@ import torch
 import ectype
 from ectype.data.feed import Feed
 from ectype.errors import EctypeWarning, Interrupted
+from ectype.loading import open_data
 from ectype.models.base import Samples
 from ectype.recipe import Recipe
-from ectype.results import evaluate, open_data
+from ectype.results import evaluate
 from ectype.training import checkpoint
 from ectype.training.assemble import assemble
 from ectype.training.loop import Callback

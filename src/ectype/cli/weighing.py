@@ -54,9 +54,9 @@ def diagnose(
 @app.command()
 def keep(run: Run, step: Annotated[int, typer.Argument(help="A step that has a checkpoint.")]) -> None:
     """Ship the weights of a chosen step."""
-    from ectype import results
+    from ectype import loading
 
-    results.keep(run, step)
+    loading.keep(run, step)
     say(f"{run}/model now holds the weights of step {step}")
 
 

@@ -84,6 +84,11 @@ class Prepared:
         shape = f"{width}×{height} {kind}{classes}"
         return f"{len(self):,} images, {len(self.rejects):,} rejected{why}; {shape}; {splits}"
 
+    def digests(self, split: str) -> np.ndarray:
+        """Hashes [n] of the pixels of a split's images, a number of bytes each."""
+        side = {"train": TRAIN, "val": VAL, "test": TEST}[split]
+        return np.load(self.root / "digests.npy").view(f"V{DIGEST}")[self.sides == side, 0]
+
 
 def reasons(rejects: Sequence[Reject]) -> str:
     """Counts by reason, the most frequent first."""

@@ -189,4 +189,5 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95% interval of a share of n images (Wilson 1927): within [0, 1], and right near its ends."""
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the two terms are equal but for rounding.
+    return max(0.0, centre - half) if share > 0 else 0.0, min(1.0, centre + half) if share < 1 else 1.0

@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from ectype.errors import RunError
@@ -73,6 +74,8 @@ class Evaluation:
     """best, median, worst → places in the test split, by squared error."""
     remarks: list[str]
     """What could not be computed, and why."""
+    judged: str = "held-out test images"
+    """What the test images are."""
     verdict: str = ""
     """On samples, by name; empty where there are none, or too few images to judge by."""
 
@@ -110,18 +113,19 @@ class Evaluation:
         if self.compression is not None:
             size += f" · {self.image_numbers:,} numbers ÷ {self.code_numbers:,} kept = {self.compression:.3g}"
         table = Table(
-            title=f"{self.test_images:,} held-out test images, seed {self.seed}",
+            title=f"{self.test_images:,} {self.judged}, seed {self.seed}",
             caption="\n".join([size, *self.remarks]),
+            box=box.SIMPLE_HEAD,
             title_justify="left",
             caption_justify="left",
         )
-        table.add_column("")
+        table.add_column("", overflow="fold")
         table.add_column("value", justify="right", no_wrap=True)
         table.add_column("95% interval", no_wrap=True)
         table.add_column("beside")
         for figures in self.groups().values():
             for figure in figures:
-                beside = " · ".join(f"{name} {number(value)}" for name, value in figure.beside.items())
+                beside = "\n".join(f"{name} {number(value)}" for name, value in figure.beside.items())
                 table.add_row(figure.name, figure.text, figure.interval, beside)
             table.add_section()
         return table

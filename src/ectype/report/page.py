@@ -123,7 +123,7 @@ def _part(view: RunView, key: str) -> _Part:
     facts = [
         ("Images", f"{recipe.data.source}: {width}×{height}, {'grey' if info.channels == 1 else 'colour'}"),
         ("Trained on", f"{evaluation.train_images:,} images"),
-        ("Judged on", f"{evaluation.test_images:,} held-out test images, seed {evaluation.seed}"),
+        ("Judged on", f"{evaluation.test_images:,} {evaluation.judged}, seed {evaluation.seed}"),
         ("Parameters", f"{evaluation.parameters:,}"),
         ("Compression", f"{compression(evaluation)} (numbers in ÷ numbers kept)"),
     ]
