@@ -69,9 +69,12 @@ def test_override(key: str, value: str, path: str, expected: object) -> None:
         (["images=5"], ["fits several keys", "train.images", "monitor.images"]),
         (["resize=stretch"], ["data.resize", "'stretch'", "'crop', 'pad', 'squash' or 'tiles'"]),
         (["likelihood=bcee"], ["bcee", "did you mean 'bce'?"]),
-        (["lr=fast"], ["optimizer.lr", "'fast'", "valid number"]),
-        (["lr=-1"], ["optimizer.lr", "-1", "greater than 0"]),
-        (["size=big"], ["data.size", "'big'", "'auto'"]),
+        (["lr=fast"], ["optimizer.lr", "'fast'", "must be a number."]),
+        (["lr=-1"], ["optimizer.lr", "-1", "must be above 0."]),
+        (["size=big"], ["data.size='big': must be 'auto' or 'own', a whole number or a list, such as [16, 16]."]),
+        (["size=2"], ["data.size=2: must be at least 4."]),
+        (["resize=crp"], ["did you mean 'crop'?"]),
+        (["split=0.2"], ["data.split=0.2: must be keys with values"]),
         (["size=[2, 8]"], ["2 pixels is too small"]),
         (["lr"], ["'lr' is no override", "key=value"]),
         (["net={kind: conv, widht: 3}"], ["widht"]),
@@ -106,6 +109,13 @@ def test_an_override_within_a_kind_keeps_the_rest_and_a_new_kind_starts_afresh()
     recipe = load_recipe("vae", {"net": {"width": 8}})
     assert (recipe.model.net.kind, recipe.model.net.width) == ("conv", 8)
     assert load_recipe("vae", {"net": "mlp"}).model.net.hidden == (512,)
+
+
+def test_a_loss_by_its_name_is_one_alone() -> None:
+    for words in (["loss=ssim"], ["loss={ssim: 1}"]):
+        assert load_recipe("ae", words).plain()["objective"]["loss"] == {"ssim": 1.0}
+    with pytest.raises(RecipeError, match=r"objective\.loss\.ssim='much': must be a number"):
+        load_recipe("ae", ["loss={ssim: much}"])
 
 
 def test_of_keys_that_end_alike_the_shortest_is_meant() -> None:

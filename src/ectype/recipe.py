@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from ectype.errors import RecipeError, did_you_mean
 from ectype.sections import (
@@ -183,19 +184,45 @@ def _validate(section: type[S], plain: Any) -> S:
 
 
 def _one_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
     # A union reports a branch for each of its types; the path to the key ends where those begin.
-    path = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
+    paths = [".".join(str(part) for part in e["loc"] if not _is_branch(str(part))) for e in errors]
+    first, path = errors[0], paths[0]
     if first["type"] == "extra_forbidden":
         return f"no key '{path}' in this recipe."
-    rule = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [4, 16, 16]")
-    if "' or '" in rule and isinstance(first["input"], str):
-        rule += f"; {did_you_mean(first['input'], rule.split(chr(39))[1::2])}"
-    alike = [e["msg"] for e in error.errors(include_url=False) if e["loc"][:1] == first["loc"][:1] and e is not first]
-    if alike and _is_branch(str(first["loc"][-1])):
-        rule = " or ".join(dict.fromkeys([rule, *alike]))
+    alike = [e for e, where in zip(errors, paths, strict=True) if where == path]
+    rules = list(dict.fromkeys(map(_rule, alike)))
+    if None in rules:
+        said = next(e for e in alike if _rule(e) is None)["msg"]
+        rule = said.removeprefix("Value error, ")
+        rule = rule[:1].lower() + rule[1:]
+    else:
+        # A value of the right type that is too large says more than those that are of another type.
+        bounds = [text for text in rules if text is not None and text.startswith(tuple(BOUNDS.values()))]
+        *most, last = map(str, bounds or rules)
+        rule = "must be " + (f"{', '.join(most)} or {last}" if most else last)
+        words = [word for text in rules if text is not None for word in text.split("'")[1::2]]
+        if (hint := did_you_mean(str(first["input"]), words)).startswith("did"):
+            rule += f"; {hint}"
     name = f"{path}={first['input']!r}: " if path and not isinstance(first["input"], Mapping) else ""
-    return f"{name}{rule[:1].lower() + rule[1:]}" + ("" if rule.endswith((".", "?")) else ".")
+    return f"{name}{rule}" + ("" if rule.endswith((".", "?")) else ".")
+
+
+BOUNDS = {"greater_than_equal": "at least", "greater_than": "above", "less_than_equal": "at most", "less_than": "below"}
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a word"}
+TYPES |= {"tuple": "a list, such as [16, 16]", "list": "a list, such as [16, 16]"}
+TYPES |= {"dict": "names with values, such as {name: 1}", "model": "keys with values, such as {key: 1}"}
+
+
+def _rule(error: ErrorDetails) -> str | None:
+    """What a value must be, in words of ours; None where pydantic's say it."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in BOUNDS:
+        return f"{BOUNDS[kind]} {next(iter(context.values())):g}"
+    if kind == "literal_error":
+        return context["expected"]
+    what, _, how = kind.partition("_")
+    return TYPES.get(what) if how in ("type", "parsing", "from_float", "attributes_type") else None
 
 
 def _is_branch(part: str) -> bool:

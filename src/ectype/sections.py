@@ -35,6 +35,7 @@ __all__ = [
     "Section",
     "Split",
     "TrainConfig",
+    "Weights",
     "count",
 ]
 
@@ -94,6 +95,14 @@ def count(value: Any) -> Any:
 
 
 Count = Annotated[int, BeforeValidator(count)]
+
+
+def _alone(value: Any) -> Any:
+    return {value: 1.0} if isinstance(value, str) and value else value
+
+
+Weights = Annotated[dict[str, float], BeforeValidator(_alone)]
+"""Losses by weight; a name by itself is one alone."""
 
 
 class Section(BaseModel):

@@ -17,7 +17,7 @@ from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder, Pass
 from ectype.objectives.base import LossTerms
 from ectype.objectives.critic_term import CriticTerm, CriticTermConfig
 from ectype.objectives.judged import Judged
-from ectype.sections import DataInfo, ObjectiveConfig, Section
+from ectype.sections import DataInfo, ObjectiveConfig, Section, Weights
 
 __all__ = ["Elbo", "ElboConfig", "Reconstruction", "ReconstructionConfig"]
 
@@ -160,7 +160,7 @@ class ReconstructionConfig(ObjectiveConfig):
     """The likelihood's loss or others, plus fixed weights on what the bottleneck costs, such as {KL: 1e-6}."""
 
     kind: Literal["reconstruction"] = "reconstruction"
-    loss: dict[str, float] = Field(default_factory=dict)
+    loss: Weights = Field(default_factory=dict)
     """Losses by weight instead of the likelihood's, such as {l1: 1, perceptual: 0.5}: see `ectype.losses.mixture`."""
     network: str = "auto"
     """What the perceptual and style losses compare features by; auto takes the best that is at hand."""

@@ -20,7 +20,7 @@ from ectype.nets.mapper import reflected
 from ectype.objectives.base import LossTerms
 from ectype.objectives.critic_term import CriticTerm, CriticTermConfig
 from ectype.objectives.judged import Judged
-from ectype.sections import DataInfo, ObjectiveConfig
+from ectype.sections import DataInfo, ObjectiveConfig, Weights
 
 __all__ = ["Supervised", "SupervisedConfig"]
 
@@ -33,7 +33,7 @@ class SupervisedConfig(ObjectiveConfig):
     """Losses between what a model makes of an image and the image's partner, or what the image was."""
 
     kind: Literal["supervised"] = "supervised"
-    loss: dict[str, float] = Field(default_factory=dict)
+    loss: Weights = Field(default_factory=dict)
     """Losses by weight. Of masks: cross_entropy, dice, focal; both of the first by default. Of pictures: those of
     `ectype.losses.mixture`; l1 by default."""
     network: str = "auto"
