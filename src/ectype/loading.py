@@ -60,7 +60,10 @@ def _ship(run: RunDir, step: int, store: Store | None = None) -> None:
     place = run.checkpoint(step)
     if not checkpoint.verify(place):
         have = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.places(run.checkpoints))
-        raise CheckpointError(f"no whole checkpoint of step {step} in '{run.path}'; have {have or 'none'}.")
+        raise CheckpointError(
+            f"no whole checkpoint of step {step} in '{run.path}'; have {have or 'none'} (the best and the last are kept; "
+            "train with run.keep_every=50k to keep one for each so many images)."
+        )
     recipe, state = run.recipe, checkpoint.load_state(place)
     store = store or open_data(recipe.data)[1]
     averaged = place / "average.safetensors"

@@ -170,6 +170,7 @@ def view(
         _check_partners(store.info, asked.info, str(source))
         part, judged = _judged(asked, store.info)
         others = f"images of '{source}'" if part == "train" else f"images held out in '{source}'"
+        others += found.left_out
         copies = int(np.isin(found.digests(part), prepared.digests("train")).sum())
     train, test = (
         Feed(images, found, here, training=False, seed=recipe.train.seed)
@@ -263,7 +264,8 @@ def other_source(config: DataConfig, source: str, info: DataInfo) -> DataConfig:
     text = str(Path(source).resolve()) if Path(source).exists() else source
     if text == config.source:
         return config
-    changes: dict[str, object] = {"source": text, "labels": None, "split": {"val": 0, "test": 0}}
+    # What cannot be used is left out and told: there is no recipe at hand that could be changed.
+    changes: dict[str, object] = {"source": text, "labels": None, "split": {"val": 0, "test": 0}, "max_rejects": 1.0}
     if info.target is not None and info.target.kind == "masks":
         # A class that the others have none of must not move those behind it.
         changes |= {"class_names": info.target.classes, "class_values": info.target.values or None}

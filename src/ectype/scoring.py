@@ -237,7 +237,7 @@ def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int 
     recipe, info = recipe_of(at), model.info
     spec, here = spec_of(info, recipe), next(model.parameters()).device
     config = source_of(at, source, info)
-    _, store = open_data(config)
+    prepared, store = open_data(config)
     skipped: list[str] = []
     moments = looking(info, recipe.train.seed, here)
     codes, names, where = [], [], []
@@ -268,4 +268,4 @@ def nearest(run: Path, images: Sequence[str], source: str, out: Path, *, k: int 
         said = ", ".join(f"{names[p]} ({d:.4g})" for d, p in zip(distances.tolist(), places.tolist(), strict=True))
         lines.append(f"{name}: {said}")
     save_grid(torch.cat(rows), out, columns=k + 1)
-    return [*lines, f"→ {out}{left_out(skipped)}"]
+    return [*lines, f"→ {out}{left_out(skipped)}{prepared.left_out}"]

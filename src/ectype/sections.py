@@ -360,7 +360,8 @@ class MonitorConfig(Section):
     """When to look, and when to stop."""
 
     every: Literal["auto", "epoch"] | Annotated[Count, Field(gt=0)] = "auto"
-    """Images between checks. auto: chosen once from a timed check so that looking costs under a tenth."""
+    """Images between checks. auto: chosen once from a timed check so that looking costs under a tenth. epoch: all of
+    the training images, or 100 updates where that is more."""
     patience: int | None = Field(default=10, ge=1)
     """Stop after so many checks without a new best; None trains to the end."""
     stretch: float = Field(default=0.0, ge=0)

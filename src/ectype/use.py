@@ -306,7 +306,7 @@ def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
     capable = able(model, Encodes, run, "encode")
     recipe, info = recipe_of(at), model.info
     config = source_of(at, source, info)
-    _, store = open_data(config)
+    prepared, store = open_data(config)
     here = next(model.parameters()).device
     paths: list[str] = []
     labels: list[str | None] = []
@@ -323,7 +323,7 @@ def encode(run: Path, source: str, out: Path, *, device: str = "auto") -> str:
             labels += [None] * len(part) if known is None else [store.info.classes[int(k)] for k in known]
     code = torch.cat(codes)
     write_codes(out, paths, labels, splits, code)
-    return f"{len(code):,} codes of {'×'.join(map(str, code.shape[1:]))} numbers → {out}"
+    return f"{len(code):,} codes of {'×'.join(map(str, code.shape[1:]))} numbers → {out}{prepared.left_out}"
 
 
 def decode(run: Path, codes: Path, out: Path, *, device: str = "auto") -> str:

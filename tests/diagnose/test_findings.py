@@ -80,6 +80,17 @@ def test_a_small_latent_is_found_and_the_advice_helps(tmp_path: Path) -> None:
     assert "MSE of PCA of 4" in {evidence.name for evidence in finding.evidence}
 
 
+def test_of_a_dozen_updates_nothing_but_their_number_is_said(tmp_path: Path) -> None:
+    """Not that a posterior has collapsed which had no time to do anything."""
+    view = trained(tmp_path / "short", "vae", **{"size": 16, "train.images": 384, "monitor.every": 192})
+    (finding,) = scan.of_run(view)
+    assert finding.name == "too little training"
+    assert finding.evidence[0].value == 12
+    assert finding.advice[0].overrides == {}
+    run = ectype.train(view.recipe, out=view.run.path, fix=True)
+    assert all(entry["why"] == "too little training" for entry in run.summary().get("attempts", []))
+
+
 def test_a_network_that_loses_to_pca_is_not_blamed_on_its_latent(healthy: RunView) -> None:
     mse = healthy.evaluation["MSE"]
     beside = {**mse.beside, "mean image": mse.value * 2, "PCA of 16 numbers": mse.value / 2}

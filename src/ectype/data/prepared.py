@@ -74,6 +74,11 @@ class Prepared:
         return {"train": int(counts[TRAIN]), "val": int(counts[VAL]), "test": int(counts[TEST])}
 
     @property
+    def left_out(self) -> str:
+        """What was rejected, as the end of a line; empty where nothing was."""
+        return f"; {len(self.rejects):,} rejected ({reasons(self.rejects)})" if self.rejects else ""
+
+    @property
     def summary(self) -> str:
         """One line: how many, rejected why, of what shape, split how."""
         height, width = self.info.size

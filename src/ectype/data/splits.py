@@ -69,11 +69,12 @@ def _check(groups: int, wanted: dict[int, float], split: Split) -> None:
         return
     what = f"groups by split.group='{split.group}'" if split.group else "images to train on"
     needed = " + ".join(["train", *(_WORDS[side] for side in sorted(wanted))])
+    # Validation images are needed by all training; test images can be done without.
+    instead = ", or set split.test=0" if TEST in wanted and groups >= len(wanted) else ""
     raise DataError(
-        f"{groups} {what} cannot fill {1 + len(wanted)} splits ({needed}): give more images"
-        + (", a finer pattern" if split.group else "")
-        + ("" if not wanted else ", or set " + " and ".join(f"split.{_WORDS[s]}=0" for s in sorted(wanted)))
-        + "."
+        f"{groups} {what} cannot fill {1 + len(wanted)} splits ({needed}): give {1 + len(wanted)} at the least"
+        + (", by a finer pattern" if split.group else "")
+        + f"{instead}."
     )
 
 

@@ -51,6 +51,8 @@ class Finding:
     """The most promising first."""
     pictures: Mapping[str, Float[Tensor, "n c h w"]] = field(default_factory=dict)
     """Rows of images of equal number, by what they are."""
+    decisive: bool = False
+    """Whether nothing else can be told while this holds."""
 
     def lines(self) -> list[str]:
         """For a terminal."""

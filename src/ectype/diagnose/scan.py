@@ -30,6 +30,7 @@ def of_run(view: RunView) -> list[Finding]:
     """All that is found in a run, the gravest first; empty where it is healthy."""
     with evaluating(view.model):
         found = _sorted(find(view) for find in _finders("of_run"))
+    found = [each for each in found if each.decisive] or found
     return _useful(found, view.recipe, view.info)
 
 

@@ -119,7 +119,7 @@ class Evaluation:
             title_justify="left",
             caption_justify="left",
         )
-        table.add_column("", overflow="fold")
+        table.add_column("", overflow="fold", min_width=20)
         table.add_column("value", justify="right", no_wrap=True)
         table.add_column("95% interval", no_wrap=True)
         table.add_column("beside")

@@ -20,6 +20,8 @@ from ectype.training.trainer import Trainer
 
 __all__ = ["Callback", "Check", "Choices", "Outcome", "choose", "fit"]
 
+EPOCH = 100
+"""Updates that a check after each epoch waits for where the images are few: noise between two of them is no end."""
 CHECK_SHARE = 0.07
 """Of the training time: what checks may cost where their interval is chosen for the user; under a tenth, with room for
 a machine that is busier later."""
@@ -100,7 +102,7 @@ def choose(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> C
     minutes, every = recipe.train.minutes, recipe.monitor.every
     budget = recipe.train.images
     if every == "epoch":
-        every = max(len(trainer.feed), trainer.batch)
+        every = max(len(trainer.feed), EPOCH * trainer.batch)
     if minutes is not None or every == "auto":
         copy = trainer.rehearsal()
         if recipe.train.compile:  # copies are not compiled, and would be timed at another speed
