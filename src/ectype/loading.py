@@ -61,8 +61,8 @@ def _ship(run: RunDir, step: int, store: Store | None = None) -> None:
     if not checkpoint.verify(place):
         have = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.places(run.checkpoints))
         raise CheckpointError(
-            f"no whole checkpoint of step {step} in '{run.path}'; have {have or 'none'} (the best and the last are kept; "
-            "train with run.keep_every=50k to keep one for each so many images)."
+            f"no whole checkpoint of step {step} in '{run.path}'; have {have or 'none'} (the best and the last are "
+            "kept; train with run.keep_every=50k to keep one for each so many images)."
         )
     recipe, state = run.recipe, checkpoint.load_state(place)
     store = store or open_data(recipe.data)[1]
@@ -98,7 +98,8 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
     `ectype.untrusted`.
 
     What it can do is in its methods: `reconstruct`, `encode`, `decode`, `sample`, `log_likelihood`; see
-    `ectype.models.base`. Images are tensors [b, c, h, w] in [0, 1].
+    `ectype.models.base`. Images are tensors [b, c, h, w] in [0, 1] of the size in its `info`. Its weights want no
+    gradient; `requires_grad_()` trains it on.
 
     Raises:
         RunError: No such run, or it has shipped no model yet.
@@ -109,7 +110,7 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
         run = RunDir.existing(place)
         _ship_newest(run)
         place = run.model
-    return load_model(place, choose_device(device))
+    return load_model(place, choose_device(device)).requires_grad_(False)
 
 
 def _ship_newest(run: RunDir) -> None:

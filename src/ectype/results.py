@@ -124,7 +124,7 @@ def report(runs: Sequence[RunDir], out: Path | None = None) -> Path:
     """Write one page about one or more runs."""
     from ectype.report.page import write_report
 
-    target = out or runs[0].report
+    target = out or (runs[0].report if len(runs) == 1 else runs[0].path.parent / runs[0].report.name)
     return write_report(target, [view(run) for run in runs])
 
 

@@ -205,8 +205,13 @@ def test_copies_skipped_files_and_transparency_are_noted(folder):
         (root / f"copy-{i}.png").write_bytes((root / "00.png").read_bytes())
     (root / "a.txt").touch()
     Image.new("RGBA", (16, 16), (9, 9, 9, 9)).save(root / "clear.png")
-    notes = " ".join(prepare(config(root)).notes)
+    prepared = prepare(config(root))
+    notes = " ".join(prepared.notes)
     assert "8 images are exact copies" in notes
+    written = list(csv.reader((prepared.root / "copies.csv").read_text().splitlines()))
+    assert written[0] == ["path", "copy of"]
+    assert len(written) == 9
+    assert len({original for _, original in written[1:]}) == 1
     assert "1 files that are no images were skipped (1 .txt)" in notes
     assert "1 images with transparency were painted onto white" in notes
 

@@ -34,7 +34,10 @@ def train(
 ) -> None:
     """Train a model on images: `ectype train vae photos/ latent_dim=32`."""
     from ectype import run as runs
+    from ectype.recipe import preset_names
 
+    if Path(recipe).is_dir() and recipe not in preset_names() and data in preset_names():
+        raise RecipeError(f"images before the recipe: write `ectype train {data} {shlex.quote(recipe)}`.")
     given = {"train.images": images, "train.minutes": minutes, "run.device": device}
     options = [f"{key}={value}" for key, value in given.items() if value is not None]
     resolved = runs.resolve(recipe, data, [*(overrides or []), *options], start=start)

@@ -63,7 +63,9 @@ def keep(run: Run, step: Annotated[int, typer.Argument(help="A step that has a c
 @app.command()
 def report(
     runs_: Annotated[list[Path], typer.Argument(metavar="RUN…", help="One or more runs.")],
-    to: Annotated[Path | None, typer.Option("--out", help="The page; report.html in the first run.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="The page: report.html in the run; of several, beside the first.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page."""
     from ectype import results

@@ -263,20 +263,34 @@ class _Builder:
         for name, array in arrays.items():
             np.save(place / f"{name}.npy", array)
         digests = outcome.digests[kept]
-        copies = len(digests) - len(np.unique(digests.view(f"V{DIGEST}")))
+        copies = self._copies(listing.names, kept, digests)
         return {
             "source": self.source.text,
             "shape": [spec.channels, *spec.size],
             "shards": list(shards),
             "classes": list(listing.classes),
             "rejects": len(rejects),
-            "copies": copies,
+            "copies": len(copies),
             "content": hashlib.sha256(digests.tobytes()).hexdigest(),
             "target": self._described(spec, shards),
             "warnings": self._warnings(outcome),
             "notes": self._notes(outcome),
             "marks": dict(outcome.notes),
         }
+
+    def _copies(self, names: Sequence[str], kept: np.ndarray, digests: np.ndarray) -> list[tuple[str, str]]:
+        """Images that are exact copies of others, and the first that each repeats; also written down."""
+        _, first, group = np.unique(digests.view(f"V{DIGEST}")[:, 0], return_index=True, return_inverse=True)
+        rows, original = np.flatnonzero(kept), first[group]
+        found = [
+            (names[int(rows[i])], names[int(rows[original[i]])])
+            for i in np.flatnonzero(original != np.arange(len(rows)))
+        ]
+        with open(self.place / "copies.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("path", "copy of"))
+            writer.writerows(found)
+        return found
 
     def _described(self, spec: Spec, shards: Sequence[str]) -> dict[str, Any] | None:
         """What partners are, and of masks how many pixels of each class every row has."""

@@ -38,7 +38,7 @@ class Prepared:
     """Images on disk, ready to be mapped.
 
     Attributes:
-        root: The cache entry: shards, `manifest.json`, `rejects.csv`.
+        root: The cache entry: shards, `manifest.json`, `rejects.csv`, `copies.csv`.
         info: Channels, size, classes and their frequencies among the training images.
         shards: Files of uint8 [n, c, h, w], joined in this order; rejects are blank rows that no split names.
         sides: [n] split of each row: 0 none (rejected), 1 train, 2 validation, 3 test.
@@ -189,7 +189,7 @@ def _copies(entry: Path, manifest: dict[str, Any], sides: np.ndarray) -> list[st
     digests = np.load(entry / "digests.npy").view(f"V{DIGEST}")[:, 0]
     held_out = digests[sides > TRAIN]
     leaked = int(np.isin(held_out, digests[sides == TRAIN]).sum())
-    text = f"{manifest['copies']:,} images are exact copies of others once decoded"
+    text = f"{manifest['copies']:,} images are exact copies of others once decoded (see {entry / 'copies.csv'})"
     if leaked:
         text += f"; {leaked:,} held-out images are in training too: remove them, or keep kin together with split.group"
     return [text]

@@ -35,7 +35,7 @@ def of_data(prepared: Prepared) -> Finding | None:
         advice.append(Advice("mend or remove what cannot be used", "what is lost may be of one kind", {}))
     if prepared.copies > COPIED * n:
         signs.append(f"{prepared.copies:,} are exact copies of others")
-        evidence.append(Evidence("exact copies", prepared.copies, f"of {n:,}"))
+        evidence.append(Evidence("exact copies", prepared.copies, f"of {n:,}; see {prepared.root}/copies.csv"))
         advice.append(Advice("leave copies out", "what is there twice counts twice, and may be held out as well", {}))
     near = kin(prepared)
     pictures: dict[str, Tensor] = {}

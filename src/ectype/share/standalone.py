@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--latents", type=Path, help="an .npy file of latents to use instead of drawing")
     parser.add_argument("--out", type=Path, default=Path("samples.png"))
     given = parser.parse_args()
+    if given.label is not None and not sampler["labels"]:
+        parser.error("--label: this model is told no class; leave it out")
     random = np.random.default_rng(given.seed)
     if given.latents is not None:
         latents = np.load(given.latents, allow_pickle=False).astype(np.float32)

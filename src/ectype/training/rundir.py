@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ectype.errors import EctypeWarning, RunError, TrainingError
+from ectype.errors import EctypeWarning, RunError, TrainingError, did_you_mean
 from ectype.recipe import Recipe, load_recipe
 
 __all__ = ["NOT_MEASURED", "RunDir", "find_runs", "numbered"]
@@ -44,8 +44,16 @@ class RunDir:
         """
         found = cls(path)
         if not found.recipe_file.is_file():
-            near = [str(other.path) for other in find_runs(Path(path).parent)][-3:]
-            hint = f"runs beside it: {', '.join(near)}." if near else "`ectype runs` lists those there are."
+            within, near = (
+                {run.path.name: str(run.path) for run in find_runs(p)} for p in (found.path, found.path.parent)
+            )
+            hint = did_you_mean(found.path.name, near)
+            if within:
+                hint = f"there are runs in it: {', '.join(list(within.values())[-3:])}."
+            elif hint.startswith("did"):
+                hint = f"did you mean '{near[hint.split(chr(39))[1]]}'?"
+            else:
+                hint = f"beside it: {', '.join(list(near.values())[-3:])}." if near else "`ectype runs` lists them."
             raise RunError(f"no run at '{path}' (it has no recipe.yaml); {hint}")
         return found
 
