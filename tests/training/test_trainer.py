@@ -204,10 +204,21 @@ def test_the_average_follows_with_its_half_life_and_copies_counters() -> None:
         model[0].weight.fill_(1)
         model[1].num_batches_tracked.fill_(7)
     for _ in range(10):
-        average.follow(10)
+        average.follow(10, 10**6)
     assert float(average.model[0].weight) == pytest.approx(0.5)
     assert int(average.model[1].num_batches_tracked) == 7
     assert not average.model[0].weight.requires_grad
+
+
+def test_a_young_average_stays_near_its_model() -> None:
+    """However long its half-life: its first steps are forgotten when twenty times as many have been made."""
+    model = nn.Linear(1, 1)
+    average = Average(model, half_life=10**6)
+    for step in range(1, 101):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        average.follow(10, 10 * step)
+        assert 0.9 * step <= float(average.model.weight) <= step
 
 
 # ── Several processes ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -124,9 +124,9 @@ class Trainer:
             if due and (turn.ready is None or turn.ready()):
                 self._play(turn, index)
         self.world.average_buffers(self.objective)
-        if self.average is not None:
-            self.average.follow(self.batch)
         self.seen += self.batch
+        if self.average is not None:
+            self.average.follow(self.batch, self.seen)
         self.step_count += 1
 
     @property
