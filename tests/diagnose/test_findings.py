@@ -192,16 +192,17 @@ def test_a_last_verdict_is_one_that_two_checks_agree_on(tmp_path: Path) -> None:
 
 
 def test_a_critic_that_always_or_never_tells_is_found(generator: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+    line: dict[str, Any] = {
+        "kind": "train",
+        "seen": 1,
+        "critic/D(real)": 3.0,
+        "critic/D(made)": -3.0,
+        "generator/gradient norm": 0.1,
+    }
+    monkeypatch.setattr(RunDir, "metrics", lambda self: [line] * 20)
+
     def told(share: float) -> Finding | None:
-        line = {
-            "kind": "train",
-            "seen": 1,
-            "critic/told apart": share,
-            "critic/D(real)": 3.0,
-            "critic/D(made)": -3.0,
-            "generator/gradient norm": 0.1,
-        }
-        monkeypatch.setattr(RunDir, "metrics", lambda self: [line] * 20)
+        line["critic/told apart"] = share
         return critic.of_run(generator)
 
     strong, weak = told(1.0), told(0.4)
@@ -211,6 +212,18 @@ def test_a_critic_that_always_or_never_tells_is_found(generator: RunView, monkey
     assert weak is not None
     assert weak.name == "critic too weak"
     assert told(0.8) is None
+    # Where the rates alone explain who wins, those come first.
+    assert "one rate for both" not in {advice.title for advice in [*strong.advice, *weak.advice]}
+    rate = generator.recipe.optimizer.of("generator").lr
+    for share, times in ((1.0, 25.0), (0.4, 1e-6)):
+        uneven = generator.recipe.override({"optimizer.players": {"critic": {"lr": rate * times, "clip": 1.0}}})
+        view = dataclasses.replace(generator)
+        view.__dict__["recipe"] = uneven  # where a cached property keeps it
+        line["critic/told apart"] = share
+        found = critic.of_run(view)
+        assert found is not None
+        changed = uneven.override(found.advice[0].overrides).optimizer.of("critic")
+        assert (changed.lr, changed.clip) == (rate, 1.0)
 
 
 def test_advice_is_a_recipe(generator: RunView, monkeypatch: pytest.MonkeyPatch) -> None:

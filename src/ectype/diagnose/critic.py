@@ -14,6 +14,8 @@ __all__ = ["of_run"]
 
 STRONG, WEAK = 0.98, 0.52
 """Share of pairs that a critic tells apart from which it has won, and below which it sees nothing."""
+UNEVEN = 8
+"""Times that the one's rate is the other's from which that alone explains who wins."""
 LATE = 0.3
 """Share of the run, at its end, over which this is averaged."""
 
@@ -67,7 +69,7 @@ def _mean(lines: Sequence[dict[str, Any]], key: str) -> float:
 
 
 def _weaker(view: RunView, rules: Any) -> list[Advice]:
-    (objective, key), penalty, found = game(view.recipe), rules.penalty, []
+    (objective, key), penalty, found = game(view.recipe), rules.penalty, _even(view, faster=True)
     if penalty.r1 or penalty.r2:
         more = {**penalty.model_dump(), "r1": 10 * penalty.r1, "r2": 10 * penalty.r2}
         why = "γ should grow with the size of images and fall with their number"
@@ -81,22 +83,34 @@ def _weaker(view: RunView, rules: Any) -> list[Advice]:
     if getattr(objective, "critic_steps", 1) > 1 and not penalty.gradient:
         found.append(Advice("as many moves for both", "it has more moves than it needs", {f"{key}.critic_steps": 1}))
     why = "two rates settle where one does not (Heusel et al. 2017)"
-    found.append(Advice("a slower critic", why, _rate(view, 0.25)))
+    found.append(Advice("a slower critic", why, _rate(view, view.recipe.optimizer.of("critic").lr / 4)))
     return found
 
 
-def _rate(view: RunView, times: float) -> dict[str, Any]:
+def _even(view: RunView, *, faster: bool) -> list[Advice]:
+    """The generator's rate for the critic too, where its own is what makes it so strong, or so weak."""
+    rate, its = view.recipe.optimizer.of("generator").lr, view.recipe.optimizer.of("critic").lr
+    times = its / rate if faster else rate / its
+    if times < UNEVEN:
+        return []
+    why = f"the critic's is {times:.3g} times as {'large' if faster else 'small'} as the generator's"
+    return [Advice("one rate for both", why, _rate(view, rate))]
+
+
+def _rate(view: RunView, rate: float) -> dict[str, Any]:
     """The critic's own rate changed, everything else that players have kept."""
     config = view.recipe.optimizer
     players = {name: own.model_dump(exclude_none=True) for name, own in config.players.items()}
-    players["critic"] = {**players.get("critic", {}), "lr": times * config.of("critic").lr}
+    players["critic"] = {**players.get("critic", {}), "lr": rate}
     return {"optimizer.players": players}
 
 
 def _stronger(view: RunView) -> list[Advice]:
     objective, key = game(view.recipe)
     steps = getattr(objective, "critic_steps", 1)
+    rate = 4 * view.recipe.optimizer.of("critic").lr
     return [
-        Advice("a faster critic", "two rates settle where one does not (Heusel et al. 2017)", _rate(view, 4.0)),
+        *_even(view, faster=False),
+        Advice("a faster critic", "two rates settle where one does not (Heusel et al. 2017)", _rate(view, rate)),
         Advice("more moves for it", "it is behind what it should judge", {f"{key}.critic_steps": steps + 2}),
     ]
