@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +57,12 @@ FIGURES = 6
 
 
 def evaluate(
-    run: RunDir, source: str | None = None, *, device: str | None = None, likelihood: int | None = None
+    run: RunDir,
+    source: str | None = None,
+    *,
+    device: str | None = None,
+    likelihood: int | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Measure a run's model on images that it never saw: its own held-out ones, or another source's.
 
@@ -68,12 +73,13 @@ def evaluate(
         source: Other images than the run's own; where they lie in folders such as `train` and `test`, those held out.
         device: See `choose_device`; None for the one that the run was meant for, where there is such a one.
         likelihood: k of the importance-weighted bound, then of all test images; None for a quick one of some.
+        progress: Is told what is measured next.
 
     Raises:
         RunError: No such run, or no model yet.
         DataError: Another source that cannot be used.
     """
-    return view(run, source, device, likelihood).evaluation
+    return view(run, source, device, likelihood, progress=progress).evaluation
 
 
 def diagnose(what: str, overrides: Sequence[str] = (), *, device: str | None = None) -> list[Finding]:
@@ -155,6 +161,7 @@ def view(
     likelihood: int | None = None,
     *,
     split: Literal["val", "test"] = "test",
+    progress: Callable[[str], None] | None = None,
 ) -> RunView:
     """A run's model, images and figures, measured if they were not yet. Raises as `evaluate` does."""
     recipe = run.recipe
@@ -192,7 +199,14 @@ def view(
         source_of = Source(train, store.info, prepared.root)
         extractors = choose_extractors(recipe.monitor.features, source_of, quick=False).extractors
     evaluation = kept or measure(
-        model, train, test, recipe=recipe, device=here, likelihood_samples=likelihood, extractors=extractors
+        model,
+        train,
+        test,
+        recipe=recipe,
+        device=here,
+        likelihood_samples=likelihood,
+        extractors=extractors,
+        progress=progress,
     )
     if others:
         evaluation = replace(evaluation, judged=others)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ectype.cli.shared import app, columns, out, say
+from ectype.cli.shared import app, columns, measuring, out, say
 from ectype.errors import DataError, RecipeError
 
 
@@ -48,7 +48,9 @@ def train(
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks for all
         from ectype import results
 
-        out.print(results.evaluate(made).table())
+        with measuring() as progress:
+            found = results.evaluate(made, progress=progress)
+        out.print(found.table())
         for line in results.told(results.diagnose(str(made.path)), quiet=True):
             say(line)
         say(f"report: {results.report([made])}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ from rich.table import Table
 
 from ectype.errors import EctypeError, EctypeWarning, Interrupted
 
-__all__ = ["Device", "Run", "Seed", "app", "columns", "main", "out", "say"]
+__all__ = ["Device", "Run", "Seed", "app", "columns", "main", "measuring", "out", "say"]
 
 app = typer.Typer(
     name="ectype",
@@ -41,6 +43,13 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 def say(text: str) -> None:
     """Print one line as it is."""
     out.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def measuring() -> Iterator[Callable[[str], None]]:
+    """On a terminal, a line that says what is being measured while it is."""
+    with out.status("measuring") as status:
+        yield lambda what: status.update(f"measuring {escape(what)}")
 
 
 def columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

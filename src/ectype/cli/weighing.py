@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ectype.cli.shared import Device, Run, app, columns, out, say
+from ectype.cli.shared import Device, Run, app, columns, measuring, out, say
 
 
 @app.command()
@@ -24,7 +24,10 @@ def evaluate(
     """Measure a run on images that it never saw."""
     from ectype import results
 
-    found = results.evaluate(results.RunDir.existing(run), source, device=device, likelihood=likelihood)
+    with measuring() as progress:
+        found = results.evaluate(
+            results.RunDir.existing(run), source, device=device, likelihood=likelihood, progress=progress
+        )
     if as_json:
         print(found.to_json())
     else:

@@ -72,6 +72,7 @@ def evaluate(
     likelihood_samples: int | None = None,
     most: int | None = None,
     extractors: Sequence[Extractor] = (),
+    progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Measure a model on test images, which it must not have been trained or chosen on.
 
@@ -84,6 +85,7 @@ def evaluate(
         likelihood_samples: k of the importance-weighted bound, then of all images; None for 64 draws of at most 1,000.
         most: At most so many test images, spread evenly; None for all.
         extractors: What samples are compared by, of a model that samples; none leaves that out.
+        progress: Is told what is measured next.
 
     Raises:
         ValueError: No test images, or augmented training images.
@@ -93,7 +95,7 @@ def evaluate(
     if train.augment != Augment():
         raise ValueError("evaluate wants training images as they are: build the feed with training=False.")
     with evaluating(model):
-        return _Evaluator(model, train, test, recipe, device, likelihood_samples, most, extractors).run()
+        return _Evaluator(model, train, test, recipe, device, likelihood_samples, most, extractors, progress).run()
 
 
 class _Evaluator:
@@ -109,6 +111,7 @@ class _Evaluator:
         samples: int | None,
         most: int | None,
         extractors: Sequence[Extractor],
+        progress: Callable[[str], None] | None,
     ) -> None:
         self.model, self.train, self.test, self.device = model, train, test, device
         self.samples = samples or LIKELIHOOD_SAMPLES
@@ -117,6 +120,7 @@ class _Evaluator:
             "" if recipe.data.binarise == "none" else f"; pixels made black or white: {recipe.data.binarise}"
         )
         self.extractors = extractors
+        self.tell = progress or (lambda what: None)
         self.info: DataInfo = model.info  # type: ignore[assignment]  # every model has one
         self.seed = recipe.train.seed
         self.size, self.moment = looking(self.info, recipe.train.seed, device)
@@ -134,6 +138,7 @@ class _Evaluator:
         batch, _ = next(self.test.sequence(1, self.moment, most=1))
         code_numbers = self.model.encode(batch.image)[0].numel() if isinstance(self.model, Encodes) else None
         cases: dict[str, list[int]] = {}
+        self.tell(f"{self.most:,} test images and what they are compared with")
         if isinstance(self.model, Reconstructs):
             self.baselines = Baselines(self.train, self.info, self.size, self.moment, code_numbers)
             self.remarks += [self.baselines.remark] if self.baselines.remark else []
@@ -293,6 +298,7 @@ class _Evaluator:
             self._mean(name, found["−ELBO"], "likelihood", better="lower", unit="nats", note=note)
 
     def _generation(self) -> None:
+        self.tell("samples")
         try:
             figures, signs, watch = generation(
                 self.model, self.train, self.test, self.extractors, self.info, seed=self.seed
@@ -307,7 +313,9 @@ class _Evaluator:
 
     def _weighted_bound(self, model: Scores) -> None:
         generator = torch.Generator().manual_seed(derive(self.seed, "evaluate", "likelihood"))
-        batches = self.test.sequence(self.size, self.moment, most=min(self.most, self.scored))
+        n = min(self.most, self.scored)
+        self.tell(f"the likelihood of {n:,} images, by {self.samples:,} draws each")
+        batches = self.test.sequence(self.size, self.moment, most=n)
         bound = torch.cat(
             [weighted_bound(model, b.image, samples=self.samples, generator=generator) for b, _ in batches]
         )
@@ -323,6 +331,7 @@ class _Evaluator:
             self._mean("bits per dimension", bits, "likelihood", better="lower", unit="bits", note=note)
 
     def _codes(self, model: Encodes, numbers: int, found: PerImage) -> None:
+        self.tell("codes")
         n = max(2, CODE_NUMBERS // numbers)
         pixel_features, on_pixels = self._pixel_features()
         test = self._coded(model, self.test, min(n, self.most), pixel_features)
@@ -376,19 +385,8 @@ class _Evaluator:
             f"always {self._class(majority)}": float((answers == majority).double().mean()),
         }
         note = f"{probe.note}; Wilson interval"
-        self.figures.append(
-            Figure(
-                "linear-probe accuracy",
-                probe.accuracy,
-                "codes",
-                low=low,
-                high=high,
-                n=len(answers),
-                better="higher",
-                beside=beside,
-                note=note,
-            )
-        )
+        shown: dict[str, Any] = {"n": len(answers), "better": "higher", "beside": beside, "note": note}
+        self.figures.append(Figure("linear-probe accuracy", probe.accuracy, "codes", low=low, high=high, **shown))
 
     def _class(self, label: int) -> str:
         return self.info.classes[label] if label < len(self.info.classes) else str(label)
