@@ -143,6 +143,7 @@ def test_runs_are_listed_with_state_and_figure(ectype, runs: dict[str, Path]) ->
         ("train none.yaml digits", 2, "no recipe at 'none.yaml'"),
         ("train vae nowhere/photos", 3, "no images at"),
         ("train vae {empty}", 3, "found nothing"),
+        ("train {empty} vae", 2, "write `ectype train vae empty`"),
         ("train vae {broken}", 3, "not an image"),
         ("train ae-conv digits size=8", 4, "at least 9×9"),
         ("train vae digits likelihood=bernoulli", 4, "data.binarise=dynamic"),
@@ -175,6 +176,13 @@ def test_a_run_is_told_what_it_cannot_do(ectype, runs: dict[str, Path], photos: 
     code, _, said = ectype("keep", runs["ae"], 7)
     assert code == 5
     assert "have 0" in one_line(said) or "have 20, 40" in said
+    assert "run.keep_every" in one_line(said)
+    code, _, said = ectype("evaluate", runs["ae"].parent)
+    assert code == 7
+    assert f"there are runs in it: {runs['ae'].parent}/" in one_line(said)
+    code, _, said = ectype("evaluate", f"{runs['ae']}e")
+    assert code == 7
+    assert f"did you mean '{runs['ae']}'" in one_line(said)
     code, _, said = ectype("encode", runs["ae"], "digits", "--out", tmp_path / "codes.csv")
     assert code == 3
     assert ".parquet or .npz" in one_line(said)
