@@ -468,6 +468,11 @@ def test_a_run_that_held_no_test_images_out_is_measured_on_others(tmp_path: Path
 
 def test_a_report_is_one_file(run: RunDir, tmp_path: Path) -> None:
     page = report([run], tmp_path / "page.html").read_text()
+    own = report([run])
+    assert own == run.report
+    written = own.read_bytes()
+    assert report([run, run]) == run.path.resolve().parent / "report.html"
+    assert own.read_bytes() == written
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert len(page) < 15_000_000
 

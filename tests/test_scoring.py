@@ -78,10 +78,13 @@ def test_odd_images_come_first_and_their_faults_are_bright(run: RunDir, tmp_path
     assert (tmp_path / "scores.png").is_file()
 
 
-def quarters(seed: int) -> np.ndarray:
-    """Four discs: twice as wide and high as one."""
-    one, two, three, four = (disc(4 * seed + k) for k in range(4))
-    return np.block([[one, two], [three, four]])
+def crowd(seed: int) -> np.ndarray:
+    """A part of nine discs, of a size that parts of 24 do not divide, or lower than one."""
+    discs = [[disc(9 * seed + 3 * k + i) for i in range(3)] for k in range(3)]
+    rng = np.random.default_rng(seed)
+    height, width = (40, 60) if seed % 2 else (20, 50)
+    top, left = rng.integers(0, 72 - height), rng.integers(0, 72 - width)
+    return np.block(discs)[top : top + height, left : left + width]
 
 
 def test_large_images_are_scored_as_held_out_ones_are_seen(run: RunDir, tmp_path: Path) -> None:
@@ -94,29 +97,43 @@ def test_large_images_are_scored_as_held_out_ones_are_seen(run: RunDir, tmp_path
         assert heat.size == (24, 24)
 
 
-def test_a_run_of_parts_scores_whole_images(tmp_path: Path) -> None:
+def test_a_run_of_parts_scores_whole_images_as_it_saw_them(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    for i in range(60):
-        Image.fromarray(quarters(i)).save(tmp_path / f"in/{i:03d}.png")
+    for i in range(90):
+        Image.fromarray(crowd(i)).save(tmp_path / f"in/{i:03d}.png")
     words = ["width=8", "latent_dim=8", "train.images=8000", "batch=32", "monitor.every=4000", "optimizer.lr=0.004"]
-    words += ["run.pictures=0", "split={val: 0.3}", "size=24", "resize=tiles"]
+    words += ["run.pictures=0", "split={val: 0.4}", "size=24", "resize=tiles"]
     cut = ectype.train("ae", tmp_path / "in", words, out=tmp_path / "run")
     (tmp_path / "new").mkdir()
-    for i in range(8):
-        Image.fromarray(quarters(1000 + i)).save(tmp_path / f"new/usual-{i}.png")
-    scratched = quarters(1020)
-    scratched[40:44, 4:12] = 255
+    for i in range(40):
+        Image.fromarray(crowd(1000 + i)).save(tmp_path / f"new/usual-{i}.png")
+    scratched = crowd(1041)
+    scratched[20:24, 30:38] = 255
     Image.fromarray(scratched).save(tmp_path / "new/scratched.png")
+    (tmp_path / "new/broken.png").write_bytes(b"nothing")
     said = score(cut.path, [str(tmp_path / "new")], tmp_path / "s.csv", maps=tmp_path / "maps")
     held_out = {untiled(name) for name in open_data(cut.recipe.data)[1].split("val").names}
     assert f"of {len(held_out)} held-out images" in said
+    assert "1 skipped: broken.png" in said
     rows = read(tmp_path / "s.csv")
     assert rows[0]["image"] == "scratched.png"
     peaks = "share of held-out images' peaks"
     assert float(rows[0][peaks]) == pytest.approx(1 / (1 + len(held_out)), rel=1e-4)
-    assert 0.15 < np.mean([float(row[peaks]) for row in rows[1:]]) < 0.85
+    # Others are as usual as those held out, by both scores: their shares have a mean of ½, give or take 0.07.
+    for column in ("share of held-out images", peaks):
+        assert 0.3 < np.mean([float(row[column]) for row in rows[1:]]) < 0.7, column
     with Image.open(tmp_path / "maps/scratched.png") as heat:
-        assert heat.size == (48, 48)
+        assert heat.size == (60, 40)
+
+
+def test_unusable_images_to_compare_with_are_told(run: RunDir, discs: Path, tmp_path: Path) -> None:
+    (tmp_path / "usual").mkdir()
+    for i in range(6):
+        Image.fromarray(disc(300 + i)).save(tmp_path / f"usual/{i}.png")
+    (tmp_path / "usual/broken.png").write_bytes(b"nothing")
+    said = score(run.path, [str(discs / "003.png")], tmp_path / "s.csv", beside=str(tmp_path / "usual"))
+    assert "of 6 reference images" in said
+    assert said.endswith("1 rejected (1 not an image)")
 
 
 def test_neighbours_are_found_by_their_codes(run: RunDir, discs: Path, tmp_path: Path) -> None:

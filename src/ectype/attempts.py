@@ -100,7 +100,8 @@ def fix(recipe: Recipe, run: RunDir, *how: Any) -> None:
     def rank(tried: RunDir) -> tuple[float, ...]:
         found = _findings(look(tried))
         grave = sum(finding.severity == "serious" for finding in found)
-        return (grave, len(found), -_quality(look(tried).evaluation))
+        # Of one that is too short to tell, it is not known how many there are.
+        return (any(finding.decisive for finding in found), grave, len(found), -_quality(look(tried).evaluation))
 
     _attempts("fix", recipe, run, decide, rank, *how)
 

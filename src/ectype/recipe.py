@@ -185,9 +185,13 @@ def _validate(section: type[S], plain: Any) -> S:
 
 def _one_line(error: ValidationError) -> str:
     errors = error.errors(include_url=False)
-    # A union reports a branch for each of its types; the path to the key ends where those begin.
-    paths = [".".join(str(part) for part in e["loc"] if not _is_branch(str(part))) for e in errors]
-    first, path = errors[0], paths[0]
+    # A union reports a branch for each of its types, which is no part of the path to the key; an entry that a list
+    # lacks is the list's fault.
+    places = [e["loc"][:-1] if e["type"] == "missing" and isinstance(e["loc"][-1], int) else e["loc"] for e in errors]
+    paths = [".".join(str(part) for part in place if not _is_branch(str(part))) for place in places]
+    within = (i for i, where in enumerate(paths) if where.startswith(f"{paths[0]}."))
+    which = next(within, 0) if isinstance(errors[0]["input"], list | tuple) else 0
+    first, path = errors[which], paths[which]
     if first["type"] == "extra_forbidden":
         return f"no key '{path}' in this recipe."
     alike = [e for e, where in zip(errors, paths, strict=True) if where == path]
@@ -210,7 +214,7 @@ def _one_line(error: ValidationError) -> str:
 
 BOUNDS = {"greater_than_equal": "at least", "greater_than": "above", "less_than_equal": "at most", "less_than": "below"}
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a word"}
-TYPES |= {"tuple": "a list, such as [16, 16]", "list": "a list, such as [16, 16]"}
+TYPES |= {"tuple": "a list, such as [a, b]", "list": "a list, such as [a, b]"}
 TYPES |= {"dict": "names with values, such as {name: 1}", "model": "keys with values, such as {key: 1}"}
 
 
@@ -221,12 +225,15 @@ def _rule(error: ErrorDetails) -> str | None:
         return f"{BOUNDS[kind]} {next(iter(context.values())):g}"
     if kind == "literal_error":
         return context["expected"]
+    if kind in ("missing", "too_short", "too_long"):
+        return f"a list of at most {context['max_length']}" if kind == "too_long" else "a longer list"
     what, _, how = kind.partition("_")
     return TYPES.get(what) if how in ("type", "parsing", "from_float", "attributes_type") else None
 
 
 def _is_branch(part: str) -> bool:
-    return part.startswith(("literal[", "tuple[", "constrained-", "function-", "nullable")) or part in ("int", "float")
+    kinds = ("literal[", "tuple[", "constrained-", "function-", "nullable")
+    return part.startswith(kinds) or part in ("int", "float", "str", "bool")
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -16,6 +16,7 @@ import torch
 from ectype.data.feed import Feed
 from ectype.data.prepare import prepare
 from ectype.data.preview import save_grid
+from ectype.data.sources import untiled
 from ectype.data.store import Images, Store
 from ectype.diagnose import scan
 from ectype.diagnose.finding import Finding
@@ -130,7 +131,7 @@ def report(runs: Sequence[RunDir], out: Path | None = None) -> Path:
     """Write one page about one or more runs."""
     from ectype.report.page import write_report
 
-    target = out or (runs[0].report if len(runs) == 1 else runs[0].path.parent / runs[0].report.name)
+    target = out or (runs[0].report if len(runs) == 1 else runs[0].path.resolve().parent / "report.html")
     return write_report(target, [view(run) for run in runs])
 
 
@@ -178,7 +179,7 @@ def view(
         part, judged = _judged(asked, store.info)
         others = f"images of '{source}'" if part == "train" else f"images held out in '{source}'"
         others += found.left_out
-        copies = int(np.isin(found.digests(part), prepared.digests("train")).sum())
+        copies = _copies(found.digests(part), prepared.digests("train"), judged.names)
     train, test = (
         Feed(images, found, here, training=False, seed=recipe.train.seed)
         for images, found in ((store.split("train"), recipe.data), (judged, config))
@@ -253,6 +254,14 @@ def _judged(other: Store, own: DataInfo) -> tuple[str, Images]:
         known = [number.get(name, -1) for name in other.info.classes]
         images.labels = None if -1 in known else torch.tensor(known)[images.labels]
     return part, images
+
+
+def _copies(judged: np.ndarray, trained: np.ndarray, names: Sequence[str]) -> int:
+    """How many images were trained on: of one in parts, all of these."""
+    known: dict[str, bool] = {}
+    for name, same in zip(names, np.isin(judged, trained), strict=True):
+        known[untiled(name)] = known.get(untiled(name), True) and bool(same)
+    return sum(known.values())
 
 
 def _check_partners(own: DataInfo, other: DataInfo, source: str) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ectype.data.feed import Feed
+from ectype.data.feed import Feed, evenly
 from ectype.data.preview import save_grid, writable, writing
 from ectype.data.sources import untiled
 from ectype.data.store import Images
@@ -32,6 +32,7 @@ from ectype.use import (
     destinations,
     files_of,
     from_elsewhere,
+    in_parts,
     left_out,
     png,
     readable,
@@ -50,6 +51,8 @@ RED, WHITE = 95, 3.0
 times that."""
 CALIBRATED = 2000
 """Held-out images that scores are compared with, at the most."""
+PARTS = 20_000
+"""And parts of such, of a run that learned from parts."""
 SHOWN = 8
 """Oddest images in the overview."""
 
@@ -87,7 +90,8 @@ def score(
     "Testing for outliers with conformal p-values").
 
     Images are brought to the model's size as in training. Of a run that learned from parts of images (`resize=tiles`),
-    larger ones are cut as it cut them, and held-out images count whole too: all parts of one together.
+    they are cut as it cut them, and the scores of an image are the mean error of its parts and the highest peak of any;
+    held-out images count whole in the same way.
 
     Args:
         run: Of a model that reconstructs.
@@ -119,10 +123,11 @@ def score(
     capable = able(model, Reconstructs, run, "reconstruct, and so cannot score")
     recipe, info = recipe_of(at), model.info
     spec, here = spec_of(info, recipe), next(model.parameters()).device
-    reference = _reference(recipe.data if beside is None else source_of(at, beside, info), own=beside is None)
-    held_out = Feed(*reference, here, training=False)
+    reference = recipe.data if beside is None else source_of(at, beside, info)
+    usual_images, unusable = _reference(reference, own=beside is None)
+    held_out = Feed(usual_images, _undrawn(reference), here, training=False)
     kind, parts = "held-out" if beside is None else "reference", recipe.data.resize == "tiles"
-    at_once = looking(info, 0, here)[0]
+    at_once, moment = looking(info, recipe.train.seed, here)
     skipped: list[str] = []
     found: list[tuple[str, float, float]] = []
     kept: list[tuple[tuple[float, float], Tensor]] = []
@@ -130,32 +135,40 @@ def score(
     def through(pixels: Tensor) -> Tensor:
         return capable.reconstruct(pixels.to(here).float() / 255)
 
+    def scored() -> Iterator[tuple[str, Tensor, Tensor, _Errors]]:
+        """Name, image and reconstruction [c, h, w] of each, and its errors."""
+        if not parts:
+            for names, pixels in readable(files, spec, skipped, at_once=at_once, resize=True):
+                back = through(pixels)
+                errors = _errors(pixels.to(here).float() / 255, back)
+                for i, name in enumerate(names):
+                    yield name, pixels[i], back[i], _Errors(*(each[i] for each in errors))
+            return
+        for name, whole, pieces in in_parts(files, spec, skipped):
+            each = [_errors(some.to(here).float() / 255, through(some))[:2] for some in pieces.split(at_once)]
+            mean, peak = (torch.cat(values) for values in zip(*each, strict=True))
+            # For the eye: its errors differ from those of the parts where these overlap.
+            back = tiled(through, whole, info.size, overlap=0, at_once=at_once)
+            shown = _errors(whole[None].to(here).float() / 255, back[None].to(here))
+            yield name, whole, back, _Errors(mean.mean(), peak.amax(), shown.map[0])
+
     with evaluating(model):
-        most = None if parts else CALIBRATED
-        usual = [
-            _errors(batch.image, capable.reconstruct(batch.image))[:2]
-            for batch, _ in held_out.sequence(*looking(info, recipe.train.seed, here), most=most)
-        ]
-        mean, peak = (torch.cat(some).double().numpy() for some in zip(*usual, strict=True))
-        if parts:
-            mean, peak = _whole(held_out.images.names, mean, peak)
+        index, place = _chosen(held_out.images.names, parts)
+        usual = []
+        for start in range(0, len(index), at_once):
+            batch = held_out(index[start : start + at_once], moment(start, len(index)))
+            usual.append(_errors(batch.image, capable.reconstruct(batch.image))[:2])
+        mean, peak = _by_image(place, *(torch.cat(some).double().numpy() for some in zip(*usual, strict=True)))
         white = max(WHITE * float(np.percentile(peak, RED)), 1e-12)
-        for names, pixels in readable(files, spec, skipped, at_once=at_once, resize=not parts):
-            given = pixels.to(here).float() / 255
-            if given.shape[2:] == info.size:
-                back = capable.reconstruct(given)
-            else:
-                back = tiled(through, pixels[0], info.size, overlap=0, at_once=at_once)[None].to(here)
-            errors = _errors(given, back)
-            for i, name in enumerate(names):
-                found.append((name, float(errors.mean[i]), float(errors.peak[i])))
-                heat = _heat(errors.map[i] / white)
-                if maps is not None:
-                    save(heat, png(places[name]))
-                picture = [at_size(each, spec).expand(3, -1, -1) for each in (pixels[i], back[i].clamp(0, 1), heat)]
-                oddness = _oddness(_share(mean, found[-1][1]), _share(peak, found[-1][2]), found[-1][1])
-                kept = sorted([*kept, (oddness, torch.stack(picture))], key=lambda k: k[0])[:SHOWN]
-    said = left_out(skipped)
+        for name, image, back, errors in scored():
+            found.append((name, float(errors.mean), float(errors.peak)))
+            heat = _heat(errors.map / white)
+            if maps is not None:
+                save(heat, png(places[name]))
+            picture = [at_size(each, spec).expand(3, -1, -1) for each in (image, back.clamp(0, 1), heat)]
+            oddness = _oddness(_share(mean, found[-1][1]), _share(peak, found[-1][2]), found[-1][1])
+            kept = sorted([*kept, (oddness, torch.stack(picture))], key=lambda k: k[0])[:SHOWN]
+    said = left_out(skipped) + unusable
     if not found:
         raise DataError(f"no image in {', '.join(images)} can be used{said}: name others.")
     rows = [(name, error, _share(mean, error), highest, _share(peak, highest)) for name, error, highest in found]
@@ -173,13 +186,32 @@ def score(
     )
 
 
-def _reference(config: DataConfig, *, own: bool) -> tuple[Images, DataConfig]:
-    """What scores are compared with: images that choose nothing, and how they are read."""
-    store = open_data(config)[1]
+def _reference(config: DataConfig, *, own: bool) -> tuple[Images, str]:
+    """What scores are compared with: images that choose nothing; and what cannot be used of them, in words."""
+    prepared, store = open_data(config)
     if own:
-        return store.split("val"), _undrawn(config)
+        return store.split("val"), ""
     parts = dict(store.splits())
-    return next(parts[name] for name in ("val", "test", "train") if name in parts), _undrawn(config)
+    return next(parts[name] for name in ("val", "test", "train") if name in parts), prepared.left_out
+
+
+def _chosen(names: Sequence[str], parts: bool) -> tuple[Int[Tensor, " n"], np.ndarray]:
+    """What to compare with, as indices, and the image that each is of or is part of; no image by half."""
+    if not parts:
+        index = evenly(len(names), CALIBRATED)
+        return index, np.arange(len(index))
+    place = np.unique([untiled(name) for name in names], return_inverse=True)[1]
+    whole = int(place.max()) + 1
+    some = evenly(whole, max(1, min(CALIBRATED, PARTS * whole // len(names)))).numpy()
+    index = np.flatnonzero(np.isin(place, some))
+    return torch.from_numpy(index), np.unique(place[index], return_inverse=True)[1]
+
+
+def _by_image(place: np.ndarray, mean: np.ndarray, peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of images from those of their parts: the mean error of all, the highest peak of any."""
+    highest = np.zeros(place.max() + 1)
+    np.maximum.at(highest, place, peak)
+    return np.bincount(place, mean) / np.bincount(place), highest
 
 
 def _share(usual: np.ndarray, value: float) -> float:
@@ -190,14 +222,6 @@ def _share(usual: np.ndarray, value: float) -> float:
 def _oddness(share: float, share_of_peak: float, error: float) -> tuple[float, float]:
     """What images are sorted by, the oddest first."""
     return min(share, share_of_peak), -error
-
-
-def _whole(names: Sequence[str], mean: np.ndarray, peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of images from those of their parts: the mean error of all, the highest peak of any."""
-    place = np.unique([untiled(name) for name in names], return_inverse=True)[1]
-    highest = np.zeros(place.max() + 1)
-    np.maximum.at(highest, place, peak)
-    return np.bincount(place, mean) / np.bincount(place), highest
 
 
 def _undrawn(config: DataConfig) -> DataConfig:

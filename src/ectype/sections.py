@@ -343,7 +343,7 @@ class TrainConfig(Section):
     """Images per update, over all processes and micro-batches."""
     ema_images: Annotated[Count, Field(ge=0)] = 0
     """Half-life, in images, of the running average of the weights; 0 for none. Never more than a twentieth of the
-    budget, or a short run would ship what it began with."""
+    images seen so far, or a short run would ship what it began with."""
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 elsewhere. bf16 is slow on most CPUs; one with AMX trains convolutions about

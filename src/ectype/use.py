@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from ectype.data.decode import decode as decode_image
 from ectype.data.feed import Feed
 from ectype.data.preview import fillable, save_grid, writable, writing
 from ectype.data.sources import judge
+from ectype.data.tiles import cut
 from ectype.errors import DataError, ModelError
 from ectype.loading import load, open_data, recipe_of
 from ectype.models.base import DrawsPosterior, Encodes, Reconstructs, evaluating
@@ -39,6 +40,7 @@ __all__ = [
     "encode",
     "files_of",
     "from_elsewhere",
+    "in_parts",
     "left_out",
     "png",
     "readable",
@@ -131,13 +133,9 @@ def readable(
     """
     names, images = [], []
     for name, path, asked in files:
-        try:
-            own = None if resize else _own_size(path, spec)
-            pixels = torch.tensor(decode_image(str(path), spec if own is None else spec._replace(size=own)).pixels)
-        except Rejected as reason:
-            if asked:
-                raise DataError(f"'{path}' cannot be used ({reason}): leave it out.") from None
-            skipped.append(f"{name} ({reason})")
+        own = None if resize else _own_size(path, spec)
+        pixels = _usable(name, path, asked, skipped, lambda path=path, own=own: _whole(path, spec, own))
+        if pixels is None:
             continue
         if own is not None:
             yield [name], pixels[None]
@@ -149,6 +147,36 @@ def readable(
             names, images = [], []
     if images:
         yield names, torch.stack(images)
+
+
+def in_parts(
+    files: Sequence[tuple[str, Path, bool]], spec: Spec, skipped: list[str]
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, image [c, h, w] uint8, and its parts [n, c, h, w] as training with `resize=tiles` cuts them."""
+    for name, path, asked in files:
+
+        def pieces(path: Path = path) -> Tensor:
+            parts = cut(str(path), spec.size)
+            return torch.stack([torch.tensor(decode_image(part, spec).pixels) for part in parts])  # pyright: ignore[reportArgumentType]
+
+        parts = _usable(name, path, asked, skipped, pieces)
+        if parts is not None:
+            yield name, _whole(path, spec, _own_size(path, spec)), parts
+
+
+def _whole(path: Path, spec: Spec, own: tuple[int, int] | None) -> Tensor:
+    return torch.tensor(decode_image(str(path), spec if own is None else spec._replace(size=own)).pixels)
+
+
+def _usable(name: str, path: Path, asked: bool, skipped: list[str], decoded: Callable[[], Tensor]) -> Tensor | None:
+    """What was decoded; None for what is skipped."""
+    try:
+        return decoded()
+    except Rejected as reason:
+        if asked:
+            raise DataError(f"'{path}' cannot be used ({reason}): leave it out.") from None
+        skipped.append(f"{name} ({reason})")
+        return None
 
 
 def at_size(image: Tensor, spec: Spec) -> Tensor:

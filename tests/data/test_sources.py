@@ -72,6 +72,9 @@ def test_splits_may_lie_in_the_folder_of_each_class():
     # Not where one image lies in none, or all in one: that is what a class might be called.
     assert sides_and_classes(*names, "cat/5.png") == ([NONE] * 5, ["cat", "dog", "cat", "dog", "cat"])
     assert sides_and_classes("cat/test/1.png", "dog/test/2.png") == ([NONE, NONE], ["cat", "dog"])
+    assert "within each class" in layout(names).notes[0]
+    # Two sets beside each other: one would be all that is learned, the other all that is judged.
+    assert sides_and_classes("coco/train/1.png", "imagenet/val/2.png") == ([NONE, NONE], ["coco", "imagenet"])
 
 
 def test_split_folders_beside_others_are_told():
@@ -80,6 +83,12 @@ def test_split_folders_beside_others_are_told():
     assert found.notes[0].startswith("folders that are named like splits are not taken for such")
     assert "'ground_truth'" in found.notes[0]
     assert not layout(["bus/1.png", "train/2.png"]).notes
+    several = layout([f"{k}/{name}/1.png" for k in ("bottle", "cable") for name in ("train", "test", "ground_truth")])
+    assert several.notes == (found.notes[0],)
+    assert several.classes == ("bottle", "cable")
+    mixed = layout(["train/train/1.png", "test/test/2.png", "bus/val/3.png"])
+    assert mixed.sides.tolist() == [NONE] * 3
+    assert "'bus'" in mixed.notes[0]
 
 
 def test_images_outside_of_class_folders_undo_classes_with_a_note():

@@ -30,6 +30,15 @@ def prepared(root: Path, **keys):
     return prepare(config, workers=1), config
 
 
+def test_files_of_several_pages_are_told_once_each(tmp_path: Path) -> None:
+    pages = [Image.fromarray(RNG.integers(0, 256, (64, 96), dtype=np.uint8)) for _ in range(3)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    pages[1].save(tmp_path / "one.tif")
+    found, _ = prepared(tmp_path)
+    assert len(found) == 2 * 6
+    assert "of 1 TIFF files of several pages the first is used: make a file of each to use all" in found.notes
+
+
 def test_parts_are_pixels_of_their_image_and_cover_it(tmp_path: Path) -> None:
     pictures = folder(tmp_path, {"a.png": (70, 100), "b.png": (32, 32), "c.png": (33, 64)})
     found, config = prepared(tmp_path)

@@ -82,13 +82,17 @@ def test_a_small_latent_is_found_and_the_advice_helps(tmp_path: Path) -> None:
 
 def test_of_a_dozen_updates_nothing_but_their_number_is_said(tmp_path: Path) -> None:
     """Not that a posterior has collapsed which had no time to do anything."""
-    view = trained(tmp_path / "short", "vae", **{"size": 16, "train.images": 384, "monitor.every": 192})
+    view = trained(tmp_path / "short", "vae", **{"size": 16, "train.images": 416, "monitor.every": 208})
     (finding,) = scan.of_run(view)
     assert finding.name == "too little training"
-    assert finding.evidence[0].value == 12
-    assert finding.advice[0].overrides == {}
-    run = ectype.train(view.recipe, out=view.run.path, fix=True)
-    assert all(entry["why"] == "too little training" for entry in run.summary().get("attempts", []))
+    assert finding.evidence[0].value == 13
+    assert [advice.overrides for advice in finding.advice] == [{}, {"train.batch": 8}]
+    assert load_recipe("vae", [finding.advice[0].why.split(" would")[0].replace("--images ", "train.images=")])
+    # A try of which more can be told is better than one of which nothing can, whatever that is.
+    said = ectype.train(view.recipe, out=view.run.path, fix=True).summary()
+    assert said["attempts"][0]["changed"] == {"train.batch": 8}
+    assert said["shipped_attempt"] >= 1
+    assert "too little training" not in names(results.view(RunDir(view.run.path)))
 
 
 def test_a_network_that_loses_to_pca_is_not_blamed_on_its_latent(healthy: RunView) -> None:

@@ -56,8 +56,8 @@ def test_a_failed_move_leaves_no_trace(where: str, player: str, piece: int) -> N
         reference._play(reference.objective.turns[0], reference.order.take(reference.seen, 16))
         reference.micro_batch = 4
         reference._play(reference.objective.turns[1], reference.order.take(reference.seen, 16))
-        reference.average.follow(16)
         reference.seen, reference.step_count = reference.seen + 16, 5
+        reference.average.follow(16, reference.seen)
     else:
         reference.micro_batch = 4
         reference.step()

@@ -48,7 +48,7 @@ def say(text: str) -> None:
 @contextmanager
 def measuring() -> Iterator[Callable[[str], None]]:
     """On a terminal, a line that says what is being measured while it is."""
-    with out.status("measuring") as status:
+    with err.status("measuring") as status:
         yield lambda what: status.update(f"measuring {escape(what)}")
 
 

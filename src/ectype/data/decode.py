@@ -30,6 +30,7 @@ __all__ = [
     "eight_bits",
     "fit",
     "reduce16",
+    "several_of",
     "size_of",
     "upright",
 ]
@@ -200,8 +201,8 @@ def _decode(image: Image.Image, spec: Spec) -> Decoded:
     if min(image.size) < spec.min_size:
         raise Rejected(f"too small ({image.width}×{image.height} pixels)")
     notes = set()
-    if image.format not in ("MPO", "JPEG") and getattr(image, "is_animated", False):
-        notes.add("paged" if image.format == "TIFF" else "animated")
+    if (more := _several(image)) is not None:
+        notes.add(more)
     if _is_deep(image):
         notes.add("16-bit")
     turn = _TURNS.get(_orientation(image))
@@ -213,6 +214,22 @@ def _decode(image: Image.Image, spec: Spec) -> Decoded:
         extent = _draft(image, spec)
     image.load()
     return _finish(image, spec, notes, extent, turn)
+
+
+def _several(image: Image.Image) -> str | None:
+    """What an image is that holds several: paged, or animated; None if it does not."""
+    if image.format in ("MPO", "JPEG") or not getattr(image, "is_animated", False):
+        return None
+    return "paged" if image.format == "TIFF" else "animated"
+
+
+def several_of(raw: Single) -> str | None:
+    """What a file is that holds several images, from its header alone; None for others."""
+    with contextlib.suppress(Rejected):  # decoding will say why
+        if isinstance(raw, str | bytes):
+            with _reading(raw) as image:
+                return _several(image)
+    return None
 
 
 def _strained(size: tuple[int, int], spec: Spec) -> set[str]:

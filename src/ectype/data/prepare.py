@@ -320,9 +320,10 @@ class _Builder:
         notes = list(self.listing.notes)
         if transparent := outcome.notes["transparent"]:
             notes.append(f"{transparent:,} images with transparency were painted onto {self.config.background}")
-        if animated := outcome.notes["animated"]:
+        several = outcome.notes + Counter(self.source.several)
+        if animated := several["animated"]:
             notes.append(f"of {animated:,} animations the first frame is used")
-        if paged := outcome.notes["paged"]:
+        if paged := several["paged"]:
             notes.append(f"of {paged:,} TIFF files of several pages the first is used: make a file of each to use all")
         if skipped := self.listing.skipped:
             kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.most_common(4))

@@ -12,9 +12,10 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import numpy as np
 
@@ -77,11 +78,13 @@ class Source(ABC):
         decoded: Whether items are pixels already, so that other processes would have nothing to do.
         deep, brightest: Images that the source itself reduced from 16 bits, and their largest value; known once all are
             read.
+        several: How many of its files are paged or animated, of a source whose items are parts of files.
     """
 
     decoded = False
     deep = 0
     brightest = 0
+    several: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, text: str, location: str, signature: str) -> None:
         self.text = text
@@ -131,35 +134,37 @@ def layout(names: Sequence[str]) -> Listing:
 
     - Folders above everything count for nothing.
     - The first folders are splits if all of them are named train, val, valid, validation, dev, test or t10k: with a
-      `bus` beside it, `train` is a vehicle. The folders below the first are, if every image lies in one so named and
-      they are of two splits at least: `cats/train`, `cats/test`, `dogs/train` …
+      `bus` beside it, `train` is a vehicle. The folders below the first are, if every image lies in one so named, of
+      two splits at least, and each first folder has images to train on: `cats/train`, `cats/test`, `dogs/train` …
     - The first folder besides is the class, if every image lies in one and there are at least two.
     """
     folders = _folders(names)
-    sides, notes = np.zeros(len(names), np.uint8), ()
+    sides, notes = np.zeros(len(names), np.uint8), []
     for level in (0, 1):
-        found = [parts[level].lower() if len(parts) > level else None for parts in folders]
-        named = {name for name in found if name is not None}
-        splits = {SPLITS[name] for name in named if name in SPLITS}
-        if named and named <= SPLITS.keys() and (level == 0 or (None not in found and len(splits) > 1)):
-            sides = np.array([0 if name is None else SPLITS[name] for name in found], np.uint8)
+        found = [parts[level].lower() if len(parts) > level else "" for parts in folders]
+        others = sorted({name for name in found if name not in SPLITS}, key=natural)
+        splits = {SPLITS[name] for name in found if name in SPLITS}
+        taught = {parts[0] for parts, name in zip(folders, found, strict=True) if SPLITS.get(name) == TRAIN}
+        whole = level == 0 and others in ([], [""]) and splits
+        if whole or (not others and len(splits) > 1 and taught == {parts[0] for parts in folders}):
+            sides = np.array([SPLITS.get(name, 0) for name in found], np.uint8)
             folders = [parts[:level] + parts[level + 1 :] for parts in folders]
+            notes = ["splits: the folders train, val or test within each class"] if level else []
             break
-        if level == 0 and len(splits) > 1:
-            others = sorted(named - SPLITS.keys())
-            also = f", '{others[1]}'" + (" …" if len(others) > 2 else "") if len(others) > 1 else ""
+        if len(splits) > 1 and others not in ([], [""]):
+            beside = " and ".join(f"'{name}'" for name in others[:2] if name) + (" …" if len(others) > 2 else "")
             note = "folders that are named like splits are not taken for such"
-            notes = (f"{note}, since beside them lies '{others[0]}'{also}: give a folder with none but these",)
+            notes.append(f"{note}, since beside them lies {beside}: give a folder with none but these")
     found = [parts[0] if parts else None for parts in folders]
     classes = sorted({name for name in found if name is not None}, key=natural)
     if len(classes) < 2:
-        return Listing(names, sides, notes=notes)
+        return Listing(names, sides, notes=tuple(notes))
     if outside := found.count(None):
         note = f"folders are not taken for classes: {outside} of {len(names)} images lie in none"
         return Listing(names, sides, notes=(*notes, note))
     number = {name: i for i, name in enumerate(classes)}
     labels = np.fromiter((number[name] for name in found if name is not None), np.int32, len(names))
-    return Listing(names, sides, labels, tuple(classes), notes=notes)
+    return Listing(names, sides, labels, tuple(classes), notes=tuple(notes))
 
 
 def untiled(name: str) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
-from ectype.data.decode import Rejected, size_of
+from ectype.data.decode import Rejected, several_of, size_of
 from ectype.data.decode_pairs import parted
 from ectype.data.raw import Halves, Pair, Raw, Single, Tile, Unreadable
 from ectype.data.sources import Listing, Source
 
-__all__ = ["TiledSource"]
+__all__ = ["TiledSource", "cut"]
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Top, left, height, width."""
@@ -29,7 +30,12 @@ class TiledSource(Source):
     def __init__(self, source: Source, size: tuple[int, int]) -> None:
         self.source, self.size = source, size
         self.decoded = source.decoded
-        self.boxes: list[list[Box] | None] = [_boxes(_size(raw), size) for raw in source.read()]
+        self.boxes: list[list[Box] | None] = []
+        self.several = Counter[str]()
+        for raw in source.read():
+            self.boxes.append(_boxes(_size(raw), size))
+            if not isinstance(raw, Pair | Halves) and (kind := several_of(raw)) is not None:
+                self.several[kind] += 1
         super().__init__(source.text, f"{source.location}#tiles", source.signature)
 
     @property
@@ -56,6 +62,12 @@ class TiledSource(Source):
     def read(self) -> Iterator[Raw]:
         for raw, boxes in zip(self.source.read(), self.boxes, strict=True):
             yield from [raw] if boxes is None else _cut(raw, boxes)
+
+
+def cut(raw: Raw, size: tuple[int, int]) -> list[Raw]:
+    """The parts of one image, as a `TiledSource` has them; itself where it cannot be cut."""
+    boxes = _boxes(_size(raw), size)
+    return [raw] if boxes is None else list(_cut(raw, boxes))
 
 
 def _size(raw: Raw) -> tuple[int, int] | None:

@@ -19,7 +19,13 @@ def of_run(view: RunView) -> Finding | None:
         return None
     train = view.recipe.train
     smaller = max(4, train.batch // 4)
-    advice = [Advice("a larger budget", f"--images {LEAST * 20 * train.batch:,} would be {LEAST * 20:,} updates", {})]
+    if run.state() == "stopped early":
+        advice = [
+            Advice("an end by the budget alone", "it was stopped before it had begun", {"monitor.patience": None})
+        ]
+    else:
+        wanted = LEAST * 20
+        advice = [Advice("a larger budget", f"--images {wanted * train.batch} would be {wanted:,} updates", {})]
     if smaller < train.batch and len(view.train) < LEAST * train.batch:
         advice.append(Advice("smaller batches", "more updates of as many images", {"train.batch": smaller}))
     return Finding(

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from ectype.errors import RunError
@@ -113,7 +114,7 @@ class Evaluation:
         if self.compression is not None:
             size += f" · {self.image_numbers:,} numbers ÷ {self.code_numbers:,} kept = {self.compression:.3g}"
         table = Table(
-            title=f"{self.test_images:,} {self.judged}, seed {self.seed}",
+            title=f"{self.test_images:,} {escape(self.judged)}, seed {self.seed}",
             caption="\n".join([size, *self.remarks]),
             box=box.SIMPLE_HEAD,
             title_justify="left",

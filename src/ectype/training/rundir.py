@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import re
 import warnings
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ectype.errors import EctypeWarning, RunError, TrainingError, did_you_mean
+from ectype.errors import EctypeWarning, RunError, TrainingError
 from ectype.recipe import Recipe, load_recipe
 
 __all__ = ["NOT_MEASURED", "RunDir", "find_runs", "numbered"]
@@ -44,16 +45,14 @@ class RunDir:
         """
         found = cls(path)
         if not found.recipe_file.is_file():
-            within, near = (
-                {run.path.name: str(run.path) for run in find_runs(p)} for p in (found.path, found.path.parent)
-            )
-            hint = did_you_mean(found.path.name, near)
+            within, near = find_runs(found.path), find_runs(found.path.parent)
+            alike = difflib.get_close_matches(found.path.name, [run.path.name for run in near], n=1)
+            some = ", ".join(str(run.path) for run in (within or near)[-3:])
+            hint = f"beside it: {some}." if near else "`ectype runs` lists them."
             if within:
-                hint = f"there are runs in it: {', '.join(list(within.values())[-3:])}."
-            elif hint.startswith("did"):
-                hint = f"did you mean '{near[hint.split(chr(39))[1]]}'?"
-            else:
-                hint = f"beside it: {', '.join(list(near.values())[-3:])}." if near else "`ectype runs` lists them."
+                hint = f"there are runs in it: {some}."
+            elif alike:
+                hint = f"did you mean '{found.path.with_name(alike[0])}'?"
             raise RunError(f"no run at '{path}' (it has no recipe.yaml); {hint}")
         return found
 

@@ -24,9 +24,6 @@ from ectype.training.still import RunningStatistics, Still
 
 __all__ = ["Diverged", "Feed", "Trainer"]
 
-SETTLED_IN = 20
-"""Half-lives of the average of the weights that a run has at the least."""
-
 
 @runtime_checkable
 class Feed(Protocol):
@@ -84,8 +81,7 @@ class Trainer:
         self.movers = {
             name: Mover(player, recipe.optimizer.of(name), budget) for name, player in objective.players.items()
         }
-        half_life = min(train.ema_images, max(1, budget // SETTLED_IN))
-        self.average = Average(objective.model, half_life) if train.ema_images else None
+        self.average = Average(objective.model, train.ema_images) if train.ema_images else None
         bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=True)
         self._still = {name: Still(objective, name) for name in objective.players}
