@@ -15,8 +15,10 @@ from ectype.data.feed import Feed
 from ectype.data.prepare import prepare
 from ectype.data.store import Store, open_store
 from ectype.errors import RunError
+from ectype.measure.cost import flop
 from ectype.measure.evaluate import density_kind, evaluate
 from ectype.measure.evaluation import Evaluation, Figure, number
+from ectype.measure.likelihood import QUICK
 from ectype.nets.linear import fit_pca
 from ectype.recipe import Recipe, load_recipe
 
@@ -261,3 +263,24 @@ def test_a_likelihood_that_is_asked_for_is_of_all_images_and_names_how_pixels_we
     assert figure.n == len(test)
     assert "black or white: dynamic" in figure.note
     assert "black or white: dynamic" in found["bits per dimension"].note
+
+
+def test_the_bound_that_nobody_asked_for_is_cheap_or_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, train, test, recipe = setting("vae", latent_dim=6, width=8)
+    arithmetic = flop(model)
+    assert arithmetic is not None
+
+    def bounded(images: float, samples: int | None = None) -> tuple[int | None, list[str]]:
+        afford = QUICK._replace(arithmetic=images * QUICK.samples * arithmetic[1])
+        monkeypatch.setattr("ectype.measure.likelihood.QUICK", afford)
+        found = evaluate(model, train, test, recipe=recipe, device=CPU, likelihood_samples=samples)
+        figures = [figure for figure in found.figures if figure.name.startswith("log-likelihood")]
+        return (figures[0].n if figures else None), found.remarks
+
+    assert bounded(1e6)[0] == len(test)
+    assert bounded(20.5)[0] == 20
+    n, remarks = bounded(15.5)
+    assert n is None
+    said = "64 decodings of each image would take too long here; --likelihood 64 takes the time."
+    assert f"Likelihood not bounded: {said}" in remarks
+    assert bounded(15.5, samples=2)[0] == len(test)

@@ -20,7 +20,7 @@ from ectype.measure.baselines import NEAREST, Baselines, named, shrunken
 from ectype.measure.evaluation import Evaluation, Figure, number
 from ectype.measure.features import Extractor
 from ectype.measure.generation import generation
-from ectype.measure.likelihood import bits_per_dimension, bound_terms, likelihood_of, weighted_bound
+from ectype.measure.likelihood import QUICK, affordable, bits_per_dimension, bound_terms, likelihood_of, weighted_bound
 from ectype.measure.reconstruction import LARGEST_PSNR, Closeness, baseline_images, closeness, interval
 from ectype.measure.translation import CONFUSION, figures_of, translated
 from ectype.measure.variety import Variance, detail, detail_figure
@@ -35,9 +35,6 @@ from ectype.training.position import derive, looking
 
 __all__ = ["corruption_of", "density_kind", "evaluate"]
 
-LIKELIHOOD_IMAGES, LIKELIHOOD_SAMPLES = 1000, 64
-"""Most images whose importance-weighted bound is computed where nobody asks for it, and its k: each costs k
-decodings."""
 CODE_NUMBERS = 20_000_000
 """Numbers of codes kept of each split."""
 PROBE_IMAGES = 5000
@@ -82,7 +79,8 @@ def evaluate(
         test: Held-out images.
         recipe: Of the run.
         device: Where to compute.
-        likelihood_samples: k of the importance-weighted bound, then of all images; None for 64 draws of at most 1,000.
+        likelihood_samples: k of the importance-weighted bound, then of all images; None for 64 draws of at most 1,000,
+            of fewer or none where a network is large.
         most: At most so many test images, spread evenly; None for all.
         extractors: What samples are compared by, of a model that samples; none leaves that out.
         progress: Is told what is measured next.
@@ -114,8 +112,8 @@ class _Evaluator:
         progress: Callable[[str], None] | None,
     ) -> None:
         self.model, self.train, self.test, self.device = model, train, test, device
-        self.samples = samples or LIKELIHOOD_SAMPLES
-        self.scored = LIKELIHOOD_IMAGES if samples is None else len(test)
+        self.samples = samples or QUICK.samples
+        self.quick = samples is None
         self.binarised = (
             "" if recipe.data.binarise == "none" else f"; pixels made black or white: {recipe.data.binarise}"
         )
@@ -313,7 +311,11 @@ class _Evaluator:
 
     def _weighted_bound(self, model: Scores) -> None:
         generator = torch.Generator().manual_seed(derive(self.seed, "evaluate", "likelihood"))
-        n = min(self.most, self.scored)
+        n = min(self.most, affordable(self.model, self.samples)) if self.quick else self.most
+        if n < min(self.most, QUICK.least):
+            why = f"{self.samples} decodings of each image would take too long here"
+            self.remarks.append(f"Likelihood not bounded: {why}; --likelihood {self.samples} takes the time.")
+            return
         self.tell(f"the likelihood of {n:,} images, by {self.samples:,} draws each")
         batches = self.test.sequence(self.size, self.moment, most=n)
         bound = torch.cat(

@@ -11,12 +11,34 @@ from torch import Tensor, nn
 
 from ectype.data.batch import Moment
 from ectype.measure.codes import HasPosterior
+from ectype.measure.cost import flop
 from ectype.models.base import Scores
 from ectype.models.likelihoods import Likelihood
 
-__all__ = ["BoundTerms", "bits_per_dimension", "bound_terms", "likelihood_of", "weighted_bound"]
+__all__ = ["QUICK", "BoundTerms", "affordable", "bits_per_dimension", "bound_terms", "likelihood_of", "weighted_bound"]
 
 Image = Float[Tensor, "b c h w"]
+
+
+class _Quick(NamedTuple):
+    """What the importance-weighted bound may cost where nobody asks for it: each of its draws is a decoding."""
+
+    samples: int = 64
+    images: int = 1000
+    arithmetic: float = 3e12
+    """Floating-point operations, a minute of one core: large networks decode for fewer images."""
+    least: int = 16
+    """Images below which it is left out."""
+
+
+QUICK = _Quick()
+
+
+def affordable(model: nn.Module, samples: int) -> int:
+    """Images whose bound of so many draws is cheap enough to be computed unasked."""
+    cost = flop(model)
+    each = samples * max(1, cost[1] if cost is not None else 1)
+    return min(QUICK.images, int(QUICK.arithmetic / each))
 
 
 def likelihood_of(model: nn.Module) -> Likelihood | None:
