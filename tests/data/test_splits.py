@@ -106,7 +106,9 @@ def test_given_splits_are_kept_and_missing_ones_taken_from_train():
 @pytest.mark.parametrize(
     "names, keys, words",
     [
-        (["a", "b"], {}, ("2 images", "train + val + test", "split.val=0")),
+        (["a", "b"], {}, ("2 images", "train + val + test", "give 3 at the least, or set split.test=0.")),
+        (["a"], {}, ("1 images", "give 3 at the least.")),
+        (["a"], {"test": 0}, ("train + val", "give 2 at the least.")),
         (["p1-a", "p1-b", "p2-a"], {"group": "p[0-9]"}, ("2 groups", "finer pattern")),
         (["a", "b", "c"], {"group": "("}, ("no regular expression",)),
         (["a", "b", "c"], {"val": 0.6, "test": 0.5}, ("leave nothing to train on",)),
