@@ -71,7 +71,7 @@ def test_override(key: str, value: str, path: str, expected: object) -> None:
         (["likelihood=bcee"], ["bcee", "did you mean 'bce'?"]),
         (["lr=fast"], ["optimizer.lr", "'fast'", "must be a number."]),
         (["lr=-1"], ["optimizer.lr", "-1", "must be above 0."]),
-        (["size=big"], ["data.size='big': must be 'auto' or 'own', a whole number or a list, such as [a, b]."]),
+        (["size=big"], ["data.size='big': must be 'auto' or 'own', a whole number or a list in brackets."]),
         (["size=[16]"], ["data.size=[16]: must be 'auto' or 'own', a whole number or a longer list."]),
         (["size=[4, 4, 4]"], ["'auto' or 'own', a whole number or a list of at most 2."]),
         (["size=[16, abc]"], ["data.size.1='abc': must be a whole number."]),

@@ -214,7 +214,7 @@ def _one_line(error: ValidationError) -> str:
 
 BOUNDS = {"greater_than_equal": "at least", "greater_than": "above", "less_than_equal": "at most", "less_than": "below"}
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a word"}
-TYPES |= {"tuple": "a list, such as [a, b]", "list": "a list, such as [a, b]"}
+TYPES |= dict.fromkeys(("tuple", "list"), "a list in brackets")
 TYPES |= {"dict": "names with values, such as {name: 1}", "model": "keys with values, such as {key: 1}"}
 
 
