@@ -1,10 +1,10 @@
-# make setup · demo · test · check · docs · format · bench: everything happens in .venv, which the first of them makes.
+# make setup · demo · test · test-slow · check · docs · format · bench: everything happens in .venv, which setup creates.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test check docs format bench clean
+.PHONY: setup demo test test-slow check docs format bench clean
 
 setup: .venv/ready
 
@@ -21,7 +21,11 @@ demo: setup
 	$(BIN)/ectype sample runs/demo -n 64 --seed 1 --out runs/demo/digits.png
 
 test: setup
-	$(BIN)/pytest --quiet -n auto --no-loadscope-reorder -m 'not shared'
+	$(BIN)/pytest --quiet -n auto --no-loadscope-reorder -m 'not shared and not slow'
+
+# What takes long (notebooks, kill -9, rates over seeds) or needs the shared images. It runs before anything lands.
+test-slow: setup
+	$(BIN)/pytest --quiet -n auto --no-loadscope-reorder -m 'shared or slow'
 
 check: setup
 	$(BIN)/ruff format --check

@@ -1,14 +1,14 @@
-"""What makes the outputs of autoencoders, VAEs and GANs alike: a small latent, β, or how a loss is reduced?
+"""What makes the outputs of autoencoders, VAEs and GANs similar: a small latent, β, or how a loss is reduced?
 
     python benchmarks/alike.py [--minutes 4] [--processes 2] [--seeds 1]
 
 `ae-conv-256`, `vae-conv-256` and `gan-conv-256` at 64 px on emoji, with latents of 128 and 512. Notes on such models
-saw every reconstruction of a VAE alike at 128 and blamed the size. A binary cross-entropy that is averaged over an
-image's numbers, beside a KL that is summed over the latent's, is the sum's loss at β = as many as the image has
-numbers: so the reduction is varied through β, and the loss stays one.
+reported nearly identical reconstructions of a VAE at 128 and blamed the size. A binary cross-entropy that is averaged
+over the elements of an image, with a KL that is summed over those of the latent, equals the summed loss with β = the
+number of elements of an image. The reduction is therefore varied through β.
 
-Alike is measured: Σ Var over test images' outputs, divided by Σ Var of the test images themselves. 1 is as varied, 0
-all one image.
+The measure: Σ Var over the outputs for test images, divided by Σ Var of the test images themselves. 1 is equal
+variance, 0 is one and the same output.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import ectype
-from ectype.data.feed import Feed
-from ectype.loading import open_data
-from ectype.measure.codes import active_units
-from ectype.measure.distances import frechet, moments
-from ectype.measure.intervals import jackknife
-from ectype.measure.neighbours import prdc
-from ectype.measure.reconstruction import closeness
+from ectype.data.loader import Loader, evaluation_batches
+from ectype.evaluation.metrics.codes import active_units
+from ectype.evaluation.metrics.frechet_kernel import frechet, moments
+from ectype.evaluation.metrics.image_errors import image_errors
+from ectype.evaluation.metrics.intervals import jackknife
+from ectype.evaluation.metrics.precision_recall import prdc
 from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder
 from ectype.models.base import Samples, evaluating
-from ectype.training.position import looking
+from ectype.runs.load import open_data
+from ectype.training.run import train
 
 SIDE = 64
 NUMBERS = 3 * SIDE * SIDE
@@ -47,7 +47,7 @@ BETAS = {"summed, β 0.1": 0.1, "summed, β 1": 1.0, "averaged, β 1": float(NUM
 
 
 class Arm(NamedTuple):
-    """A model, a latent, and for a VAE how its loss is put together."""
+    """A model, a latent size, and for a VAE the reduction of its loss."""
 
     preset: str
     latent: int
@@ -68,11 +68,11 @@ ORDER = {arm.name: place for place, arm in enumerate(ARMS)}
 
 
 def varied(outputs: Tensor, real: Tensor, draws: int = 1000) -> tuple[float, float, float]:
-    """Σ Var of outputs ÷ Σ Var of real images, with a 95% interval over images of both."""
+    """Return Σ Var of outputs ÷ Σ Var of real images, with a 95% interval over images of both."""
     generator = torch.Generator().manual_seed(0)
 
     def totals(images: Tensor) -> Tensor:
-        # The first is of the images as they are, the others of draws from them, by how often each was drawn.
+        # The first row is for the images themselves, the others for bootstrap draws, as counts of each image.
         x, n = images.flatten(1).double(), len(images)
         x = x - x.mean(0)
         drawn = torch.randint(n, (draws, n), generator=generator)
@@ -86,17 +86,17 @@ def varied(outputs: Tensor, real: Tensor, draws: int = 1000) -> tuple[float, flo
 
 
 def places(images: Tensor) -> Tensor:
-    """Images as the mean colours of 8 × 8 squares: what a distance of so few images can be computed from."""
+    """Return images as the mean colors of 8 × 8 squares, from which a distance of few images can be computed."""
     return F.adaptive_avg_pool2d(images, 8).flatten(1)
 
 
 def apart(real: Tensor, other: Tensor) -> float:
-    """Their squared Fréchet distance."""
+    """Return the squared Fréchet distance of two sets."""
     return frechet(moments(real), moments(other))
 
 
 def trial(given: tuple[Arm, int, int]) -> dict[str, Any]:
-    """One run, and how alike its outputs are."""
+    """Train one run and measure the variance of its outputs."""
     arm, seed, minutes = given
     torch.set_num_threads(1)
     words = [
@@ -116,13 +116,15 @@ def trial(given: tuple[Arm, int, int]) -> dict[str, Any]:
         words.append(f"objective.beta={BETAS[arm.reduction]}")
     clock = Clock()
     with TemporaryDirectory() as place:
-        run = ectype.train(arm.preset, DATA / "emoji64", words, out=f"{place}/run")
-        said, model, config = run.summary(), ectype.load(run.path, device="cpu"), run.recipe.data
+        run = train(arm.preset, DATA / "emoji64", words, out=f"{place}/run")
+        said, model, config = (run.summary(), ectype.load(run.path, device="cpu"), run.recipe.data)
     _, store = open_data(config)
 
     def held(part: str, most: int | None = None) -> Tensor:
-        feed = Feed(store.split(part), config, cpu, training=False)
-        return torch.cat([batch.image for batch, _ in feed.sequence(*looking(store.info, seed, cpu), most=most)])
+        feed = Loader(store.split(part), config, cpu, training=False)
+        return torch.cat(
+            [batch.image for batch, _ in feed.batches(*evaluation_batches(store.info, seed, cpu), max_images=most)]
+        )
 
     cpu = torch.device("cpu")
     real = held("test")
@@ -131,7 +133,7 @@ def trial(given: tuple[Arm, int, int]) -> dict[str, Any]:
         if isinstance(model, Autoencoder):
             back = torch.cat([model.reconstruct(part).clamp(0, 1) for part in real.split(64)])
             found["reconstructions"] = varied(back, real)
-            quality = closeness(back, real).psnr.double()
+            quality = image_errors(back, real).psnr.double()
             error = 1.96 * float(quality.std()) / len(quality) ** 0.5
             found["PSNR"] = (float(quality.mean()), float(quality.mean()) - error, float(quality.mean()) + error)
         if isinstance(model, GaussianAutoencoder):
@@ -149,7 +151,7 @@ def trial(given: tuple[Arm, int, int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__, minutes=(4, "of training for each run"), processes=(2, "at a time"), seeds=(1, "of each")
     )
@@ -180,10 +182,10 @@ def main() -> None:
                 rows.append(Row(f"{where}: variance of {what}", 1.0, share, share, detail="; ".join(detail)))
     notes = [
         f"emoji at {SIDE} px, {minutes} minutes each on one thread; test images; variance over the test images' is 1.",
-        "distance: squared Fréchet, between the mean colours of 8 × 8 squares.",
-        f"'averaged': the cross-entropy's mean over {NUMBERS:,} numbers beside the KL's sum, that is β = {NUMBERS:,}.",
+        "distance: squared Fréchet, between the mean colors of 8 × 8 squares.",
+        f"'averaged': the cross-entropy's mean over {NUMBERS:,} elements with the KL's sum, that is β = {NUMBERS:,}.",
     ]
-    tell("alike", "What makes outputs alike", rows, notes, runs=runs)
+    tell("alike", "What makes outputs similar", rows, notes, runs=runs)
 
 
 if __name__ == "__main__":

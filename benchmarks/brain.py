@@ -1,10 +1,10 @@
-"""Grey and white matter in brain slices whose brightness does not tell: `unet-segment` in a quarter of an hour.
+"""Grey and white matter in brain slices with uneven brightness: `unet-segment` in a quarter of an hour.
 
     python benchmarks/brain.py [--minutes 15] [--threads 2]
 
-The slices have a bias field, random contrast and noise, so a table from intensity to class, fitted on all training
-slices, is printed beside. Test slices are a slab that lies apart from those trained on; settings were chosen on a slab
-of the training slices. The same masks written in other ways must be read as the same.
+The slices have a bias field, random contrast and noise. The baseline is a table from intensity to class, fitted on all
+training slices. Test slices are a slab that is separate from the training slices; settings were chosen on a slab of the
+training slices. The same masks in other encodings must be read as the same classes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ import torch
 from PIL import Image
 
 import ectype
-from ectype.data.feed import Feed
-from ectype.loading import open_data
-from ectype.measure.segmentation import confusion, dice, resampled
+from ectype.config.recipe import Recipe
+from ectype.config.schema import DataConfig
+from ectype.data.loader import Loader
+from ectype.evaluation.metrics.segmentation import bootstrap_interval, confusion_matrices, dice
 from ectype.models.base import evaluating
 from ectype.models.translator import Segmenter
-from ectype.recipe import Recipe
-from ectype.sections import DataConfig
+from ectype.runs.load import open_data
+from ectype.training.run import train
 
 GOAL = 0.91
 WORDS = [
@@ -47,20 +48,20 @@ WORDS = [
     "monitor.patience=null",
     "run.pictures=0",
 ]
-"""Of `unet-segment`."""
+"""Overrides of `unet-segment`."""
 
 
 def split(recipe: Recipe, name: Literal["train", "val", "test"]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and masks of a split as they are."""
+    """Return images and masks of a split, not augmented."""
     _, store = open_data(recipe.data)
     images = store.split(name)
-    pixels, target = images.parts(images.gather(torch.arange(len(images))))
+    pixels, target = images.separate_target(images.gather(torch.arange(len(images))))
     assert target is not None
     return pixels.float() / 255, target[:, 0].long()
 
 
 def table(train: tuple[torch.Tensor, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
-    """What an intensity means most often."""
+    """Return the most frequent class of each intensity."""
     counts = torch.zeros(256, 3)
     level = (train[0][:, 0] * 255).round().long()
     counts.view(-1).scatter_add_(0, (level * 3 + train[1]).flatten(), torch.ones(level.numel()))
@@ -68,13 +69,11 @@ def table(train: tuple[torch.Tensor, torch.Tensor], image: torch.Tensor) -> torc
 
 
 def variants() -> list[tuple[str, bool]]:
-    """Whether masks written as a palette, as 0, 128, 255, and in colours are read as the same."""
+    """Check whether masks written as a palette, as 0, 128, 255, and in colors are read as the same classes."""
     plain = DataConfig(source=str(DATA / "brain"), pairs="masks", size="own")
-    feed = Feed(open_data(plain)[1].split("test"), plain, torch.device("cpu"), training=False)
+    feed = Loader(open_data(plain)[1].split("test"), plain, torch.device("cpu"), training=False)
     pixels = feed.images.gather(torch.arange(len(feed)))
-    colours = np.array(
-        [[0, 0, 0], [80, 180, 230], [230, 160, 30]], np.uint8
-    )  # in the order in which colours are numbered
+    colours = np.array([[0, 0, 0], [80, 180, 230], [230, 160, 30]], np.uint8)  # in the order of the class indices
     found = []
     for name in ("palette", "0, 128 and 255", "colours"):
         with TemporaryDirectory() as place:
@@ -98,18 +97,18 @@ def variants() -> list[tuple[str, bool]]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, minutes=(15, "of training"), threads=(2, "of torch"), seed=(0, "of the run"))
     torch.set_num_threads(given.threads)
     budget = 1 if given.quick else given.minutes
     words = [*WORDS, *fastest(), f"train.minutes={budget}", f"train.seed={given.seed}", f"run.threads={given.threads}"]
     clock = Clock()
     place = KEPT / "brain" / f"{budget}-{given.seed}"
-    run = ectype.train("unet-segment", DATA / "brain", words, out=place, console=console)
+    run = train("unet-segment", DATA / "brain", words, out=place, console=console)
     took = clock.read()
     model, recipe = ectype.load(run.path, device="cpu"), run.recipe
     assert isinstance(model, Segmenter)
-    train, rows, raw = split(recipe, "train"), [], {}
+    training, rows, raw = split(recipe, "train"), [], {}
     sides: tuple[Literal["val", "test"], ...] = ("val", "test")
     for name in sides:
         image, right = split(recipe, name)
@@ -118,15 +117,15 @@ def main() -> None:
             mirrored = [model.translate(part.flip(3)).flip(3) for part in image.split(8)]
         chance, other = torch.cat(whole), torch.cat(mirrored)
         masks = {"": chance.argmax(1), ", mirror images averaged": (chance + other).argmax(1)}
-        by_intensity = dice(confusion(table(train, image), right, 3).sum(0))
+        by_intensity = dice(confusion_matrices(table(training, image), right, 3).sum(0))
         for how, found in masks.items():
-            counts = confusion(found, right, 3)
+            counts = confusion_matrices(found, right, 3)
             each = dice(counts.sum(0))
 
             def matter(summed: torch.Tensor) -> float:
                 return float(dice(summed)[1:].mean())
 
-            low, high = resampled(matter, counts)
+            low, high = bootstrap_interval(matter, counts)
             detail = f"grey {each[1]:.3f}, white {each[2]:.3f}; 95% {low:.3f} to {high:.3f}, {len(image)} slices"
             asked = name == "test" and not how
             goal, met = (f"≥ {GOAL}", matter(counts.sum(0)) >= GOAL) if asked else ("", None)
@@ -138,7 +137,7 @@ def main() -> None:
     notes = [
         f"{run.summary()['seen']:,} slices shown in {took.wall / 60:.1f} minutes, {took.cpu / 60:.1f} CPU minutes.",
         "Peer of Dice: a table from 256 intensities to classes, fitted on the training slices.",
-        "Dice over all pixels of a slab; intervals by drawing slices, of which neighbours are alike.",
+        "Dice over all pixels of a slab; intervals by drawing slices, of which neighbors are similar.",
     ]
     tell("brain", "Grey and white matter", rows, notes, **raw)
 

@@ -1,4 +1,4 @@
-"""What benchmarks share: real images, clocks, contestants in turns, a peer's environment, a table and a JSON file."""
+"""Code that benchmarks share: images, clocks, alternating measurements, a peer's environment, tables and JSON files."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ECTYPE_SHARED", ROOT.parent / "shared")) / "data"
 RESULTS = ROOT / "benchmarks" / "results"
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ectype-benchmarks"
-"""What is made once: prepared images and a peer's environment."""
+"""Directory of what is built once: prepared images and a peer's environment."""
 PYTHAE = "0.1.2"
 
 console = Console(highlight=False, width=max(120, Console().width))
 
 
 def arguments(doc: str | None, **options: tuple[int | float | str, str]) -> argparse.Namespace:
-    """`--quick`, and options by name, whole where the default is, → (default, help)."""
+    """Parse `--quick` and options by name → (default, help); an option has the type of its default."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions: a look, not a claim")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, for a quick check")
     for name, (default, text) in options.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} ({default})")
     return parser.parse_args()
 
 
 def mnist(part: Literal["train", "t10k"]) -> np.ndarray:
-    """[n, 1, 28, 28] uint8, read from the original IDX file."""
+    """Return MNIST images [n, 1, 28, 28] uint8, read from the original IDX file."""
     file = DATA / "mnist" / f"{part}-images-idx3-ubyte.gz"
     if not file.is_file():
         sys.exit(f"no MNIST at '{file}': set ECTYPE_SHARED to the folder that holds data/mnist.")
-    raw = bytearray(gzip.decompress(file.read_bytes()))  # writable, as torch wants it
+    raw = bytearray(gzip.decompress(file.read_bytes()))  # torch expects a writable buffer
     return np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)
 
 
@@ -59,15 +59,15 @@ def mnist(part: Literal["train", "t10k"]) -> np.ndarray:
 
 
 class Spent(NamedTuple):
-    """What something took."""
+    """Time that something took."""
 
     wall: float
     cpu: float
-    """User and system seconds, all threads."""
+    """User and system seconds of all threads."""
 
 
 class Clock:
-    """Seconds since it was made, of this process, or with `children` of processes that it started and that ended."""
+    """Seconds since its creation, of this process, or with `children` of processes that it started and that ended."""
 
     def __init__(self, *, children: bool = False) -> None:
         self.who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
@@ -78,14 +78,14 @@ class Clock:
         return used.ru_utime + used.ru_stime
 
     def read(self) -> Spent:
-        """So far."""
+        """Return the time so far."""
         return Spent(time.perf_counter() - self.wall, self._cpu() - self.cpu)
 
 
 def process(command: Sequence[str | int | Path], **environment: str | int | Path) -> tuple[str, Spent]:
-    """Run a command to its end: its standard output, and what the whole process took.
+    """Run a command to its end; return its standard output and the time of the whole process.
 
-    What it says on standard error is shown only if it fails.
+    Its standard error is shown only if it fails.
     """
     clock = Clock(children=True)
     env = {**os.environ, **{name: str(value) for name, value in environment.items()}}
@@ -97,29 +97,29 @@ def process(command: Sequence[str | int | Path], **environment: str | int | Path
 
 
 def last_json(text: str) -> dict[str, Any]:
-    """The last line of an output, read as JSON."""
+    """Return the last line of an output, parsed as JSON."""
     return json.loads(text.strip().splitlines()[-1])
 
 
 class Pairs(NamedTuple):
-    """Two contestants, measured in turns."""
+    """Values of two contestants, measured alternately."""
 
     peer: list[float]
     ours: list[float]
 
     @property
     def of_medians(self) -> float:
-        """Ours over the peer's."""
+        """Median of ours divided by the peer's."""
         return statistics.median(self.ours) / statistics.median(self.peer)
 
     @property
     def ratios(self) -> list[float]:
-        """Ours over the peer's, of each pair: what slows the machine slows both of a pair."""
+        """Ours divided by the peer's for each pair; what slows the machine down affects both of a pair."""
         return [ours / peer for ours, peer in zip(self.ours, self.peer, strict=True)]
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Of the pairs' ratios."""
+        """Quartiles of the pairs' ratios."""
         low, _, high = statistics.quantiles(self.ratios, n=4) if len(self.ratios) > 1 else self.ratios * 3
         return low, high
 
@@ -127,7 +127,7 @@ class Pairs(NamedTuple):
 def in_turns(
     peer: Callable[[], Mapping[str, float]], ours: Callable[[], Mapping[str, float]], pairs: int
 ) -> dict[str, Pairs]:
-    """Measure two contestants alternately, the one that goes first changing with each pair: named figures → pairs."""
+    """Measure two contestants alternately, swapping the order with each pair; return name of a figure → pairs."""
     found: dict[str, Pairs] = {}
     for turn in range(pairs):
         order = ((peer, 0), (ours, 1)) if turn % 2 == 0 else ((ours, 1), (peer, 0))
@@ -138,28 +138,28 @@ def in_turns(
 
 
 def fastest() -> list[str]:
-    """The words that have a run compute in bf16 where this processor has units for it."""
+    """Return the overrides that train in bf16 if this processor has units for it."""
     import torch
 
-    from ectype.training.environment import multiplies_bf16
+    from ectype.core.environment import has_amx_bf16
 
-    return ["train.precision=bf16"] if multiplies_bf16(torch.device("cpu")) else []
+    return ["train.precision=bf16"] if has_amx_bf16(torch.device("cpu")) else []
 
 
 def side_by_side(trial: Callable[[Any], Any], work: Sequence[Any], processes: int) -> Iterator[Any]:
-    """What becomes of each piece of work, each in a process of its own, as they end."""
+    """Yield the result of each piece of work, each in a process of its own, in the order in which they end."""
     with get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         yield from pool.imap_unordered(trial, work)
 
 
 def once(name: str, key: Any, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was found of that key before, or is found now and kept: a benchmark that was cut off goes on.
+    """Return the stored result of a key, or compute and store it, so that an interrupted benchmark continues.
 
-    Kept is what the code that judges runs said as it is now: other measures or findings are asked anew.
+    The key includes the code of evaluation and diagnosis: after a change there, results are computed again.
     """
     judges = b"".join(
         file.read_bytes()
-        for part in ("measure", "diagnose")
+        for part in ("evaluation", "analysis")
         for file in sorted((ROOT / "src" / "ectype" / part).rglob("*.py"))
     )
     said = json.dumps([key, hashlib.blake2b(judges).hexdigest()], sort_keys=True, default=str)
@@ -173,7 +173,7 @@ def once(name: str, key: Any, find: Callable[[], dict[str, Any]]) -> dict[str, A
 
 
 def emoji(first: int, n: int, side: int) -> Path:
-    """A file of `n` emoji of `side` pixels in a random order that never changes, from the place `first` on."""
+    """Return a file of `n` emoji of `side` pixels in a fixed random order, from position `first` on."""
     file = KEPT / f"emoji-{side}-{first}-{n}.npy"
     if not file.is_file():
         names = sorted((DATA / "emoji64").rglob("*.png"))
@@ -188,12 +188,12 @@ def emoji(first: int, n: int, side: int) -> Path:
 
 
 def pythae_python() -> Path:
-    """The Python of an environment that holds pythae and the very torch of this one; made once."""
+    """Return the Python of an environment with pythae and the torch version of this one; built once."""
     torch = version("torch").split("+")[0]
     place = KEPT / f"pythae-{PYTHAE}-torch-{torch}"
     python, ready = place / "bin" / "python", place / "ready"
     if not ready.exists():
-        console.print(f"making an environment for pythae {PYTHAE} in {place} …")
+        console.print(f"creating an environment for pythae {PYTHAE} in {place} …")
         venv.create(place, with_pip=True, clear=True)
         process([python, "-m", "pip", "install", "--quiet", f"pythae=={PYTHAE}", f"torch=={torch}"])
         ready.touch()
@@ -210,23 +210,23 @@ class Row(NamedTuple):
     peer: float
     ours: float
     ratio: float | None
-    """Ours over the peer's, however it was taken; None where the two are no such pair."""
+    """Ours divided by the peer's; None where the two are no such pair."""
     goal: str = ""
-    """What was aimed at, in words."""
+    """The goal, in words."""
     met: bool | None = None
     detail: str = ""
-    """Spread, and what else belongs to the figure."""
+    """Spread, and anything else that belongs to the figure."""
 
 
 def tell(name: str, title: str, rows: Sequence[Row], notes: Sequence[str], **raw: Any) -> None:
-    """Print a table and what was compared, and write both with all that was measured to results/<name>.json.
+    """Print a table and its notes, and write both with all measurements to results/<name>.json.
 
     Args:
-        name: Of the benchmark.
-        title: Who is compared with whom.
+        name: Name of the benchmark.
+        title: What is compared with what.
         rows: The figures.
         notes: What was compared, and under which conditions.
-        raw: Single measurements, for whoever wants to look behind a median.
+        raw: Single measurements behind the figures.
     """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("", "peer", "ours", "ratio", "goal", ""):
@@ -260,7 +260,7 @@ def _short(value: float) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN."""
+    """Replace values that JSON cannot hold by None."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""Do conditional GANs make what they are asked for, and all of it?
+"""Do conditional GANs generate the requested class, and all of its variety?
 
-10,000 samples on MNIST, a thousand of each digit. A classifier that was trained on real training images names them;
-within each digit, coverage of that digit's test images is compared with the coverage that as many real training images
-reach.
+10,000 samples on MNIST, a thousand of each digit. A classifier that was trained on real training images labels them.
+Within each digit, the coverage of that digit's test images is compared with the coverage that equally many real
+training images reach.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import torch
 from torch import Tensor
 
 import ectype
-from ectype.data.feed import Feed
-from ectype.diagnose.advice import advised
-from ectype.loading import open_data
-from ectype.measure.classifier import cached_classifier
-from ectype.measure.codes import wilson
-from ectype.measure.features import PixelFeatures, extract
-from ectype.measure.neighbours import prdc
+from ectype.analysis.diagnose.advice import advice_for_verdict
+from ectype.data.loader import Loader
+from ectype.evaluation.classifier import cached_classifier
+from ectype.evaluation.features import PixelFeatures, extract_features
+from ectype.evaluation.metrics.intervals import wilson_interval
+from ectype.evaluation.metrics.precision_recall import prdc
 from ectype.models.base import Samples, evaluating
-from ectype.run import resolve
+from ectype.runs.load import open_data
+from ectype.training.run import resolve, train
 
 EACH = 1000
 GOALS = {"cgan": 0.98, "cgan-mlp": 0.95, "cgan-mlp as advised": 0.95}
 
 
 def judge(model: torch.nn.Module, found: Any) -> dict[str, Any]:
-    """How often the asked digit is recognised, and each digit's coverage beside that of real images."""
+    """Measure how often the requested digit is recognized, and each digit's coverage relative to real images."""
     prepared, store = open_data(found.data)
     cpu = torch.device("cpu")
-    train, test = (Feed(store.split(part), found.data, cpu, training=False) for part in ("train", "test"))
+    train, test = (Loader(store.split(part), found.data, cpu, training=False) for part in ("train", "test"))
     trained = cached_classifier(train, store.info, prepared.root)
     pixels = PixelFeatures(train, store.info)
     labels = torch.arange(10).repeat_interleave(EACH)
@@ -50,41 +50,41 @@ def judge(model: torch.nn.Module, found: Any) -> dict[str, Any]:
         named = torch.cat([trained.model.classify(part).argmax(1) for part in images.split(EACH)])
     right = float((named == labels).double().mean())
 
-    def of(feed: Feed, digit: int) -> Tensor:
+    def of(feed: Loader, digit: int) -> Tensor:
         places = (feed.images.labels == digit).nonzero()[:, 0]  # type: ignore[operator]
         return feed.images.gather(places[:EACH]).float() / 255
 
     shares = {}
     for name, features in (("classifier", trained.model), ("pixels", pixels)):
         for digit in range(10):
-            real = extract(features, [of(test, digit)])  # type: ignore[arg-type]
-            fake = extract(features, [images[labels == digit][: len(real)]])  # type: ignore[arg-type]
-            known = extract(features, [of(train, digit)[: len(real)]])  # type: ignore[arg-type]
+            real = extract_features(features, [of(test, digit)])  # type: ignore[arg-type]
+            fake = extract_features(features, [images[labels == digit][: len(real)]])  # type: ignore[arg-type]
+            known = extract_features(features, [of(train, digit)[: len(real)]])  # type: ignore[arg-type]
             shares[f"{digit}, {name}"] = prdc(real, fake).coverage / prdc(real, known).coverage
     return {"right": right, "coverage": shares, "classifier": trained.accuracy}
 
 
 def trial(given: tuple[str, str, list[str], int, int]) -> tuple[str, dict[str, Any]]:
-    """One run on one thread, and what it makes of what it is asked for."""
+    """Train one run on one thread and measure its samples."""
     name, preset, words, budget, seed = given
     torch.set_num_threads(1)
     place = KEPT / "conditional" / f"{name.replace(' ', '-')}-{budget}-{seed}-1"
     asked = [*words, f"train.seed={seed}", "run.pictures=0", "run.threads=1", f"train.minutes={budget}"]
-    run = ectype.train(preset, DATA / "mnist", asked, out=Path(place))
+    run = train(preset, DATA / "mnist", asked, out=Path(place))
     found = judge(ectype.load(run.path, device="cpu"), run.recipe)
-    said = run.summary()  # of a run that was there already too
+    said = run.summary()  # also for a run that was finished before
     return name, found | {"summary": said, "minutes": said["seconds"] / 60}
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__,
-        minutes=(24, "of training for cgan, a quarter of them for the others"),
+        minutes=(24, "of training for cgan, a quarter of that for the others"),
         seed=(0, "of all"),
         processes=(2, "at a time"),
     )
-    advice = advised(resolve("cgan-mlp", DATA / "mnist"), "collapsed")[0].typed()
+    advice = advice_for_verdict(resolve("cgan-mlp", DATA / "mnist"), "collapsed")[0].as_arguments()
     runs = {
         "cgan": ("cgan", ["monitor.on_collapse=warn"]),
         "cgan-mlp": ("cgan-mlp", []),
@@ -101,7 +101,7 @@ def main() -> None:
     rows = []
     for name in runs:
         found = raw[name]
-        low, high = wilson(found["right"], 10 * EACH)
+        low, high = wilson_interval(found["right"], 10 * EACH)
         detail = (
             f"95% interval {low:.2%} to {high:.2%}; {found['summary']['seen']:,} images in {found['minutes']:.1f} "
             "minutes on one thread"
@@ -109,7 +109,7 @@ def main() -> None:
         goal = GOALS[name]
         rows.append(
             Row(
-                f"{name}: asked digit recognised",
+                f"{name}: requested digit recognized",
                 found["classifier"],
                 found["right"],
                 None,
@@ -121,7 +121,7 @@ def main() -> None:
         for features in ("classifier", "pixels"):
             least = min((share, key) for key, share in found["coverage"].items() if key.endswith(features))
             mean = sum(s for k, s in found["coverage"].items() if k.endswith(features)) / 10
-            detail = f"least at digit {least[1][0]}, mean {mean:.2f}"
+            detail = f"lowest for digit {least[1][0]}, mean {mean:.2f}"
             what = f"{name}: coverage of each digit ÷ real images', {features}"
             rows.append(Row(what, 1.0, least[0], least[0], "≥ 0.8", least[0] >= 0.8, detail))
     notes = [

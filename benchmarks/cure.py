@@ -1,9 +1,9 @@
-"""Does the advice against collapse cure it?
+"""Does the advice against mode collapse work?
 
-`gan-mlp` on MNIST at 16 px with Adam as PyTorch comes (rate 1e-3, β 0.9 and 0.999), which a fully connected GAN cannot
-bear, and again with the first override that the program advises after a collapse, applied as it is printed. A run has
-collapsed when its own verdict says so in two checks in a row, which stops it; and so that the verdict is not its own
-judge, coverage of test images is shown beside it.
+`gan-mlp` on MNIST at 16 px with Adam's defaults in PyTorch (learning rate 1e-3, β 0.9 and 0.999), which a fully
+connected GAN cannot tolerate, and again with the first override that the program advises after a collapse, applied as
+printed. A run has collapsed when its own verdict says so in two consecutive checks, which stops it. As an independent
+measure, the coverage of test images is reported as well.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 import ectype
-from ectype.data.feed import Feed
-from ectype.diagnose.advice import advised
-from ectype.loading import open_data
-from ectype.measure.codes import wilson
-from ectype.measure.features import Source, choose_extractors
-from ectype.measure.watching import SampleWatch
-from ectype.run import resolve
-from ectype.training.rundir import RunDir
+from ectype.analysis.diagnose.advice import advice_for_verdict
+from ectype.data.loader import Loader
+from ectype.evaluation.features import ExtractorInputs, choose_extractors
+from ectype.evaluation.metrics.intervals import wilson_interval
+from ectype.evaluation.sample_monitor import SampleMonitor
+from ectype.runs.load import open_data
+from ectype.runs.run_dir import RunDir
+from ectype.training.run import resolve, train
 
 IMAGES = 400_000
 SETTING = {
@@ -41,24 +41,24 @@ SETTING = {
     "monitor.images": 1000,
     "run.pictures": 0,
 }
-"""What collapses; the rest is as the preset has it."""
+"""Settings that collapse; everything else is the preset's."""
 
 
 def printed() -> str:
-    """The first advice, as it is printed."""
-    return advised(resolve("gan-mlp", DATA / "mnist", SETTING), "collapsed")[0].typed()
+    """Return the first advice as it is printed."""
+    return advice_for_verdict(resolve("gan-mlp", DATA / "mnist", SETTING), "collapsed")[0].as_arguments()
 
 
 def trial(given: tuple[str, int]) -> dict[str, Any]:
-    """One run: how it ended, and what its samples are like on test images."""
+    """Train one run; return how it ended, and figures of its samples on test images."""
     words, seed = given
     torch.set_num_threads(1)
     clock = Clock()
     recipe = resolve("gan-mlp", DATA / "mnist", {**SETTING, "train.seed": seed})
     with TemporaryDirectory() as place:
-        run = ectype.train(recipe, None, shlex.split(words), out=f"{place}/run")
+        run = train(recipe, None, shlex.split(words), out=f"{place}/run")
         said, found = run.summary(), judged(run)
-    names = ("FD-classifier", "coverage", "recall", "coverage (pixels)", "recall (pixels)")
+    names = ("fd_classifier", "coverage", "recall", "coverage_pixels", "recall_pixels")
     return {
         "advice": words,
         "seed": seed,
@@ -70,16 +70,16 @@ def trial(given: tuple[str, int]) -> dict[str, Any]:
 
 
 def judged(run: RunDir) -> dict[str, float]:
-    """Signs of the shipped weights on test images, which no decision has seen."""
+    """Return indicators of the selected weights on test images, which no decision has used."""
     config = run.recipe.data
     prepared, store = open_data(config)
-    train, test = (Feed(store.split(name), config, torch.device("cpu"), training=False) for name in ("train", "test"))
-    extractors = choose_extractors("auto", Source(train, store.info, prepared.root), quick=True).extractors
-    return SampleWatch(store.info, train, test, extractors, images=2000, seed=77)(ectype.load(run.path, device="cpu"))
+    train, test = (Loader(store.split(name), config, torch.device("cpu"), training=False) for name in ("train", "test"))
+    extractors = choose_extractors("auto", ExtractorInputs(train, store.info, prepared.root), quick=True).extractors
+    return SampleMonitor(store.info, train, test, extractors, images=2000, seed=77)(ectype.load(run.path, device="cpu"))
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, seeds=(10, "of each"), processes=(2, "at a time"))
     seeds = 2 if given.quick else given.seeds
     words = printed()
@@ -93,17 +93,17 @@ def main() -> None:
     for name, advice in (("as it is", ""), ("as advised", words)):
         these = [run for run in runs if run["advice"] == advice]
         hits = sum(run["state"] == "collapsed" for run in these)
-        low, high = wilson(hits / len(these), len(these))
+        low, high = wilson_interval(hits / len(these), len(these))
         shares.append((low, high))
         coverage = sorted(run["coverage"] for run in these)
         reach = f"coverage {coverage[0]:.2f} to {coverage[-1]:.2f}"
         detail = f"{hits} of {len(these)}, 95% interval {low:.0%} to {high:.0%}; {reach}"
-        goal = "most collapse" if not advice else "intervals apart"
+        goal = "most collapse" if not advice else "intervals do not overlap"
         met = hits > len(these) / 2 if not advice else high < shares[0][0]
         rows.append(Row(f"gan-mlp {name}: collapsed", float("nan"), hits / len(these), None, goal, met, detail))
     notes = [
-        f"Advised, applied as printed: {words}",
-        f"MNIST at 16 px, {IMAGES:,} images at most, a check each 40,000 with 1,000 samples. Both: "
+        f"Advice, applied as printed: {words}",
+        f"MNIST at 16 px, {IMAGES:,} images at most, a check every 40,000 with 1,000 samples. Both: "
         "optimizer.lr=1e-3, optimizer.betas=[0.9, 0.999] unless advised otherwise, train.batch=64.",
     ]
     tell("cure", "Collapse, before and after the advice", rows, notes, runs=runs)

@@ -1,9 +1,9 @@
-"""Noise of deviation 0.2 on photographs: `unet-denoise` beside non-local means, total variation and BM3D.
+"""Noise of standard deviation 0.2 on photographs: `unet-denoise` and non-local means, total variation and BM3D.
 
     python benchmarks/denoise.py [--minutes 30] [--threads 2]
 
-Trained on crops of training photographs, judged on crops of held-out ones. The peers' settings are those that do best
-on training crops, the noise's deviation being known to them. BM3D is measured where `pip install bm3d` was done.
+Trained on crops of training photographs, evaluated on crops of held-out ones. The peers are given the noise level and
+use the settings that are best on training crops. BM3D is measured if `pip install bm3d` was done.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from torch import Tensor
 
 import ectype
 from ectype.models.translator import Restorer
+from ectype.training.run import train
 from photos import SIDE, Judge, between, bytes_of, crops, in_parts, sheet, stacked, training_crops
 
 SIGMA, GOAL = 0.2, 1.5
 TUNED = 12
-"""Training crops that the peers' settings are chosen on."""
+"""Number of training crops that the peers' settings are chosen on."""
 CROP, STRIDE = 128, 96
-"""Pixels of a side of what is trained on, and between two such crops."""
+"""Side of a training crop, and distance between two crops, in pixels."""
 WORDS = [
     f"size={CROP}",
     f"degrade={{noise: {SIGMA}}}",
@@ -49,23 +50,25 @@ WORDS = [
     "train.ema_images=1000",
     "run.pictures=0",
 ]
-"""Of `unet-denoise`; chosen by training on four fifths of the training photographs for three minutes and looking at the
-rest, where group normalisation stood 2 dB lower, none 9 dB, and four levels of width 16 at full size 1.6 dB."""
+"""Overrides of `unet-denoise`. They were chosen by training on four fifths of the training photographs for three
+minutes and evaluating on the rest, where group normalization was 2 dB lower, none 9 dB, and four levels of width 16 at
+full size 1.6 dB.
+"""
 
 
 def noisy(images: Tensor, seed: int) -> Tensor:
-    """Not clipped."""
+    """Add noise; values are not clipped."""
     return images + SIGMA * torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def each(function: Callable[[np.ndarray], np.ndarray], images: Tensor) -> Tensor:
-    """A function of one image [h, w, 3] on all."""
+    """Apply a function of one image [h, w, 3] to all images."""
     made = [function(image.permute(1, 2, 0).numpy()) for image in images]
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float().clamp(0, 1)
 
 
 def peers() -> dict[str, list[Callable[[np.ndarray], np.ndarray]]]:
-    """Each peer at the settings that are tried."""
+    """Each peer with the settings that are tried."""
     means = [
         lambda x, h=h, d=d: denoise_nl_means(x, 5, d, h * SIGMA, True, SIGMA, channel_axis=2)
         for h in (0.4, 0.6, 0.8, 1.0)
@@ -84,13 +87,13 @@ def peers() -> dict[str, list[Callable[[np.ndarray], np.ndarray]]]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, minutes=(30, "of training"), threads=(2, "of torch"), seed=(0, "of the run"))
     torch.set_num_threads(given.threads)
     budget = 1 if given.quick else given.minutes
     words = [*WORDS, *fastest(), f"train.minutes={budget}", f"train.seed={given.seed}", f"run.threads={given.threads}"]
     source, clock = training_crops(CROP, STRIDE), Clock()
-    run = ectype.train("unet-denoise", source, words, out=KEPT / "denoise" / f"{budget}-{given.seed}", console=console)
+    run = train("unet-denoise", source, words, out=KEPT / "denoise" / f"{budget}-{given.seed}", console=console)
     took = clock.read()
     model = ectype.load(run.path, device="cpu")
     assert isinstance(model, Restorer)
@@ -120,7 +123,7 @@ def main() -> None:
                 goal = f"≥ {GOAL} dB above" if name == best else "above: the aim"
                 met = bool(apart.mean() >= (GOAL if name == best else 0))
             detail = f"difference {apart.mean():+.4g}, 95% {low:+.4g} to {high:+.4g}"
-            ours, peer = float(values["U-Net"][measure].mean()), float(values[name][measure].mean())
+            ours, peer = (float(values["U-Net"][measure].mean()), float(values[name][measure].mean()))
             rows.append(Row(f"{measure}, peer {name}", peer, ours, None, goal, met, detail))
     picked = list(range(4, len(real), max(1, len(real) // 6)))[:6]
     sheet(
@@ -129,9 +132,9 @@ def main() -> None:
     )
     notes = [
         f"{run.summary()['seen']:,} crops in {took.wall / 60:.1f} minutes, {took.cpu / 60:.1f} CPU minutes.",
-        f"{len(real)} crops of {len(set(names))} held-out photographs; peers are told σ and tuned on training crops.",
+        f"{len(real)} crops of {len(set(names))} held-out photographs; peers are given σ and tuned on training crops.",
     ]
-    tell("denoise", f"Noise of deviation {SIGMA} on photographs", rows, notes)
+    tell("denoise", f"Noise of standard deviation {SIGMA} on photographs", rows, notes)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Does the monitor find what goes wrong in training, and keep quiet where nothing does?
+"""Does the monitor detect faults during training, and stay silent when there are none?
 
-MNIST at 16 × 16. For each seed a run is stopped and goes on three times: as it was; with other images than the monitor
-looks at, so that it loses in training what it had, be it half of the digits (their images replaced by other digits') or
-the variety within one digit (all of its images replaced by three of them). The monitor knows nothing of it: it compares
-with all held-out images, as always. A fourth run is trained on a few hundred images until it copies them.
+MNIST at 16 × 16. For each seed a run is stopped and continued three times: unchanged; and with training images that
+differ from those that the monitor compares with, so that the model loses half of the digits (their images replaced by
+images of other digits) or the variety within one digit (all of its images replaced by three of them). The monitor is
+not informed: it compares with all held-out images, as always. A fourth run is trained on a few hundred images until it
+copies them.
 
-A run is alarmed when two checks in a row say the same bad thing, which is what ends a run by default for those that are
-fatal; a healthy run is judged over all of its checks, its beginning included.
+A run raises an alarm when two consecutive checks report the same fault, which is what ends a run by default for fatal
+faults. A healthy run is checked over all of its checks, including its beginning.
 """
 
 from __future__ import annotations
@@ -29,55 +30,56 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-import ectype
-from ectype.data.batch import Batch, Moment
-from ectype.data.feed import Feed
-from ectype.errors import Interrupted
-from ectype.measure.codes import wilson
+from ectype.core.errors import Interrupted
+from ectype.core.random import StepContext
+from ectype.data.batch import Batch
+from ectype.data.loader import Loader
+from ectype.evaluation.metrics.intervals import wilson_interval
+from ectype.evaluation.monitor import CHECKS_TO_CONFIRM, Monitor
+from ectype.runs.run_dir import RunDir
 from ectype.training.loop import Callback, Check
-from ectype.training.monitor import CERTAIN, Monitor
-from ectype.training.rundir import RunDir
+from ectype.training.run import train
 from ectype.training.trainer import Trainer
 
 SIDE, EVERY = 16, 40_000
 HEALTHY, AFTER, COPIED = 480_000, 160_000, 720_000
-"""Images that a run is trained on: until it is stopped, afterwards, and on few images."""
+"""Images shown to a run: until it is stopped, afterwards, and on few images."""
 FEW = 250
-"""Images of all that a memorising run is given; a tenth each is held out."""
+"""Images that a memorizing run is given; a tenth each is held out."""
 ALARMS = {
     "healthy": ("losing modes", "collapsed", "memorising", "memorising or shrunken"),
     "half the digits gone": ("losing modes", "collapsed"),
     "within one digit": ("losing modes", "collapsed", "memorising or shrunken"),
     "memorising": ("memorising", "memorising or shrunken"),
 }
-"""What counts as found; for a healthy run, as a false alarm."""
+"""Verdicts that count as detected; for a healthy run, as a false alarm."""
 
 
-class Only(Feed):
-    """A feed that shows other images instead of some.
+class Only(Loader):
+    """A loader that shows other images in place of some.
 
     Args:
-        feed: Of the training images.
-        instead: The index that is shown for each.
+        feed: The loader of the training images.
+        instead: For each image, the index of the image that is shown.
     """
 
-    def __init__(self, feed: Feed, instead: torch.Tensor) -> None:
+    def __init__(self, feed: Loader, instead: torch.Tensor) -> None:
         super().__init__(feed.images, feed.config, feed.device, training=True, seed=feed.seed)
         self.instead = instead
 
-    def __call__(self, index: torch.Tensor, moment: Moment) -> Batch:
-        return super().__call__(self.instead[index], moment)
+    def __call__(self, index: torch.Tensor, context: StepContext) -> Batch:
+        return super().__call__(self.instead[index], context)
 
 
 def half(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Five random digits stand for all."""
+    """Replace all digits by images of five random digits."""
     kept = torch.randperm(10, generator=generator)[:5]
     among = torch.isin(labels, kept).nonzero()[:, 0]
     return among[torch.randint(len(among), labels.shape, generator=generator)]
 
 
 def within(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Three images of one random digit stand for all of its."""
+    """Replace all images of one random digit by three of them."""
     digit = int(torch.randint(10, (), generator=generator))
     places = (labels == digit).nonzero()[:, 0]
     instead = torch.arange(len(labels))
@@ -92,23 +94,23 @@ CHANGES: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor] | Non
     "within one digit": within,
     "healthy": None,
 }
-"""How a stopped run goes on."""
+"""How a stopped run is continued."""
 
 
 class Changed(Callback):
-    """Has a run train on other images than it is judged by."""
+    """Trains a run on other images than the monitor compares with."""
 
     def __init__(self, change: Callable[[torch.Tensor, torch.Generator], torch.Tensor], seed: int) -> None:
         self.change, self.generator = change, torch.Generator().manual_seed(seed)
 
     def started(self, trainer: Trainer, monitor: Monitor) -> None:
-        labels = trainer.feed.images.labels
+        labels = trainer.loader.images.labels
         assert labels is not None
-        trainer.feed = Only(trainer.feed, self.change(labels, self.generator))
+        trainer.loader = Only(trainer.loader, self.change(labels, self.generator))
 
 
 class StopAt(Callback):
-    """Stops a run at a check, everything saved."""
+    """Stops a run at a check, with everything saved."""
 
     def __init__(self, seen: int) -> None:
         self.seen = seen
@@ -119,7 +121,7 @@ class StopAt(Callback):
 
 
 def few(seed: int, n: int = FEW) -> Path:
-    """A file of some hundred digits, or of so many."""
+    """Return a file of `n` digits."""
     file = KEPT / f"few-digits-{n}-{seed}.npz"
     if not file.is_file():
         from common import mnist
@@ -131,7 +133,7 @@ def few(seed: int, n: int = FEW) -> Path:
 
 
 def labels_of(part: str) -> np.ndarray:
-    """[n] uint8 of MNIST."""
+    """Return the labels [n] uint8 of MNIST."""
     import gzip
 
     packed = (DATA / "mnist" / f"{part}-labels-idx1-ubyte.gz").read_bytes()
@@ -139,7 +141,7 @@ def labels_of(part: str) -> np.ndarray:
 
 
 def trials(given: tuple[int, list[str]]) -> list[dict[str, Any]]:
-    """The runs of one seed, as many of the four as are asked for: their checks."""
+    """Train the requested runs of one seed and return their checks."""
     seed, wanted = given
     torch.set_num_threads(1)
     shared = {
@@ -164,7 +166,7 @@ def trials(given: tuple[int, list[str]]) -> list[dict[str, Any]]:
         def go(name: str, images: int, data: Path, *callbacks: Callback) -> None:
             clock, run = Clock(), RunDir(f"{place}/{name}")
             with suppress(Interrupted):
-                ectype.train("gan-mlp", data, shared | {"train.images": images}, out=run.path, callbacks=callbacks)
+                train("gan-mlp", data, shared | {"train.images": images}, out=run.path, callbacks=callbacks)
             checks = [line for line in run.metrics() if line["kind"] == "check"]
             found.append({"seed": seed, "condition": name, "checks": checks, "seconds": clock.read().wall})
 
@@ -182,27 +184,27 @@ def trials(given: tuple[int, list[str]]) -> list[dict[str, Any]]:
 
 
 def alarmed(checks: Iterable[dict[str, Any]], bad: tuple[str, ...]) -> bool:
-    """Whether as many checks in a row as the monitor asks for say the same bad thing."""
+    """Return whether enough consecutive checks report the same fault."""
     names = [check["verdict"] for check in checks]
-    runs = zip(*(names[shift:] for shift in range(CERTAIN)), strict=False)
+    runs = zip(*(names[shift:] for shift in range(CHECKS_TO_CONFIRM)), strict=False)
     return any(len(set(run)) == 1 and run[0] in bad for run in runs)
 
 
 def kept_rows() -> list[dict[str, Any]]:
-    """Rows of the results that are there."""
+    """Return the rows of the existing results."""
     file = RESULTS / "detector.json"
     return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__,
         seeds=(20, "to run"),
         first=(300, "the first seed"),
         processes=(2, "at a time"),
         half=(1, "whether to run half the digits gone"),
-        memorising=(1, "whether to run memorising; what is not run keeps its row of before"),
+        memorising=(1, "whether to run memorising; conditions that are not run keep their earlier row"),
     )
     seeds = range(given.first, given.first + (2 if given.quick else given.seeds))
     asked = {"half the digits gone": given.half, "memorising": given.memorising}
@@ -224,17 +226,18 @@ def main() -> None:
         these = [run for run in runs if run["condition"] == condition]
         hits = sum(alarmed(run["checks"], bad) for run in these)
         share = hits / len(these)
-        low, high = wilson(share, len(these))
+        low, high = wilson_interval(share, len(these))
         good, goal = (share <= 0.05, "≤ 5% false alarms") if condition == "healthy" else (share >= 0.9, "≥ 90% found")
         detail = f"{hits} of {len(these)} runs, 95% interval {low:.0%} to {high:.0%}; seeds from {given.first}"
         rows.append(Row(condition, float("nan"), share, None, goal, good, detail))
     notes = [
-        f"MNIST at {SIDE} px, gan-mlp judged in pairs with R1 and R2: {HEALTHY:,} images, then {AFTER:,} as they were "
-        f"or changed; a check each {EVERY:,} with 1,000 samples.",
-        "Thresholds were set on runs with other seeds: 0, 1, 100, 101 and from 1000 on; how far a sign of variety must "
-        "fall beside a risen distance on healthy runs and losses within one digit of seeds 200 to 219.",
+        f"MNIST at {SIDE} px, gan-mlp with relativistic pairs, R1 and R2: {HEALTHY:,} images, then {AFTER:,} unchanged "
+        f"or changed; a check every {EVERY:,} with 1,000 samples.",
+        "Thresholds were set on runs with other seeds: 0, 1, 100, 101 and from 1000 on; how far an indicator of "
+        "variety must "
+        "fall when the distance has risen, on healthy runs and losses within one digit of seeds 200 to 219.",
     ]
-    tell("detector", "What goes wrong in training, found", rows, notes)
+    tell("detector", "Faults during training that are detected", rows, notes)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Does the diagnosis find what is wrong, and leave alone what is not? And does its advice, applied, help?
+"""Does the diagnosis find problems, without false alarms? And does its advice help when it is applied?
 
     python benchmarks/diagnosis.py [--each 10] [--processes 2] [--fixes 5] [--only -1]
 
-For each finding, runs that are made to have it and healthy twins that are not, on MNIST or emoji; a finding counts if
-it is among those of a finished run, whatever else is found. Then `--fix` as a user would: quality before and after,
-over seeds, for too small a latent, posterior collapse, mode collapse and too strong a critic. What is not asked for
-(0 runs, another finding) stays in the table as it was measured before.
+For each finding, runs that are built to have it and healthy counterparts, on MNIST or emoji; a finding counts if
+it is among those of a finished run, whatever else is found. Then `--fix` as a user would apply it: quality before and
+after, over seeds, for a latent that is too small, posterior collapse, mode collapse and a critic that is too strong.
+What is not requested (0 runs, another finding) keeps its earlier row in the table.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common import KEPT, RESULTS, Clock, Row, arguments, console, emoji, once, side_by_side, tell
+from ectype.analysis.open_view import open_view
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -30,18 +31,19 @@ from PIL import Image
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
-import ectype
 from detector import FEW, few
-from ectype import results
-from ectype.diagnose import scan
-from ectype.measure.codes import wilson
+from ectype.analysis import results
+from ectype.analysis.diagnose import check
+from ectype.evaluation.figure_names import display_name
+from ectype.evaluation.metrics.intervals import wilson_interval
+from ectype.training.run import train
 
 FIRST = 100
-"""Seed of the first run; thresholds were set by runs with seeds below."""
+"""Seed of the first run; thresholds were set with runs of lower seeds."""
 FOLDERS = 200
-"""And of the first folder: by those below it was seen that images were compared without their colours."""
+"""Seed of the first folder; folders of lower seeds showed that images were compared without their colors."""
 IMAGES = 6_000
-"""Of MNIST, for a run: on all of them, looking takes longer than training."""
+"""MNIST images of a run; with all of them, evaluation takes longer than training."""
 SHARED = {"run.threads": 1, "run.pictures": 0, "monitor.patience": None, "monitor.every": 40_000}
 DENSE = {"data.size": 16, "train.batch": 64, "hidden": [256], "latent_dim": 32, "train.images": 120_000}
 LARGE = {**DENSE, "hidden": [512, 512], "train.images": 320_000, "monitor.every": 8_000}
@@ -57,7 +59,7 @@ MAPS = "codes hard to generate: maps without a prior"
 
 
 class Case(NamedTuple):
-    """A finding, and how runs are made that have it, and twins that have not."""
+    """A finding, how to build runs that have it, and counterparts that do not."""
 
     finding: str
     preset: str
@@ -65,7 +67,7 @@ class Case(NamedTuple):
     healthy: Callable[[np.random.Generator], dict[str, Any]]
     source: str = "mnist"
     figure: str = ""
-    """What `--fix` should better; empty where that is not asked."""
+    """Figure that `--fix` should improve; empty where this is not measured."""
 
 
 CASES = [
@@ -74,21 +76,21 @@ CASES = [
         "vae-mlp",
         lambda rng: {**DENSE, "latent_dim": int(rng.integers(2, 5))},
         lambda rng: {**DENSE, "latent_dim": int(rng.integers(32, 65))},
-        figure="PSNR",
+        figure="psnr",
     ),
     Case(
         "posterior collapse",
         "vae-mlp",
         lambda rng: {**DENSE, "objective.beta": float(rng.choice([50, 100, 256, 784]))},
         lambda rng: {**DENSE, "objective.beta": float(rng.uniform(0.5, 1))},
-        figure="PSNR",
+        figure="psnr",
     ),
     Case(
         "mode collapse",
         "gan-mlp",
         lambda rng: {**GAN, "optimizer.lr": 1e-3, "optimizer.betas": [0.9, 0.999]},
         lambda rng: {**GAN, **SETTLED},
-        figure="FD-classifier",
+        figure="fd_classifier",
     ),
     Case(
         "critic too strong",
@@ -100,16 +102,12 @@ CASES = [
             "optimizer.players": {"critic": {"lr": float(rng.choice([5e-4, 1e-3]))}},
         },
         lambda rng: {**GAN, **SETTLED},
-        figure="FD-classifier",
+        figure="fd_classifier",
     ),
     Case(
         "critic too weak",
         "gan-mlp",
-        lambda rng: {
-            **GAN,
-            **SETTLED,
-            "optimizer.players": {"critic": {"lr": float(10 ** rng.uniform(-10, -8.5))}},
-        },
+        lambda rng: {**GAN, **SETTLED, "optimizer.players": {"critic": {"lr": float(10 ** rng.uniform(-10, -8.5))}}},
         lambda rng: {**GAN, **SETTLED},
     ),
     Case(
@@ -163,18 +161,18 @@ NAMES = {
     "mode collapse": {"mode collapse", "modes lost"},
     "memorisation": {"memorisation", "copies, or shrunken modes"},
 }
-"""What counts as found, where that is more than one name."""
+"""Findings that count as detected, where there is more than one name."""
 
 
 def source_of(case: Case, seed: int, *, sick: bool) -> str:
-    """Images to train on, other digits for each seed: of a memorising run, a few."""
+    """Return the training images, other digits for each seed; few of them for a memorizing run."""
     if case.source == "emoji":
         return str(emoji(0, 3000, 32))
     return str(few(200 + seed, FEW if case.source == "few" and sick else IMAGES))
 
 
 def trial(given: tuple[int, int, bool]) -> dict[str, Any]:
-    """One run, and what is found in it."""
+    """Train one run and return its findings."""
     which, seed, sick = given
     torch.set_num_threads(1)
     case = CASES[which]
@@ -184,8 +182,8 @@ def trial(given: tuple[int, int, bool]) -> dict[str, Any]:
     def find() -> dict[str, Any]:
         clock = Clock()
         with TemporaryDirectory() as place:
-            run = ectype.train(case.preset, source, words, out=f"{place}/run")
-            found = {finding.name: finding.severity for finding in scan.of_run(results.view(run, device="cpu"))}
+            run = train(case.preset, source, words, out=f"{place}/run")
+            found = {finding.name: finding.severity for finding in check.check_run(open_view(run, device="cpu"))}
         return {"found": found, "seconds": clock.read().wall}
 
     kept = once("diagnosis", [case.preset, Path(source).name, words], find)
@@ -193,7 +191,7 @@ def trial(given: tuple[int, int, bool]) -> dict[str, Any]:
 
 
 def mended(given: tuple[int, int]) -> dict[str, Any]:
-    """Quality before and after `--fix`."""
+    """Measure quality before and after `--fix`."""
     which, seed = given
     torch.set_num_threads(1)
     case = CASES[which]
@@ -203,10 +201,10 @@ def mended(given: tuple[int, int]) -> dict[str, Any]:
     def find() -> dict[str, Any]:
         clock = Clock()
         with TemporaryDirectory() as place:
-            run = ectype.train(case.preset, source, words, out=f"{place}/run")
-            before = results.view(run, device="cpu").evaluation[case.figure].value
-            run = ectype.train(case.preset, source, words, out=f"{place}/run", fix=True)
-            after = results.view(run, device="cpu").evaluation[case.figure].value
+            run = train(case.preset, source, words, out=f"{place}/run")
+            before = open_view(run, device="cpu").evaluation[case.figure].value
+            run = train(case.preset, source, words, out=f"{place}/run", fix=True)
+            after = open_view(run, device="cpu").evaluation[case.figure].value
             tried = [entry["changed"] for entry in run.summary().get("attempts", [])]
         return {"before": before, "after": after, "tried": tried, "seconds": clock.read().wall}
 
@@ -215,9 +213,9 @@ def mended(given: tuple[int, int]) -> dict[str, Any]:
 
 
 def images(place: Path, seed: int, *, sick: bool) -> Path:
-    """A folder of emoji, good, or with one thing that is wrong.
+    """Write a folder of emoji, without a problem or with one.
 
-    Emoji differ by a colour of skin alone here and there; taken are those that are least like any other.
+    Some emoji differ only in skin tone; those that are least similar to any other are used.
     """
     place.mkdir(parents=True)
     every = np.load(emoji(0, 3000, 32))
@@ -243,7 +241,7 @@ def images(place: Path, seed: int, *, sick: bool) -> Path:
 
 
 def looked(given: tuple[int, bool]) -> dict[str, Any]:
-    """What is found in a folder."""
+    """Return the findings of a folder."""
     seed, sick = given
     with TemporaryDirectory() as place:
         found = results.diagnose(str(images(Path(place) / "images", seed, sick=sick)), ["size=32"])
@@ -252,12 +250,12 @@ def looked(given: tuple[int, bool]) -> dict[str, Any]:
 
 
 def rates(name: str, runs: list[dict[str, Any]]) -> list[Row]:
-    """In how many runs a finding was found, of those made to have it and of their twins."""
+    """Count the runs in which a finding was found: of those built to have it, and of their counterparts."""
     wanted, rows = NAMES.get(name, {name}), []
     for sick in (True, False):
         some = [run for run in runs if run["case"] == name and run["sick"] == sick]
         hits = sum(bool(wanted & set(run["found"])) for run in some)
-        low, high = wilson(hits / len(some), len(some))
+        low, high = wilson_interval(hits / len(some), len(some))
         others = sorted({other for run in some for other in run["found"]} - wanted)
         detail = f"95% {low:.0%} to {high:.0%}" + (f"; also found: {', '.join(others)}" if others else "")
         what = f"{name}: found in {'runs made to have it' if sick else 'healthy twins'}"
@@ -267,18 +265,18 @@ def rates(name: str, runs: list[dict[str, Any]]) -> list[Row]:
 
 
 def betterment(case: Case, cured: list[dict[str, Any]]) -> Row:
-    """Quality before and after the advice was applied."""
+    """Compare quality before and after the advice was applied."""
     some = [run for run in cured if run["case"] == case.finding]
     before, after = (np.array([run[key] for run in some]) for key in ("before", "after"))
     (low, high), (lowest, highest) = _span(before), _span(after)
-    better = lowest > high if case.figure == "PSNR" else highest < low
+    better = lowest > high if case.figure == "psnr" else highest < low
     detail = f"95% over {len(some)} seeds {low:.4g} to {high:.4g} before, {lowest:.4g} to {highest:.4g} after"
-    what = f"{case.finding}: {case.figure} before, and after --fix"
+    what = f"{case.finding}: {display_name(case.figure)} before, and after --fix"
     return Row(what, float(before.mean()), float(after.mean()), None, "intervals apart", bool(better), detail)
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:
-    """Student's 95% interval of a mean."""
+    """Return Student's 95% interval of a mean."""
     if len(values) < 2:
         return float("nan"), float("nan")
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
@@ -286,7 +284,7 @@ def _span(values: np.ndarray) -> tuple[float, float]:
 
 
 def beside(found: list[dict[str, Any]], part: str, quick: bool) -> list[dict[str, Any]]:
-    """What was found, and of other findings what was found before, in the order of the cases."""
+    """Merge new rows with earlier rows of other findings, in the order of the cases."""
     file, new = RESULTS / "diagnosis.json", {run["case"] for run in found}
     before = [] if quick or not file.is_file() else json.loads(file.read_text(encoding="utf-8"))[part]
     order = [case.finding for case in CASES] + ["bad data"]
@@ -295,18 +293,18 @@ def beside(found: list[dict[str, Any]], part: str, quick: bool) -> list[dict[str
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__,
         each=(10, "runs of each kind"),
         processes=(2, "at a time"),
-        fixes=(5, "runs that are mended, of each finding"),
-        only=(-1, "the finding of this number alone; −1 for all, the last for folders"),
+        fixes=(5, "runs that are trained with --fix, for each finding"),
+        only=(-1, "index of a single finding; −1 for all, the last one for folders"),
     )
     each, fixes = (2, 1) if given.quick else (given.each, given.fixes)
     chosen = list(range(len(CASES))) if given.only < 0 else [i for i in range(len(CASES)) if i == given.only]
     folders = given.only in (-1, len(CASES))
-    # Every finding once with the first seed, then with the next: what is cut off is as even as can be.
+    # Every finding once with the first seed, then with the next, so that an interrupted benchmark is balanced.
     work = [(i, FIRST + k, sick) for k in range(each) for i in chosen for sick in (True, False)]
     runs, cured = [], []
     for run in side_by_side(trial, work, given.processes):
@@ -318,14 +316,12 @@ def main() -> None:
     for run in side_by_side(mended, again, given.processes):
         cured.append(run)
         console.print(run)
-    runs, cured = beside(runs, "runs", given.quick), beside(cured, "mended", given.quick)
+    runs, cured = (beside(runs, "runs", given.quick), beside(cured, "mended", given.quick))
     rows = [row for name in dict.fromkeys(run["case"] for run in runs) for row in rates(name, runs)]
     mended_ones = {run["case"] for run in cured}
     rows += [betterment(case, cured) for case in CASES if case.finding in mended_ones]
-    notes = [
-        "Peer: how many were made; ours: in how many it was found. Wilson intervals; of --fix, Student's over seeds.",
-    ]
-    tell("diagnosis", "Findings, and what their advice does", rows, notes, runs=runs, mended=cured)
+    notes = ["Peer: number of runs; ours: in how many it was found. Wilson intervals; for --fix, Student's over seeds."]
+    tell("diagnosis", "Findings, and the effect of their advice", rows, notes, runs=runs, mended=cured)
 
 
 if __name__ == "__main__":

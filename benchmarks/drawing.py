@@ -1,4 +1,4 @@
-"""Line charts as SVG, for results that are best seen: no library is needed to draw them, and none to look at them."""
+"""Line charts as SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Panel", "charts"]
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2")
 WIDE, HIGH, LEFT, TOP, BOTTOM = 380, 300, 56, 40, 46
 APART = 24
-"""Pixels between two numbers below an axis, or one would be written over the other."""
+"""Minimum distance of two labels of an axis in pixels, so that they do not overlap."""
 
 
 class Panel(NamedTuple):
@@ -27,7 +27,7 @@ class Panel(NamedTuple):
 
 
 def charts(panels: Sequence[Panel], place: Path) -> None:
-    """Panels side by side over logarithmic axes, with intervals and one legend below."""
+    """Draw panels side by side with logarithmic axes, intervals, and one legend below."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     height = HIGH + 22 * len(names) + 8
     parts = [
@@ -85,7 +85,7 @@ def _panel(panel: Panel, names: Sequence[str]) -> str:
 
 
 def _step(span: float) -> float:
-    """Between two lines of a grid: about six in all."""
+    """Return the distance of grid lines: about six in all."""
     rough = span / 6
     size = 10 ** math.floor(math.log10(rough))
     return next(size * k for k in (1, 2, 5, 10) if size * k >= rough)

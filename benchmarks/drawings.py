@@ -1,9 +1,9 @@
-"""Coloured drawings from their outlines: `unet-translate`, alone and with a critic.
+"""Colored drawings from their outlines: `unet-translate`, with and without a critic.
 
     python benchmarks/drawings.py [--minutes 20] [--threads 2]
 
-Most of a drawing is white, and over all of it copying the outline does well; so the error is taken inside filled
-regions, where the outline is white and the drawing is not. A picture shows held-out results.
+Most of a drawing is white, so that copying the outline scores well over the whole image. The error is therefore
+computed inside filled regions, where the outline is white and the drawing is not. A picture shows held-out results.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 import ectype
-from ectype.loading import open_data
-from ectype.models.translator import Painter
+from ectype.models.translator import ImageTranslator
+from ectype.runs.load import open_data
+from ectype.training.run import train
 from photos import Judge, bytes_of, in_parts, sheet
 
 GOAL = 0.15
@@ -52,21 +53,21 @@ ARMS = {
 
 
 def inside(made: Tensor, outline: Tensor, wanted: Tensor) -> np.ndarray:
-    """Mean absolute error of each image in its filled regions; not a number where it has none."""
+    """Return the mean absolute error of each image in its filled regions; NaN where it has none."""
     filled = (outline.amin(1) > 0.95) & (wanted.amin(1) < 0.95)
     error = (made - wanted).abs().mean(1)
     return np.array([float(e[f].mean()) for e, f in zip(error, filled, strict=True)])
 
 
 def overall(made: Tensor, outline: Tensor, wanted: Tensor) -> float:
-    """The same over all filled pixels of all images."""
+    """Return the same over all filled pixels of all images."""
     filled = (outline.amin(1) > 0.95) & (wanted.amin(1) < 0.95)
     return float((made - wanted).abs().mean(1)[filled].mean())
 
 
 def main() -> None:
-    """Measure and tell."""
-    given = arguments(__doc__, minutes=(20, "of training, each"), threads=(2, "of torch"), seed=(0, "of the runs"))
+    """Measure and report."""
+    given = arguments(__doc__, minutes=(20, "of training for each"), threads=(2, "of torch"), seed=(0, "of the runs"))
     torch.set_num_threads(given.threads)
     budget = 1 if given.quick else given.minutes
     made: dict[str, Tensor] = {}
@@ -82,11 +83,11 @@ def main() -> None:
             f"run.threads={given.threads}",
         ]
         place = KEPT / "drawings" / f"{name.replace(' ', '-')}-{budget}-{given.seed}"
-        run = ectype.train("unet-translate", DATA / "pairs128", words, out=place, console=console)
+        run = train("unet-translate", DATA / "pairs128", words, out=place, console=console)
         model = ectype.load(run.path, device="cpu")
-        assert isinstance(model, Painter)
+        assert isinstance(model, ImageTranslator)
         images = open_data(run.recipe.data)[1].split("test")
-        pixels, target = images.parts(images.gather(torch.arange(len(images))))
+        pixels, target = images.separate_target(images.gather(torch.arange(len(images))))
         assert target is not None
         outline, wanted = pixels.float() / 255, target.float() / 255
         made[name] = in_parts(model.translate, outline)
@@ -95,7 +96,7 @@ def main() -> None:
     colour = wanted.movedim(1, -1)[(outline.amin(1) > 0.95) & (wanted.amin(1) < 0.95)].median(0).values
     simple = {
         "copying the outline": outline.expand_as(wanted),
-        "the median colour where the outline is white": outline.expand_as(wanted) * 0 + colour[:, None, None],
+        "the median color where the outline is white": outline.expand_as(wanted) * 0 + colour[:, None, None],
     }
     values: dict[str, dict[str, Any]] = {}
     for name, images in {**simple, **made}.items():

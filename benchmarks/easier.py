@@ -2,9 +2,9 @@
 
     python benchmarks/easier.py [--seeds 5] [--minutes 1.5] [--processes 2]
 
-Autoencoders of emoji at 32 px with maps of 4×8×8 as code, equally long with and without `equivariance.weight`, then a
-flow on the codes of each, equally long. Judged by the distance of its samples from test images, beside that of the
-autoencoder's own reconstructions, which the term may cost.
+Autoencoders of emoji at 32 px with maps of 4×8×8 as code, trained equally long with and without `equivariance.weight`,
+then a flow on the codes of each, equally long. The measure is the distance of its samples from test images, compared
+with that of the autoencoder's reconstructions, which the term may degrade.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from scipy import stats
 
-import ectype
-from ectype.measure.generation import RECONSTRUCTIONS
-from ectype.results import evaluate
+from ectype.analysis.results import evaluate
+from ectype.training.run import train
 
 WEIGHTS = (0.0, 0.5)
 FEATURES = ["monitor.features=pixels", "run.threads=1", "run.pictures=0", "monitor.patience=null"]
 
 
 def trial(given: tuple[int, float, float]) -> dict[str, Any]:
-    """An autoencoder and a flow on its codes."""
+    """Train an autoencoder and a flow on its codes."""
     seed, weight, minutes = given
     torch.set_num_threads(1)
     shared = [*FEATURES, f"train.minutes={minutes}", f"train.seed={seed}", "run.micro_batch=null"]
@@ -40,23 +39,26 @@ def trial(given: tuple[int, float, float]) -> dict[str, Any]:
 
     def find() -> dict[str, Any]:
         with TemporaryDirectory() as place:
-            coder = ectype.train("ae", emoji(0, 3000, 32), words, out=f"{place}/coder")
-            flow = ectype.train("flow", coder.path, [*shared, "model.inner.net.width=32"], out=f"{place}/flow")
+            coder = train("ae", emoji(0, 3000, 32), words, out=f"{place}/coder")
+            flow = train("flow", coder.path, [*shared, "model.inner.net.width=32"], out=f"{place}/flow")
             seen = [run.summary()["seen"] for run in (coder, flow)]
-            psnr, found = evaluate(coder, device="cpu")["PSNR"], evaluate(flow, device="cpu")
-            distance = next(figure for figure in found.figures if figure.name.startswith("FD-"))
-        beside = distance.beside
-        return {"distance": distance.value, "floor": beside["real images"], "seen": seen, "PSNR": psnr.value} | {
-            "reconstructions": beside[RECONSTRUCTIONS]
+            psnr, found = (evaluate(coder, device="cpu")["psnr"], evaluate(flow, device="cpu"))
+            distance = found["fd_pixels"]
+        return {
+            "distance": distance.value,
+            "floor": distance.baselines["real_images"],
+            "seen": seen,
+            "PSNR": psnr.value,
+            "reconstructions": distance.baselines["reconstructions"],
         }
 
     return {"seed": seed, "weight": weight, **once("easier", words, find)}
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
-        __doc__, seeds=(5, "of each"), minutes=(1.5, "of training, each of both"), processes=(2, "at a time")
+        __doc__, seeds=(5, "of each"), minutes=(1.5, "of training, for each of both"), processes=(2, "at a time")
     )
     seeds, minutes = (2, 0.3) if given.quick else (given.seeds, given.minutes)
     work = [(seed, weight, minutes) for seed in range(seeds) for weight in WEIGHTS]
@@ -69,7 +71,7 @@ def main() -> None:
     for key, better in (("distance", "lower"), ("reconstructions", "lower"), ("PSNR", "higher")):
         plain, with_term = (np.array([run[key] for run in runs if run["weight"] == weight]) for weight in WEIGHTS)
         apart = with_term - plain
-        mean, half = float(apart.mean()), float(stats.t.ppf(0.975, seeds - 1) * apart.std(ddof=1) / seeds**0.5)
+        mean, half = (float(apart.mean()), float(stats.t.ppf(0.975, seeds - 1) * apart.std(ddof=1) / seeds**0.5))
         detail = f"difference of pairs {mean:+.4g}, 95% {mean - half:+.4g} to {mean + half:+.4g}"
         goal = "lower, interval below 0" if key == "distance" else ""
         met = bool(mean + half < 0) if key == "distance" else None
@@ -79,7 +81,8 @@ def main() -> None:
         ratio = float(with_term.mean() / plain.mean())
         rows.append(Row(f"{what} ({better} is better)", plain.mean(), with_term.mean(), ratio, goal, met, detail))
     notes = [
-        f"FD-pixels; real and real {np.mean([run['floor'] for run in runs]):.3g}; {seeds} seeds, Student's intervals.",
+        f"FD-pixels; real against real {np.mean([run['floor'] for run in runs]):.3g}; {seeds} seeds, Student's "
+        "intervals.",
         f"Peer: no term; ours: equivariance.weight={WEIGHTS[1]:g}; {minutes:g} minutes for the autoencoder and for the "
         "flow, one thread each.",
     ]

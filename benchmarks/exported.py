@@ -1,10 +1,10 @@
-"""Inference at 512 px outside of eager PyTorch: the network of the preset `ae`, exported and run by others, in turns.
+"""Inference at 512 px outside of eager PyTorch: the exported network of the preset `ae` in other runtimes, alternately.
 
     python benchmarks/exported.py [--size 512] [--batch 1] [--threads 2]
 
-Eager PyTorch, channels first as it comes, is the peer of all: channels last, compiled with its weights frozen, ONNX
-Runtime and OpenVINO, the last two from the files that `ectype export` writes. Each is held against eager: the largest
-difference of a pixel, and PSNR.
+The peer is eager PyTorch with its default memory format. Measured against it: channels last, compiled with frozen
+weights, ONNX Runtime and OpenVINO, the last two from the files that `ectype export` writes. The largest difference of a
+pixel from eager, and PSNR, are reported.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
 
-# As the command has it, and before torch is there: threads that spin while they wait would slow whoever comes next.
+# As the command sets it, and before torch is imported: threads that spin while they wait slow down the next contestant.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor
 
 from common import Clock, Row, Spent, arguments, console, tell
-from ectype.recipe import load_recipe
-from ectype.sections import DataInfo
-from ectype.share import onnx, openvino
-from ectype.share.graphs import LIMIT, graphs_of
+from ectype.config.recipe import load_recipe
+from ectype.config.schema import DataInfo
+from ectype.export import onnx, openvino
+from ectype.export.graphs import MAX_DIFFERENCE, graphs_of
 
 
 def timed(use: Callable[[], Tensor], seconds: float) -> Spent:
-    """What one call takes, over as many as fill the given time."""
+    """Return the time of one call, over as many calls as fill the given time."""
     calls, clock = 0, Clock()
     while (spent := clock.read()).wall < seconds or not calls:
         use()
@@ -42,13 +42,13 @@ def timed(use: Callable[[], Tensor], seconds: float) -> Spent:
 
 
 def psnr(found: Tensor, wanted: Tensor) -> float:
-    """Of images in [0, 1], in dB; infinite where they are equal."""
+    """Return the PSNR of images in [0, 1] in dB; infinite where they are equal."""
     error = float((found.double() - wanted.double()).square().mean())
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__, size=(512, "pixels of a side"), batch=(1, "images at a time"), threads=(2, "of each, for all")
     )
@@ -73,8 +73,8 @@ def main() -> None:
             start = time.perf_counter()
             openvino.export(graph, place / "reconstruct.xml", {})
             took["OpenVINO"] = time.perf_counter() - start
-        by_onnx = onnx.runner(onnx.session(written.file))
-        by_openvino = openvino.runner(openvino.compiled(place / "reconstruct.xml"))
+        by_onnx = onnx.runner(onnx.create_session(written.file))
+        by_openvino = openvino.runner(openvino.compile_model(place / "reconstruct.xml"))
         uses: dict[str, Callable[[], Tensor]] = {
             "eager": lambda: model.reconstruct(image),
             "channels last": lambda: last.reconstruct(beside),
@@ -89,7 +89,7 @@ def main() -> None:
         wanted = uses["eager"]()
         off = {name: float((use() - wanted).abs().max()) for name, use in uses.items()}
         close = {name: psnr(use(), wanted) for name, use in uses.items()}
-        assert max(off.values()) < LIMIT, f"off by {off}"
+        assert max(off.values()) < MAX_DIFFERENCE, f"off by {off}"
         found: dict[str, list[Spent]] = {name: [] for name in uses}
         console.print(f"{turns} turns of {seconds:g} s each …")
         for turn in range(turns + 1):
@@ -117,11 +117,11 @@ def main() -> None:
         f"Peer: eager, channels first. Medians of {turns} turns of {seconds:g} s each, all in one process; the order "
         "changes with each turn.",
         f"ONNX Runtime {version('onnxruntime')} on ONNX of opset {written.opset} from torch's dynamo exporter; "
-        f"OpenVINO {version('openvino')} converted from it, told to compute in float32. Threads wait without spinning.",
+        f"OpenVINO {version('openvino')} converted from it, set to compute in float32. Threads wait without spinning.",
     ]
     tell(
         "exported",
-        "Inference: eager PyTorch (peer), and what else can run the network (ours)",
+        "Inference: eager PyTorch (peer), and other runtimes (ours)",
         rows,
         notes,
         quick=given.quick,

@@ -1,10 +1,10 @@
-"""The Fréchet distance from given features: clean-fid, torchmetrics, torch-fidelity, and ours, in turns.
+"""The Fréchet distance from given features: clean-fid, torchmetrics, torch-fidelity, and ours, alternately.
 
     python benchmarks/frechet.py [--quick] [--features 10000] [--dimensions 2048]
 
-Each contestant computes the distance from mean and covariance, which all take in float64 and which are made once; that
-of the features is the same work for all and not counted. Ours is shown with the root of the reference's covariance
-kept, as it is from the second distance to one set of real images on, and without.
+Each contestant computes the distance from mean and covariance in float64, which are computed once; computing the
+features is the same work for all and not counted. Ours is measured with and without the stored matrix root of the
+reference's covariance, which is available from the second distance to one set of real images on.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torchmetrics.image.fid import _compute_fid
 
 from common import Clock, Row, arguments, tell
-from ectype.measure.distances import Moments, frechet, moments
+from ectype.evaluation.metrics.frechet_kernel import Moments, frechet, moments
 
 FASTER, EQUAL = 5, 1e-4
 THREADS = 2
 
 
 def correlated(n: int, d: int, seed: int, spread: float) -> torch.Tensor:
-    """[n, d] float32 Gaussians whose variances fall by a power law in random directions, as those of networks do."""
+    """Return Gaussians [n, d] float32 with power-law variances in random directions, as features of networks have."""
     basis = torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(0))).Q
     generator = torch.Generator().manual_seed(seed)
     scales = torch.arange(1, d + 1).float() ** -0.5
@@ -35,7 +35,7 @@ def correlated(n: int, d: int, seed: int, spread: float) -> torch.Tensor:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, features=(10_000, "features of each set"), dimensions=(2048, "of a feature"))
     torch.set_num_threads(THREADS)
     warnings.simplefilter("ignore", DeprecationWarning)  # clean-fid's call of sqrtm
@@ -87,7 +87,8 @@ def main() -> None:
             Row(f"value, {peer}", values[peer], values["ours, root kept"], None, goal, off <= EQUAL, f"{off:.1e} off")
         )
     notes = [
-        f"{given.features:,} + {given.features:,} features of {given.dimensions:,} numbers; from moments to distance; "
+        f"{given.features:,} + {given.features:,} features of {given.dimensions:,} dimensions; from moments to "
+        "distance; "
         f"medians of {turns} turns, the order changed with each; {THREADS} threads.",
         "Peers: clean-fid (scipy's sqrtm of the product), torchmetrics and torch-fidelity (its eigenvalues).",
         "; ".join(f"{name} {version(name)}" for name in ("clean-fid", "scipy", "torchmetrics", "torch-fidelity"))

@@ -1,9 +1,10 @@
-"""Training step of GANs: the real `Trainer` over prepared MNIST against a bare PyTorch loop that does the same work.
+"""Training step of GANs: `Trainer` with prepared MNIST, and a bare PyTorch loop that does the same work.
 
-The bare loop builds the same networks the same way and plays the same game: the critic's move with R1 and R2 every
-fourth step from one pass over real and made images, the generator's move in pairs, fused Adam for both, the running
-average in one call, images from one uint8 tensor in memory. It lacks what the Trainer adds: a check for numbers that
-are none, gradient norms, logged means, noise that derives from the place in the run, images behind a mapped file.
+The bare loop builds the same networks and has the same turns: an update of the critic with R1 and R2 every
+fourth step from one pass over real and generated images, an update of the generator with relativistic pairs, fused Adam
+for both, the running average in one call, images from one uint8 tensor in memory. It lacks what the Trainer adds: a
+check for non-finite values, gradient norms, logged means, noise that depends on the position in the run, images in a
+memory-mapped file.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common import DATA, arguments, console, in_turns, tell
+from ectype.config.recipe import Recipe, load_recipe
 from ectype.objectives.adversarial import Adversarial
-from ectype.recipe import Recipe, load_recipe
 from step import our_trainer, row, segment
 
 GOAL = 0.95
@@ -30,9 +31,9 @@ CASES = {
 
 
 def bare_loop(recipe: Recipe) -> Callable[[], None]:
-    """A step of one's own loop."""
+    """Build the step of a bare loop."""
     trainer = our_trainer(recipe)
-    images = trainer.feed.images.gather(torch.arange(len(trainer.feed)))  # type: ignore[attr-defined]
+    images = trainer.loader.images.gather(torch.arange(len(trainer.loader)))  # type: ignore[attr-defined]
     objective = trainer.objective
     assert isinstance(objective, Adversarial)
     generator, adversary = objective.generator, objective.adversary
@@ -63,7 +64,7 @@ def bare_loop(recipe: Recipe) -> Callable[[], None]:
         real = images[next(order)].float().div_(255)
         with torch.no_grad():
             fake = made()
-        due = penalty.differentiates and count % penalty.every == 0
+        due = penalty.needs_input_gradient and count % penalty.every == 0
         both = (torch.cat([real, fake]) * 2 - 1).requires_grad_(due)
         scores = judge(both)
         of_real, of_fake = scores.chunk(2)
@@ -96,17 +97,17 @@ def bare_loop(recipe: Recipe) -> Callable[[], None]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, threads=(1, "of torch, for both"))
     torch.set_num_threads(given.threads)
     pairs, seconds = (5, 1.0) if given.quick else (15, 3.0)
     rows, raw = [], {}
     for name, recipe in CASES.items():
         console.print(f"{name}: {pairs} pairs of {seconds:g} s …")
-        bare, ours, batch = bare_loop(recipe), our_trainer(recipe).step, recipe.train.batch
+        bare, ours, batch = (bare_loop(recipe), our_trainer(recipe).step, recipe.train.batch)
         for step in (ours, bare):
             speed = segment(step, 24, batch, flush=True)()["wall"]
-        # Whole rounds of the lazy penalty, so that each segment holds as many.
+        # Complete cycles of the lazy penalty, so that all segments contain equally many.
         steps = max(1, round(seconds * speed / batch / 4)) * 4
         raw[name] = found = in_turns(
             segment(bare, steps, batch, flush=True), segment(ours, steps, batch, flush=True), pairs
@@ -115,7 +116,8 @@ def main() -> None:
         rows.append(row(f"{name}, images/CPU s", found["CPU"]))
     notes = [
         "Peer: a bare PyTorch loop of the same work, in the same process, in turns; denormals flushed for both.",
-        f"Both: float32, {given.threads} torch thread(s), segments of {seconds:g} s; a step is a move of each player.",
+        f"Both: float32, {given.threads} torch thread(s), segments of {seconds:g} s; a step is an update of each "
+        "player.",
     ]
     tell("gan_step", "Training step of GANs: a bare loop (peer), Ectype's Trainer (ours)", rows, notes, pairs=raw)
 

@@ -1,10 +1,10 @@
-"""Inference at 512 px: the network of the preset `ae`, as PyTorch runs it, channels last, and compiled, in turns.
+"""Inference at 512 px: the network of the preset `ae` in eager PyTorch, channels last, and compiled, alternately.
 
     python benchmarks/inference.py [--size 512] [--batch 1] [--threads 2]
 
-Beside them stands what this machine can do: one large 3×3 convolution, 64 channels to 64 at half the image's size,
-whose arithmetic is nothing but multiply-adds that lie well. How near a network comes to it says how much there is to
-gain by other software, and how much only by a smaller network.
+The reference is the speed of this machine in one large 3×3 convolution, 64 channels to 64 at half the image's size,
+which consists of multiply-adds with a favorable memory layout. The gap of a network to it is what better software could
+gain; everything beyond needs a smaller network.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from common import Clock, Row, arguments, console, tell
-from ectype.measure.cost import cost, flop
-from ectype.recipe import load_recipe
-from ectype.sections import DataInfo
+from ectype.analysis.cost import cost
+from ectype.config.recipe import load_recipe
+from ectype.config.schema import DataInfo
+from ectype.models.flop import count_flops
 
 GOAL = 30.0
 """GFLOP for one image of 512 px."""
@@ -28,7 +29,7 @@ WIDTH = 64
 
 
 def ceiling(size: int, batch: int) -> tuple[Callable[[], Tensor], float]:
-    """A large convolution, and its GFLOP."""
+    """Build a large convolution; return it with its GFLOP."""
     half = size // 2
     layer = nn.Conv2d(WIDTH, WIDTH, 3, padding=1).eval().to(memory_format=torch.channels_last)  # pyright: ignore
     given = torch.rand(batch, WIDTH, half, half).to(memory_format=torch.channels_last)
@@ -36,7 +37,7 @@ def ceiling(size: int, batch: int) -> tuple[Callable[[], Tensor], float]:
 
 
 def timed(use: Callable[[], Tensor], seconds: float) -> float:
-    """Seconds for one call, over as many as fill the given time."""
+    """Return the seconds of one call, over as many calls as fill the given time."""
     calls, clock = 0, Clock()
     while (spent := clock.read().wall) < seconds or not calls:
         use()
@@ -45,7 +46,7 @@ def timed(use: Callable[[], Tensor], seconds: float) -> float:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__, size=(512, "pixels of a side"), batch=(1, "images at a time"), threads=(2, "of torch, for all")
     )
@@ -59,9 +60,9 @@ def main() -> None:
     beside = image.to(memory_format=torch.channels_last)
     compiled = torch.compile(last.reconstruct, options={"freezing": True})
     convolve, most = ceiling(given.size, given.batch)
-    counted = flop(model)
+    counted = count_flops(model)
     assert counted is not None
-    assert counted[1] == cost(recipe).flop, "what `ectype presets ae` states is what this model does"
+    assert counted[1] == cost(recipe).flop, "the cost that `ectype presets ae` states must be that of this model"
     each = counted[1] / 1e9
     uses: dict[str, tuple[Callable[[], Tensor], float]] = {
         "eager": (lambda: model.reconstruct(image), each * given.batch),
@@ -87,9 +88,7 @@ def main() -> None:
     top, eager = speeds["one 3×3 convolution"], median(found["eager"])
     parameters = sum(p.numel() for p in model.parameters())
     said = "" if given.size == 512 else " at 512 px"
-    rows = [
-        Row("GFLOP per image", float("nan"), each, None, f"≤ {GOAL:g}{said}", each <= GOAL if not said else None),
-    ]
+    rows = [Row("GFLOP per image", float("nan"), each, None, f"≤ {GOAL:g}{said}", each <= GOAL if not said else None)]
     for name in list(uses)[:3]:
         low, _, high = quantiles([1000 * spent / given.batch for spent in found[name]], n=4)
         took = median(found[name])

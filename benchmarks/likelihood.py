@@ -1,11 +1,11 @@
-"""A paper's table: variational and importance-weighted autoencoders on MNIST, by their bound of 5,000 draws.
+"""Published likelihoods: variational and importance-weighted autoencoders on MNIST, by a bound with 5,000 draws.
 
     python benchmarks/likelihood.py [--minutes 90] [--threads 2] [--arms 12] [--processes 1] [--batch 100]
 
-Published networks, pixels drawn black or white at each showing, all 60,000 training images, 10,000 test images. Each
-arm is one run; a command that is cut off goes on, and arms that are not asked for stay in the table as they were
-measured before, so that it can be made in several sittings. What stands beside is the published figure, which took
-hundreds or thousands of epochs.
+Published networks, pixels drawn black or white each time an image is shown, all 60,000 training images, 10,000 test
+images. Each arm is one run. An interrupted command continues, and arms that are not requested keep their earlier row in
+the table, so that it can be completed in several sessions. The peer is the published figure, which took hundreds or
+thousands of epochs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-import ectype
-from ectype.results import evaluate
-from ectype.training.rundir import RunDir
+from ectype.analysis.results import evaluate
+from ectype.runs.run_dir import RunDir
+from ectype.training.run import train
 
 DRAWS = 5000
 ARMS: list[tuple[str, str, list[str], float]] = [
@@ -37,21 +37,16 @@ ARMS: list[tuple[str, str, list[str], float]] = [
     ("PIWAE 8 × 8", "iwae", ["objective={kind: piwae, groups: 8, samples: 8}"], 84.46),
     ("CIWAE 64, β 0.5", "iwae", ["objective={kind: ciwae, samples: 64, mix: 0.5}"], 84.57),
 ]
-"""Name, preset, words, and published nats: of Burda et al. 2016, table 1, and of Rainforth et al. 2018, table 1."""
+"""Name, preset, overrides, and published nats: of Burda et al. 2016, table 1, and of Rainforth et al. 2018, table 1."""
 MANY = 3
-"""The first arm whose draws are so many that products are taken in bf16, where the processor has units for it."""
-WORDS = [
-    "split={val: 0.05, test: 0}",
-    "optimizer.lr=0.001",
-    "run.pictures=0",
-    "monitor.images=2000",
-]
+"""The first arm with so many draws that products are computed in bf16, if the processor has units for it."""
+WORDS = ["split={val: 0.05, test: 0}", "optimizer.lr=0.001", "run.pictures=0", "monitor.images=2000"]
 LATE = 0.2
-"""Share of a run, at its end, over which its slope is taken."""
+"""Fraction of a run, at its end, over which its slope is computed."""
 
 
 def images() -> dict[str, str]:
-    """MNIST as arrays, training and test images apart."""
+    """Return MNIST as arrays, training and test images separately."""
     found = {}
     for part in ("train", "t10k"):
         file = KEPT / f"mnist-{part}.npy"
@@ -63,24 +58,23 @@ def images() -> dict[str, str]:
 
 
 def slope(run: RunDir) -> float:
-    """Nats that the bound on validation images fell by, per tenth of the run, at its end."""
-    checks = [line for line in run.metrics() if line["kind"] == "check"]
-    end = checks[-1]["seen"]
-    key = next(name for name in checks[-1] if name.startswith("−log p"))
-    late = [(line["seen"] / end, line[key]) for line in checks if line["seen"] >= (1 - LATE) * end]
+    """Return the nats by which the bound on validation images fell per tenth of the run, at its end."""
+    _, checks = run.monitored_values()
+    end = checks[-1][0]
+    late = [(seen / end, value) for seen, value in checks if seen >= (1 - LATE) * end]
     x, y = np.array(late).T
     return float(np.polyfit(x, y, 1)[0] / 10) if len(late) > 2 else float("nan")
 
 
 def before(quick: bool) -> dict[int, dict[str, Any]]:
-    """What was measured in earlier sittings, by arm."""
+    """Return the results of earlier sessions, by arm."""
     file = RESULTS / "likelihood.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"quick": True}
     return {} if quick or known["quick"] else {said["arm"]: said for said in known["arms"]}
 
 
 def trial(given: tuple[int, float, int, int, int]) -> dict[str, Any]:
-    """Train one arm, or go on with it, and estimate its likelihood, on a GPU if there is one."""
+    """Train one arm, or continue it, and estimate its likelihood, on a GPU if there is one."""
     which, minutes, batch, threads, draws = given
     torch.set_num_threads(threads)
     name, preset, words, _ = ARMS[which]
@@ -88,8 +82,8 @@ def trial(given: tuple[int, float, int, int, int]) -> dict[str, Any]:
     place = KEPT / "likelihood" / f"{name.replace(' ', '-')}-{batch}-{minutes:g}"
     limits = [f"batch={batch}", f"train.minutes={minutes:g}", f"run.threads={threads}"]
     precision = fastest() if which >= MANY else ["train.precision=fp32"]
-    run = ectype.train(preset, source["train"], [*WORDS, *words, *precision, *limits], out=place, console=console)
-    figure = evaluate(run, source["t10k"], likelihood=draws)[f"log-likelihood, importance-weighted, k = {draws}"]
+    run = train(preset, source["train"], [*WORDS, *words, *precision, *limits], out=place, console=console)
+    figure = evaluate(run, source["t10k"], likelihood=draws)["log_likelihood_iw"]
     assert figure.low is not None
     assert figure.high is not None
     said = run.summary()
@@ -108,12 +102,12 @@ def trial(given: tuple[int, float, int, int, int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__,
-        minutes=(90.0, "of training, each"),
+        minutes=(90.0, "of training for each"),
         threads=(2, "of torch"),
-        arms=("12", f"of the {len(ARMS)}, by their numbers"),
+        arms=("12", f"of the {len(ARMS)}, by their indices"),
         processes=(1, "at a time"),
         batch=(100, "images in a batch"),
     )
@@ -135,8 +129,8 @@ def main() -> None:
         )
     notes = [
         f"−log p of 10,000 test images, bound of {draws:,} draws, pixels drawn black or white once at evaluation.",
-        "Trained on 57,000 images, 3,000 follow; the weights shipped are those with the best bound on these.",
-        "Minutes are of a clock, beside other work: epochs say how far a run went.",
+        "Trained on 57,000 images, 3,000 for validation; the selected weights are those with the best bound on these.",
+        "Minutes are wall time on a busy machine; epochs say how far a run went.",
     ]
     arms = [said for _, said in sorted(found.items())]
     tell("likelihood", "Published likelihoods of MNIST", rows, notes, arms=arms, quick=given.quick)

@@ -1,9 +1,9 @@
-"""Memory while data grows: gathering random batches from 10,000 against 500,000 images, and preparing as many.
+"""Memory as data grows: gathering random batches from 10,000 and 500,000 images, and preparing as many.
 
     python benchmarks/memory.py [--many 500000]
 
-Anonymous memory (RssAnon) is what a process owns. Pages of mapped files (RssFile) are the system's page cache seen from
-inside the process: they are counted here too, but any other process that needs room takes them back at no cost. Each
+Anonymous memory (RssAnon) belongs to a process. Pages of mapped files (RssFile) are part of the system's page cache:
+they are counted here too, but any process that needs memory reclaims them at no cost. Each
 case runs in a process of its own. The peer is the array in memory that `torch.load` or a DataLoader over tensors keeps.
 """
 
@@ -28,13 +28,13 @@ MIB = 1024
 
 
 def memory() -> dict[str, int]:
-    """RssAnon and RssFile of this process in KiB."""
+    """Return RssAnon and RssFile of this process in KiB."""
     text = Path("/proc/self/status").read_text()
     return {key: int(value) for key, value in re.findall(r"(RssAnon|RssFile):\s+(\d+) kB", text)}
 
 
 class Peak:
-    """The largest anonymous memory while a block runs, looked at every 5 ms."""
+    """Largest anonymous memory while a block runs, sampled every 5 ms."""
 
     def __enter__(self) -> Peak:
         self.anon = 0
@@ -53,13 +53,13 @@ class Peak:
 
 
 def report(before: dict[str, int], peak: Peak) -> None:
-    """Say what a block took, on top of what was there."""
+    """Print the memory of a block, in addition to what was used before."""
     after = memory()
     print(json.dumps({"anon": peak.anon - before["RssAnon"], "file": after["RssFile"], "base": before["RssAnon"]}))
 
 
 def shuffled(gather: Callable[[object], object], count: int) -> None:
-    """Batches of 128 random images, 2000 of them or all images twice."""
+    """Gather batches of 128 random images, 2000 of them or all images twice."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -68,9 +68,9 @@ def shuffled(gather: Callable[[object], object], count: int) -> None:
 
 
 def case_prepare(path: str) -> None:
-    """Memory of preparing from nothing; the parent's, who holds the lists of names."""
+    """Measure the memory of preparing from scratch, in the parent process, which holds the lists of names."""
+    from ectype.config.schema import DataConfig
     from ectype.data.prepare import prepare
-    from ectype.sections import DataConfig
 
     before = memory()
     with Peak() as peak:
@@ -81,9 +81,9 @@ def case_prepare(path: str) -> None:
 def case_ours(path: str) -> None:
     import torch
 
+    from ectype.config.schema import DataConfig
+    from ectype.data.dataset import open_store
     from ectype.data.prepare import prepare
-    from ectype.data.store import open_store
-    from ectype.sections import DataConfig
 
     torch.set_num_threads(1)
     config = DataConfig(source=path)
@@ -133,7 +133,7 @@ def main() -> None:
                 found[case][str(count)] = measure(case, path)
     few, many = str(choice.few), str(choice.many)
     titles = {"theirs": "array in memory, images[index]", "ours": "ectype Images.batch", "prepare": "ectype prepare"}
-    print(f"images of {SIZE}×{SIZE}; MiB of anonymous memory on top of imports, at the peak")
+    print(f"images of {SIZE}×{SIZE}; peak MiB of anonymous memory in addition to imports")
     print(f"{'':34}{choice.few:>12,}{choice.many:>12,}{'growth':>10}{'RssFile':>10}")
     for case, title in titles.items():
         a, b = found[case][few]["anon"] / MIB, found[case][many]["anon"] / MIB
@@ -143,10 +143,11 @@ def main() -> None:
         for case in found
     }
     print(
-        f"bytes of anonymous memory for each image more: {growth['theirs']:.0f} in memory, {growth['ours']:.1f} ours "
+        f"bytes of anonymous memory for each further image: {growth['theirs']:.0f} in memory, {growth['ours']:.1f} "
+        "ours "
         f"(its row, split and label), {growth['prepare']:.0f} while preparing (its name); an image has {SIZE * SIZE}"
     )
-    print("RssFile is reclaimable page cache (and libraries): the system takes it back when anyone needs room")
+    print("RssFile is reclaimable page cache (and libraries): the system takes it back when memory is needed")
     results = ROOT / "benchmarks" / "results"
     results.mkdir(exist_ok=True)
     (results / "memory.json").write_text(json.dumps({"kib": found, "bytes_per_image": growth}, indent=1) + "\n")

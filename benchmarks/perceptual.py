@@ -1,9 +1,10 @@
-"""The same autoencoder trained for pixels, for the features of a network, and for both, for equally long.
+"""The same autoencoder trained for pixels, for the features of a network, and for both, equally long.
 
     python benchmarks/perceptual.py [--minutes 10] [--threads 2]
 
-The network of `photographs.py` on the same crops. Judged on crops of held-out photographs: PSNR, SSIM, and the distance
-of EfficientNet-Lite0, which none was trained with (the features are MobileNetV2's). A picture shows all side by side.
+The network of `photographs.py` on the same crops. Evaluated on crops of held-out photographs: PSNR, SSIM, and the
+distance of EfficientNet-Lite0, which none was trained with (the features are MobileNetV2's). A picture
+shows all of them.
 """
 
 from __future__ import annotations
@@ -20,20 +21,17 @@ import torch
 
 import ectype
 from ectype.models.autoencoder import Autoencoder
+from ectype.training.run import train
 from photographs import WORDS
 from photos import SIDE, Judge, between, busiest, bytes_of, crops, in_parts, sheet, stacked, training_crops
 
-LOSSES = {
-    "mse": "{mse: 1.0}",
-    "perceptual": "{perceptual: 1.0}",
-    "mixture": "{l1: 1.0, perceptual: 0.1}",
-}
+LOSSES = {"mse": "{mse: 1.0}", "perceptual": "{perceptual: 1.0}", "mixture": "{l1: 1.0, perceptual: 0.1}"}
 TRAINED_WITH, JUDGED_BY = "MobileNetV2", "EfficientNet-Lite0"
 
 
 def main() -> None:
-    """Measure and tell."""
-    given = arguments(__doc__, minutes=(10, "of training, each"), threads=(2, "of torch"), seed=(0, "of the runs"))
+    """Measure and report."""
+    given = arguments(__doc__, minutes=(10, "of training for each"), threads=(2, "of torch"), seed=(0, "of the runs"))
     torch.set_num_threads(given.threads)
     source, budget = training_crops(), 1 if given.quick else given.minutes
     found = crops("test", SIDE)
@@ -50,7 +48,7 @@ def main() -> None:
             f"run.threads={given.threads}",
         ]
         clock = Clock()
-        run = ectype.train("ae", source, words, out=Path(KEPT / "perceptual" / f"{name}-{budget}"), console=console)
+        run = train("ae", source, words, out=Path(KEPT / "perceptual" / f"{name}-{budget}"), console=console)
         model = ectype.load(run.path, device="cpu")
         assert isinstance(model, Autoencoder)
         seen[name] = f"{run.summary()['seen']:,} crops in {clock.read().wall / 60:.1f} minutes"
@@ -77,7 +75,7 @@ def main() -> None:
         f"{len(found)} crops of {len(set(names))} held-out photographs; the peer of each row is mse.",
         "Codes are not rounded here.",
     ]
-    tell("perceptual", "What a loss does, for equally long", rows, notes)
+    tell("perceptual", "The effect of a loss, trained equally long", rows, notes)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Photographs at 256 px through one autoencoder that keeps 48 times fewer numbers, of 8 bits each.
+"""Photographs at 256 px through one autoencoder whose code has 48 times fewer values, of 8 bits each.
 
     python benchmarks/photographs.py [--minutes 40] [--threads 2]
 
-`ae`, without any normal distribution or critic: 3×256×256 to 16×16×16, around the best linear code of squares of 16
-pixels, the codes rounded to 256 steps between what training images reach. Judged on crops of held-out photographs
-beside bicubic down- and upsampling by way of as many numbers, beside the best linear code of squares of 32 pixels, and
-beside the best JPEG of as many bytes; on photographs from other packages; and on 512 px with the model that was trained
-at 256.
+`ae`, without any normal distribution or critic: 3×256×256 to 16×16×16, with the best linear code of squares of 16
+pixels as shortcut; codes are rounded to 256 steps within the range of training images. Evaluated on crops of held-out
+photographs, compared with bicubic down- and upsampling with equally many values, the best linear code of squares of 32
+pixels, and the best JPEG of equally many bytes; on photographs from other packages; and on 512 px with the model that
+was trained at 256.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 import ectype
+from ectype.evaluation.monitor import Monitor
 from ectype.models.autoencoder import Autoencoder
-from ectype.training import checkpoint
+from ectype.runs import checkpoint
+from ectype.runs.run_dir import RunDir
 from ectype.training.loop import Callback, Check
-from ectype.training.monitor import Monitor
-from ectype.training.rundir import RunDir
+from ectype.training.run import train
 from ectype.training.trainer import Trainer
 from photos import (
     SIDE,
@@ -74,7 +75,7 @@ WORDS = [
     "monitor.patience=null",
     "run.pictures=0",
 ]
-"""Of `ae`; chosen by training on 19 of the training photographs and looking at the other 5."""
+"""Overrides of `ae`, chosen by training on 19 of the training photographs and evaluating on the other 5."""
 
 
 class Rounded:
@@ -87,15 +88,15 @@ class Rounded:
         self.low, self.high = (edge[None, :, None, None] for edge in edges)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """To numbers of 8 bits and back to images."""
+        """Round codes to 8 bits and decode them."""
         top = 2**BITS - 1
         level = ((self.model.encode(images) - self.low) / (self.high - self.low)).clamp(0, 1) * top
         code = level.round().to(torch.uint8)
-        return self.model.expect(code.float() / top * (self.high - self.low) + self.low).clamp(0, 1)
+        return self.model.decode_unclamped(code.float() / top * (self.high - self.low) + self.low).clamp(0, 1)
 
 
 class When(Callback):
-    """Notes the minutes of training at each check."""
+    """Records the minutes of training at each check."""
 
     def __init__(self) -> None:
         self.at: dict[int, float] = {}
@@ -108,7 +109,7 @@ class When(Callback):
 
 
 def compare(model: Rounded, linear: PatchPCA, part: str, side: int, judge: Judge) -> dict[str, Any]:
-    """Ours, bicubic and JPEG on crops of a part, with intervals of means and of differences."""
+    """Evaluate ours, bicubic and JPEG on crops of a part, with intervals of means and of differences."""
     found = crops(part, side)
     names = [crop.photograph for crop in found]
     real = stacked(found)
@@ -133,12 +134,12 @@ def compare(model: Rounded, linear: PatchPCA, part: str, side: int, judge: Judge
 
 
 def curve(run: RunDir, when: When, known: Tensor) -> list[dict[str, float]]:
-    """PSNR and SSIM on test crops of every checkpoint that was kept, averaged weights, over minutes of training."""
+    """Evaluate every stored checkpoint on test crops, with averaged weights, over minutes of training."""
     real = stacked(crops("test", SIDE))
     judge, points = Judge([]), []
     model = run.recipe.model.build(ectype.load(run.path, device="cpu").info)
     assert isinstance(model, Autoencoder)
-    for place in checkpoint.places(run.checkpoints):
+    for place in checkpoint.checkpoint_dirs(run.checkpoints):
         seen = checkpoint.load_state(place)["seen"]
         if seen in when.at:
             model.load_state_dict(checkpoint.load_tensors(place / "average.safetensors"))
@@ -148,7 +149,7 @@ def curve(run: RunDir, when: When, known: Tensor) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__, minutes=(40, "of training"), threads=(2, "of torch"), seed=(0, "of the run"), every=(2000, "images")
     )
@@ -166,12 +167,12 @@ def main() -> None:
     ]
     when, clock = When(), Clock()
     place = KEPT / "photographs" / f"{budget}-{given.seed}"
-    run = ectype.train("ae", source, words, out=Path(place), callbacks=[when], console=console)
+    run = train("ae", source, words, out=Path(place), callbacks=[when], console=console)
     took = clock.read()
     known = torch.from_numpy(np.load(source, mmap_mode="r")[::8].copy()).permute(0, 3, 1, 2).float() / 255
     loaded = ectype.load(run.path, device="cpu")
     assert isinstance(loaded, Autoencoder)
-    model, linear, judge = Rounded(loaded, known), PatchPCA(known, 32, 3 * 32**2 * NUMBERS // (3 * SIDE**2)), Judge()
+    model, linear, judge = (Rounded(loaded, known), PatchPCA(known, 32, 3 * 32**2 * NUMBERS // (3 * SIDE**2)), Judge())
     found = {
         (part, side): compare(model, linear, part, side, judge)
         for part, side in (("test", SIDE), ("test", 2 * SIDE), ("others", SIDE))
@@ -198,14 +199,14 @@ def main() -> None:
     seen = run.summary()["seen"]
     notes = [
         f"{seen:,} crops of 24 photographs in {took.wall / 60:.1f} minutes, {took.cpu / 60:.1f} CPU minutes.",
-        f"{NUMBERS:,} numbers of {BITS} bits for {3 * SIDE * SIDE:,}: {3 * SIDE * SIDE / NUMBERS:g} times fewer; as "
-        "many bytes for a JPEG, headers included (best quality and colour sampling that fit, progressive, optimised).",
+        f"{NUMBERS:,} values of {BITS} bits for {3 * SIDE * SIDE:,}: {3 * SIDE * SIDE / NUMBERS:g} times fewer; as "
+        "many bytes for a JPEG, headers included (best quality and color sampling that fit, progressive, optimised).",
         "PCA of squares: the best linear code of squares of 32 pixels, fitted on training crops, not rounded.",
         "Means over crops that do not overlap; intervals by drawing photographs, then crops of each.",
-        "The model had never seen either network: it was trained for pixels only.",
+        "The model was trained for pixels only, with neither network.",
     ]
     raw = {f"{part} {side}": said for (part, side), said in found.items()}
-    tell("photographs", "Photographs in 48 times fewer numbers", rows, notes, curve=curve(run, when, known), **raw)
+    tell("photographs", "Photographs with 48 times fewer values", rows, notes, curve=curve(run, when, known), **raw)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Photographs for benchmarks: crops to train on and to judge by, and what is said of images that came back."""
+"""Photographs for benchmarks: crops for training and evaluation, and figures of reconstructed images."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pixel_shuffle
 
 from common import DATA, KEPT
-from ectype.losses.perceptual import Perceptual
-from ectype.measure.reconstruction import closeness
-from ectype.nets.linear import fit_pca
-from ectype.nets.squares import squares
+from ectype.evaluation.metrics.image_errors import image_errors
+from ectype.losses.perceptual import PerceptualLoss
+from ectype.nets.pca import fit_pca
+from ectype.nets.pca_residual import image_patches
 
 SIDE = 256
 STRIDE = 128
-"""Between crops to train on."""
+"""Distance between crops for training."""
 PACKAGED = {
     "sklearn": ("datasets/images", ("china.jpg", "flower.jpg")),
     "skimage": ("data", ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")),
 }
-"""Other photographs, which packages ship that stand beside Ectype for its tests."""
+"""Other photographs, from packages that Ectype's tests use."""
 NETWORKS = ("MobileNetV2", "EfficientNet-Lite0")
 
 
@@ -40,7 +40,7 @@ class Crop(NamedTuple):
 
 
 def photographs(part: str) -> list[Path]:
-    """Those of a split, or `others`."""
+    """Return the photographs of a split, or `others`."""
     if part != "others":
         return sorted((DATA / "photos" / part).iterdir())
     found = []
@@ -52,7 +52,7 @@ def photographs(part: str) -> list[Path]:
 
 
 def crops(part: str, side: int, stride: int | None = None, shrink: int = 1) -> list[Crop]:
-    """Squares of photographs; without a stride they do not overlap."""
+    """Return squares of photographs; without a stride they do not overlap."""
     found = []
     for file in photographs(part):
         image = Image.open(file).convert("RGB")
@@ -66,7 +66,7 @@ def crops(part: str, side: int, stride: int | None = None, shrink: int = 1) -> l
 
 
 def training_crops(side: int = SIDE, stride: int = STRIDE) -> Path:
-    """A file of overlapping crops of the training photographs, as they are and at half their size; made once."""
+    """Return a file of overlapping crops of the training photographs at full and half size; written once."""
     file = KEPT / f"photo-crops-{side}-{stride}.npy"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,43 +78,43 @@ def training_crops(side: int = SIDE, stride: int = STRIDE) -> Path:
 
 
 def stacked(found: Sequence[Crop]) -> Tensor:
-    """Crops as [n, 3, side, side] in [0, 1]."""
+    """Return crops as [n, 3, side, side] in [0, 1]."""
     return torch.from_numpy(np.stack([crop.image for crop in found])).permute(0, 3, 1, 2).float() / 255
 
 
 def bicubic(images: Tensor, numbers: int) -> Tensor:
-    """Down and up again, antialiased, by way of at least so many numbers."""
+    """Downscale with antialiasing to at least this many values, and upscale again."""
     small = int(np.ceil((numbers / images.shape[1]) ** 0.5))
     down = interpolate(images, (small, small), mode="bicubic", antialias=True)
     return interpolate(down, images.shape[2:], mode="bicubic", antialias=True).clamp(0, 1)
 
 
 class PatchPCA:
-    """The best linear code of squares that do not overlap, fitted on images: what a network has to beat.
+    """The best linear code of squares that do not overlap, fitted on images: a baseline for networks.
 
     Args:
-        images: To fit on, [n, 3, h, w] in [0, 1].
-        side: Of a square.
-        numbers: Kept of each.
+        images: Images to fit on, [n, 3, h, w] in [0, 1].
+        side: Side of a square.
+        numbers: Code dimensions of each square.
     """
 
     def __init__(self, images: Tensor, side: int, numbers: int) -> None:
         self.side = side
-        self.fitted = fit_pca(squares(images, side), numbers)
+        self.fitted = fit_pca(image_patches(images, side), numbers)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Through the code and back, in [0, 1]; numbers are not rounded."""
+        """Encode and decode, in [0, 1]; codes are not rounded."""
         n, _, height, width = images.shape
-        back = self.fitted.reconstruct(squares(images, self.side)[:, :, None, None])[..., 0, 0]
+        back = self.fitted.reconstruct(image_patches(images, self.side)[:, :, None, None])[..., 0, 0]
         back = back.unflatten(0, (n, height // self.side, width // self.side))
         return pixel_shuffle(back.movedim(-1, 1), self.side)
 
 
 def jpeg(image: np.ndarray, size: int) -> np.ndarray:
-    """The best JPEG of at most so many bytes, in PSNR: any quality, colour at full or half resolution."""
+    """Return the best JPEG of at most this many bytes, in PSNR: any quality, color at full or half resolution."""
     best, least = None, np.inf
     for sampling in ("4:4:4", "4:2:0"):
-        low, high = 0, 95  # quality 0 is taken to fit
+        low, high = 0, 95  # quality 0 is assumed to fit
         while low < high:
             quality = (low + high + 1) // 2
             low, high = (quality, high) if len(_encoded(image, quality, sampling)) <= size else (low, quality - 1)
@@ -135,18 +135,18 @@ def _encoded(image: np.ndarray, quality: int, sampling: str) -> bytes:
 
 
 class Judge:
-    """PSNR, SSIM and distances of packaged networks, for each image."""
+    """Computes PSNR, SSIM and distances of packaged networks, for each image."""
 
     def __init__(self, networks: Sequence[str] = NETWORKS) -> None:
-        self.networks = {name: Perceptual(3, network=name).eval() for name in networks}
+        self.networks = {name: PerceptualLoss(3, network=name).eval() for name in networks}
 
     @torch.inference_mode()
     def __call__(self, made: Tensor, wanted: Tensor) -> dict[str, np.ndarray]:
-        """Each measure's name → [n]; images are rounded to 8 bits first, as a file would."""
+        """Return the name of each measure → [n]; images are rounded to 8 bits first, as in a file."""
         found: dict[str, list[Tensor]] = {}
         rounded = (made.clamp(0, 1) * 255).round() / 255
         for output, target in zip(rounded.split(8), wanted.split(8), strict=True):
-            near = closeness(output, target)
+            near = image_errors(output, target)
             values = {"PSNR": near.psnr, "SSIM": near.ssim}
             values |= {f"distance, {name}": network(output, target) for name, network in self.networks.items()}
             for name, value in values.items():
@@ -155,7 +155,7 @@ class Judge:
 
 
 def between(values: np.ndarray, photographs: Sequence[str], draws: int = 4000) -> tuple[float, float]:
-    """95% interval of a mean over crops, by drawing photographs, then crops of each: crops of one are alike."""
+    """Return the 95% interval of a mean over crops, by drawing photographs, then crops of each."""
     rng = np.random.default_rng(0)
     names = np.asarray(photographs)
     groups = [values[names == name] for name in dict.fromkeys(photographs)]
@@ -168,17 +168,17 @@ def between(values: np.ndarray, photographs: Sequence[str], draws: int = 4000) -
 
 
 def busiest(psnr: np.ndarray, photographs: Sequence[str]) -> list[int]:
-    """The crop with most in it of each photograph, that which comes back worst: smooth ones look alike in any case."""
+    """Return the crop of each photograph with the largest error; smooth crops always look the same."""
     places = {name: [i for i, other in enumerate(photographs) if other == name] for name in dict.fromkeys(photographs)}
     return [min(some, key=lambda i: float(psnr[i])) for some in places.values()]
 
 
 def sheet(columns: Mapping[str, Sequence[np.ndarray]], place: Path) -> None:
-    """A picture: a row for each image, a column for each contestant, its name above."""
+    """Draw a picture: a row for each image, a column for each contestant with its name above."""
     from PIL import ImageDraw, ImageFont
 
     first, height = next(iter(columns.values()))[0], 26
-    times = max(1, 96 // first.shape[0])  # small images are enlarged to be seen
+    times = max(1, 96 // first.shape[0])  # small images are enlarged
     side = first.shape[0] * times
     rows = len(next(iter(columns.values())))
     font = ImageFont.load_default(16)
@@ -186,7 +186,7 @@ def sheet(columns: Mapping[str, Sequence[np.ndarray]], place: Path) -> None:
     picture = Image.new("RGB", (len(columns) * wide, rows * (side + 4) + height), "white")
     draw = ImageDraw.Draw(picture)
     for column, (name, images) in enumerate(columns.items()):
-        # The font that Pillow brings has no ×.
+        # Pillow's built-in font has no ×.
         draw.text((column * wide + 4, 4), name.replace("×", "x"), fill="black", font=font)
         for row, image in enumerate(images):
             shown = Image.fromarray(image.repeat(times, 0).repeat(times, 1))
@@ -196,11 +196,11 @@ def sheet(columns: Mapping[str, Sequence[np.ndarray]], place: Path) -> None:
 
 
 def bytes_of(images: Tensor) -> np.ndarray:
-    """[n, 3, h, w] in [0, 1] → [n, h, w, 3] uint8."""
+    """Convert [n, 3, h, w] in [0, 1] to [n, h, w, 3] uint8."""
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def in_parts(function: Callable[[Tensor], Tensor], images: Tensor, at_once: int = 8) -> Tensor:
-    """A function of a batch, a few at a time."""
+    """Apply a function of a batch to a few images at a time."""
     with torch.inference_mode():
         return torch.cat([function(part) for part in images.split(at_once)])

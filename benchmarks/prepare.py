@@ -1,10 +1,10 @@
-"""Decoding photographs once, against torchvision's ImageFolder behind a DataLoader; then finding them decoded.
+"""Decoding photographs once, compared with torchvision's ImageFolder and DataLoader; then opening the decoded images.
 
     python benchmarks/prepare.py [--images 800] [--turns 5]
 
-Both read the same JPEGs (1024 pixels wide, cut from the shared photographs) and make 256×256 colour images of their
-middle. Ours also hashes them and writes them to disk, flushed; torchvision's are dropped. Both use two processes, and
-start them within the time taken.
+Both read the same JPEGs (1024 pixels wide, cropped from the shared photographs) and produce 256×256 color images of
+their center. Ours also hashes them and writes them to disk, flushed; torchvision's are dropped. Both use two processes,
+whose start is included in the time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROCESSES = 2
 
 
 def cut(place: Path, count: int) -> None:
-    """Windows of the shared photographs, 1024 × 768, as JPEGs in two class folders."""
+    """Write windows of the shared photographs, 1024 × 768, as JPEGs in two class folders."""
     photos = sorted((SHARED / "photos").rglob("*.jpg"))
     draw = random.Random(0)
     pictures = [Image.open(path).convert("RGB") for path in photos]
@@ -38,7 +38,7 @@ def cut(place: Path, count: int) -> None:
         picture = pictures[i % len(pictures)]
         width = draw.randint(min(picture.width, 700), min(picture.width, 1024))
         height = min(picture.height, width * 3 // 4)
-        left, top = draw.randint(0, picture.width - width), draw.randint(0, picture.height - height)
+        left, top = (draw.randint(0, picture.width - width), draw.randint(0, picture.height - height))
         window = picture.resize((1024, 768), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
         folder = place / f"class-{i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,16 +46,16 @@ def cut(place: Path, count: int) -> None:
 
 
 def ours(folder: Path) -> None:
-    """Prepare from nothing, as a user's process does."""
+    """Prepare from scratch, as a user's process does."""
+    from ectype.config.schema import DataConfig
     from ectype.data.prepare import clean, prepare
-    from ectype.sections import DataConfig
 
     clean()
     prepare(DataConfig(source=str(folder), size=SIDE, channels=3), workers=PROCESSES)
 
 
 def theirs(folder: Path) -> None:
-    """One pass over the folder."""
+    """Read the folder once."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
@@ -72,9 +72,9 @@ def seconds(work: Callable[[Path], None], folder: Path) -> float:
 
 
 def finding(folder: Path, turns: int) -> float:
-    """A whole process that finds images prepared, imports and all."""
+    """Time a complete process that opens prepared images, imports included."""
     code = (
-        "import sys; from ectype.data.prepare import prepare; from ectype.recipe import DataConfig; "
+        "import sys; from ectype.data.prepare import prepare; from ectype.config.recipe import DataConfig; "
         "sys.exit(prepare(DataConfig(source=sys.argv[1], size=int(sys.argv[2]), channels=3)).built)"
     )
     times = []
@@ -86,7 +86,7 @@ def finding(folder: Path, turns: int) -> float:
 
 
 def many(place: Path, count: int) -> Path:
-    """A folder of many small files: links to one, since only names, sizes and times are read again."""
+    """Write a folder of many small files: links to one, since only names, sizes and times are read again."""
     place.mkdir()
     Image.new("RGB", (SIDE, SIDE), "teal").save(place / "0.jpg")
     for i in range(1, count):
@@ -122,7 +122,7 @@ def main() -> None:
     print(f"{'ectype prepare (hashed, on disk)':38}{rates['ours']:8.0f}")
     print(f"{'ratio of paired turns, median':38}{ratio:8.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f}; goal 1.5)")
     print(f"finding {choice.images} prepared, whole process:    {found:.2f} s   (goal < 1)")
-    print(f"finding 10,000 prepared, whole process: {found_many:.2f} s   (goal < 1)")
+    print(f"opening 10,000 prepared images, whole process: {found_many:.2f} s   (goal < 1)")
     results = ROOT / "benchmarks" / "results"
     results.mkdir(exist_ok=True)
     record = {

@@ -1,9 +1,9 @@
-"""CPU seconds to a given quality: `vae-fast` against pythae's default fully connected VAE, on MNIST, one torch thread.
+"""CPU seconds to a given quality: `vae-fast` and pythae's default fully connected VAE, on MNIST, one torch thread.
 
-Quality is ½·SSE + KL on the 10,000 test images, which neither saw: half the squared error summed over pixels, plus the
-KL divergence of the posterior from N(0, I) summed over the code, with one draw of the posterior per image. Each trained
-model, loaded from where it was saved, gives its posteriors and the images decoded from the same noise; one function
-judges both.
+Quality is ½·SSE + KL on the 10,000 test images, which neither was trained on: half the squared error summed over
+pixels, plus the KL divergence of the posterior from N(0, I) summed over the code, with one draw of the posterior per
+image. Each trained model is loaded from disk and returns its posteriors and the images decoded from the same noise; one
+function evaluates both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common import DATA, PYTHAE, Row, Spent, arguments, console, last_json, mnist, process, pythae_python, tell
-from ectype.recipe import load_recipe
+from ectype.config.recipe import load_recipe
 
 EPOCHS = 14
 LATENT = 16
@@ -27,28 +27,28 @@ SOURCE = DATA / "mnist"
 ECTYPE = Path(sys.executable).parent / "ectype"
 ENVIRONMENT = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1}
 
-# What someone would write who uses the library; its imports belong to the whole process, not to the call.
+# What a user of the library would write; its imports count for the whole process, not for the call.
 OURS = """
 import json, resource, sys
 import ectype
-train = ectype.train
 def cpu():
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 began = cpu()
-train("vae-fast", sys.argv[1], {"train.seed": int(sys.argv[2]), "run.threads": 1, "device": "cpu"}, out=sys.argv[3])
+changes = {"train.seed": int(sys.argv[2]), "run.threads": 1, "device": "cpu"}
+ectype.train("vae-fast", sys.argv[1], changes, out=sys.argv[3], progress=False)
 print(json.dumps({"cpu": cpu() - began}))
 """
 
 
 class Result(NamedTuple):
-    """One training."""
+    """Result of one training."""
 
     seed: int
     call: float
     """CPU seconds of the call that trains."""
     process: Spent
-    """Of the whole process: start, imports, reading the images, training, saving."""
+    """Time of the whole process: start, imports, reading the images, training, saving."""
     score: float
     """½·SSE + KL."""
     squares: float
@@ -56,21 +56,21 @@ class Result(NamedTuple):
 
 
 def judge(images: np.ndarray, found: dict[str, np.ndarray]) -> tuple[float, float]:
-    """½·SSE + KL in nats per image, and ½·SSE alone, of what a model makes of images.
+    """Return ½·SSE + KL in nats per image, and ½·SSE alone, of a model's results for images.
 
     Args:
         images: [n, 1, 28, 28] uint8.
         found: `mean` and `log_variance` [n, d] of the posteriors, and `expected` [n, 1, 28, 28], each decoded from one
             draw of its posterior.
     """
-    mu, log_variance = found["mean"].astype(np.float64), found["log_variance"].astype(np.float64)
+    mu, log_variance = (found["mean"].astype(np.float64), found["log_variance"].astype(np.float64))
     squares = 0.5 * ((found["expected"].astype(np.float64) - images / 255) ** 2).sum((1, 2, 3))
     kl = 0.5 * (mu**2 + np.exp(log_variance) - log_variance - 1).sum(1)
     return float((squares + kl).mean()), float(squares.mean())
 
 
 def draw_ours(run: Path, images: np.ndarray, noise: np.ndarray) -> dict[str, np.ndarray]:
-    """What a run's shipped model makes of images."""
+    """Return posteriors and decoded images of a run's saved model."""
     import torch
 
     import ectype
@@ -80,7 +80,7 @@ def draw_ours(run: Path, images: np.ndarray, noise: np.ndarray) -> dict[str, np.
     assert isinstance(model, GaussianAutoencoder)
     with torch.no_grad():
         posterior = model.posterior(torch.from_numpy(images).float() / 255)
-        expected = model.expect(posterior.draw(torch.from_numpy(noise)))
+        expected = model.decode_unclamped(posterior.sample(torch.from_numpy(noise)))
     found = {"mean": posterior.mean, "log_variance": posterior.log_variance, "expected": expected}
     return {name: value.numpy() for name, value in found.items()}
 
@@ -89,14 +89,14 @@ Environment = Mapping[str, str | int | Path]
 
 
 def train_ours(seed: int, scratch: Path, images: np.ndarray, noise: np.ndarray, environment: Environment) -> Result:
-    """Train `vae-fast` in a process of its own and judge it."""
+    """Train `vae-fast` in a separate process and evaluate it."""
     run = scratch / f"ours-{seed}"
     said, spent = process([sys.executable, "-c", OURS, SOURCE, seed, run], **environment)
     return Result(seed, last_json(said)["cpu"], spent, *judge(images, draw_ours(run, images, noise)))
 
 
 def train_theirs(seed: int, scratch: Path, images: np.ndarray, noise: np.ndarray, environment: Environment) -> Result:
-    """Train pythae's VAE in a process of its own, have it draw in another, and judge it."""
+    """Train pythae's VAE in a separate process, decode in another, and evaluate it."""
     peer = [pythae_python(), Path(__file__).parent / "peers" / "pythae_vae.py"]
     said, spent = process([*peer, "train", scratch / "train.npy", scratch / "theirs", EPOCHS, seed], **environment)
     took, out = last_json(said), scratch / "theirs.npz"
@@ -105,21 +105,21 @@ def train_theirs(seed: int, scratch: Path, images: np.ndarray, noise: np.ndarray
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over seeds."""
+    """Format mean ± standard deviation over seeds."""
     return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
 def compare(
     what: str, theirs: Sequence[float], ours: Sequence[float], goal: str = "", most: float | None = None
 ) -> Row:
-    """Means over seeds, and their ratio."""
+    """Return means over seeds, and their ratio."""
     ratio = mean(ours) / mean(theirs)
     met = None if most is None else ratio <= most
     return Row(what, mean(theirs), mean(ours), ratio, goal, met, f"{spread(theirs)} | {spread(ours)}")
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, seeds=(5, "of each contestant"))
     wanted = {train_theirs: 1, train_ours: 2} if given.quick else {train_theirs: given.seeds, train_ours: given.seeds}
     images = mnist("t10k")

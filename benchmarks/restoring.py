@@ -1,10 +1,10 @@
-"""Autoencoder or U-Net for restoring? `dae` and `unet-denoise` on the same noise, images and minutes.
+"""Autoencoder or U-Net for restoration? `dae` and `unet-denoise` with the same noise, images and minutes.
 
     python benchmarks/restoring.py [--minutes 3] [--processes 2]
 
-Emoji at 64 px with noise of deviation 0.2; trained on 250, 1,000 and 3,000 images for as long, and on 1,000 for a third
-of that. The autoencoder with a vector and with a map as code, the U-Net with its skips and without: what is between
-them is what skips carry. Runs that have been made are kept; a picture and a chart show what came of them.
+Emoji at 64 px with noise of standard deviation 0.2; trained on 250, 1,000 and 3,000 images equally long, and on 1,000
+for a third of that. The autoencoder has a vector or a map as code, the U-Net has skip connections or none: the
+difference is what skip connections contribute. Finished runs are kept; a picture and a chart show the results.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ import torch
 
 import ectype
 from drawing import Panel, charts
-from ectype.measure.cost import flop
-from ectype.measure.reconstruction import closeness, interval
+from ectype.evaluation.metrics.image_errors import image_errors
+from ectype.evaluation.metrics.intervals import mean_interval
 from ectype.models.autoencoder import Autoencoder
 from ectype.models.base import evaluating
+from ectype.models.flop import count_flops
 from ectype.models.translator import Restorer
+from ectype.training.run import train
 from photos import bytes_of, sheet
 
 SIDE, SIGMA = 64, 0.2
@@ -53,7 +55,7 @@ ARMS: dict[str, tuple[str, list[str]]] = {
 
 
 def trial(given: tuple[str, int, float]) -> dict[str, Any]:
-    """One run, judged on images that no run has seen; found again where it has been made."""
+    """Evaluate one run on images that no run was trained on; trained now or before."""
     name, count, minutes = given
     kept = KEPT / "restoring" / f"{name.replace(' ', '-')}-{count}-{minutes:g}.json"
     if kept.is_file():
@@ -62,7 +64,7 @@ def trial(given: tuple[str, int, float]) -> dict[str, Any]:
     preset, words = ARMS[name]
     clock = Clock()
     with TemporaryDirectory() as place:
-        run = ectype.train(
+        run = train(
             preset, emoji(0, count, SIDE), [*SHARED, *fastest(), *words, f"train.minutes={minutes}"], out=f"{place}/run"
         )
         model, seen = ectype.load(run.path, device="cpu"), run.summary()["seen"]
@@ -72,9 +74,9 @@ def trial(given: tuple[str, int, float]) -> dict[str, Any]:
     restore = model.translate if isinstance(model, Restorer) else model.reconstruct
     with evaluating(model):
         made = torch.cat([restore(part) for part in spoiled.split(50)]).clamp(0, 1)
-    near, before = closeness(made, real), closeness(spoiled.clamp(0, 1), real)
-    low, high = interval(near.psnr)
-    cost = flop(model)
+    near, before = image_errors(made, real), image_errors(spoiled.clamp(0, 1), real)
+    low, high = mean_interval(near.psnr)
+    cost = count_flops(model)
     kept.parent.mkdir(parents=True, exist_ok=True)
     np.save(kept.with_suffix(".npy"), bytes_of(made[:: len(made) // SHOWN][:SHOWN]))
     said = {
@@ -96,7 +98,7 @@ def trial(given: tuple[str, int, float]) -> dict[str, Any]:
 
 
 def pictures(minutes: float) -> None:
-    """Held-out emoji, spoiled, and what each arm that was trained on as many images makes of them."""
+    """Draw held-out emoji with noise, and the result of each arm that was trained on equally many images."""
     real = torch.from_numpy(np.load(emoji(3000, 700, SIDE))).permute(0, 3, 1, 2).float() / 255
     spoiled = real + SIGMA * torch.randn(real.shape, generator=torch.Generator().manual_seed(1))
     some = slice(None, None, len(real) // SHOWN)
@@ -109,7 +111,7 @@ def pictures(minutes: float) -> None:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, minutes=(3, "of training for each run"), processes=(2, "at a time"))
     minutes = 1 if given.quick else given.minutes
     work = [(name, count, float(minutes)) for count in COUNTS for name in ARMS]
@@ -130,16 +132,16 @@ def main() -> None:
     charts([by_images(runs, minutes), by_compute(runs)], RESULTS / "restoring.svg")
     pictures(round(minutes / 3, 2))
     notes = [
-        f"On one thread, noise {SIGMA}, emoji at {SIDE} px; peer: the spoiled image, clipped.",
-        "700 held-out emoji; runs of one seed: intervals are over images. A U-Net cannot be sampled and has no code to "
-        "look at: only restoring is compared.",
+        f"On one thread, noise {SIGMA}, emoji at {SIDE} px; peer: the noisy image, clipped.",
+        "700 held-out emoji; runs of one seed: intervals are over images. A U-Net cannot be sampled and has no code: "
+        "only restoration is compared.",
         *sentences(runs, minutes),
     ]
-    tell("restoring", "Autoencoder or U-Net, for restoring", rows, notes, runs=runs)
+    tell("restoring", "Autoencoder or U-Net for restoration", rows, notes, runs=runs)
 
 
 def by_images(runs: list[dict[str, Any]], minutes: float) -> Panel:
-    """PSNR over training images, for as long."""
+    """Chart of PSNR over the number of training images, trained equally long."""
     curves = {
         name: sorted(_point(run, run["images"]) for run in runs if run["arm"] == name and run["minutes"] == minutes)
         for name in ARMS
@@ -148,7 +150,7 @@ def by_images(runs: list[dict[str, Any]], minutes: float) -> Panel:
 
 
 def by_compute(runs: list[dict[str, Any]]) -> Panel:
-    """PSNR over arithmetic in training, three passes an image."""
+    """Chart of PSNR over arithmetic in training, three passes per image."""
     curves = {
         name: sorted(
             _point(run, round(3 * run["gflop"] * run["seen"] / 1e3))
@@ -165,13 +167,13 @@ def _point(run: dict[str, Any], x: float) -> tuple[float, float, float, float]:
 
 
 def sentences(runs: list[dict[str, Any]], minutes: float) -> list[str]:
-    """What the figures support: a difference only where intervals are apart."""
+    """Return what the figures support: a difference only where intervals do not overlap."""
     said = []
     for count in COUNTS:
         here = {run["arm"]: run for run in runs if run["images"] == count and run["minutes"] == minutes}
         best = max(here.values(), key=lambda run: run["psnr"])
         level = [n for n, run in here.items() if run is not best and run["high"] >= best["low"]]
-        tied = f"; not told apart from {', '.join(level)}" if level else ", apart from all others"
+        tied = f"; not different from {', '.join(level)}" if level else ", different from all others"
         skips = here["unet"]["psnr"] - here["unet without skips"]["psnr"]
         maps = here["unet"]["psnr"] - here["dae, a map of 16×16×16"]["psnr"]
         said.append(

@@ -1,6 +1,6 @@
-"""Which sign sees which fault: a mixture of fifty Gaussians in 64 dimensions, 2,000 samples of each kind.
+"""Which indicator detects which fault: a mixture of fifty Gaussians in 64 dimensions, 2,000 samples of each kind.
 
-No single sign sees all. Faults are made, so that what is wrong is known.
+No single indicator detects all faults. The faults are constructed, so that the truth is known.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from common import Row, arguments, tell
-from ectype.measure.copies import Authenticity, duplicates
-from ectype.measure.distances import frechet, moments
-from ectype.measure.diversity import fit_bins, ndb, vendi_ratio
-from ectype.measure.neighbours import prdc
+from ectype.evaluation.metrics.diversity import fit_bins, ndb, vendi_ratio
+from ectype.evaluation.metrics.frechet_kernel import frechet, moments
+from ectype.evaluation.metrics.memorization import Authenticity, duplicates
+from ectype.evaluation.metrics.precision_recall import prdc
 
 MODES, NUMBERS, N = 50, 64, 2000
 EXPECTED = {
@@ -45,17 +45,17 @@ EXPECTED = {
     "memorised": {"authenticity": (0, 0.05), "coverage": (0.9, 1), "recall": (0.8, 1), "repeated": (0, 0.02)},
     "support of 200": {"repeated": (0.9, 1), "recall": (0, 0.3), "coverage": (0.2, 0.6), "authenticity": (0.5, 0.8)},
 }
-"""Where the reference table of the design has each sign, with room for chance."""
+"""Range of each indicator in the design's reference table, with room for chance."""
 
 
 def mixture(n: int, modes: Tensor, generator: torch.Generator, scale: float = 1.0) -> Tensor:
-    """Draws of a mixture with these means."""
+    """Draw from a mixture with these means."""
     chosen = torch.randint(len(modes), (n,), generator=generator)
     return modes[chosen] + scale * torch.randn(n, NUMBERS, generator=generator)
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, seed=(0, "of all draws"))
     generator = torch.Generator().manual_seed(given.seed)
     modes = 3 * torch.randn(MODES, NUMBERS, generator=generator)
@@ -88,7 +88,7 @@ def main() -> None:
         rows.append(Row(name, float("nan"), found["Fréchet distance"], None, goal, not wrong, said))
     tell(
         "signs",
-        "Signs of faults that are known",
+        "Indicators of known faults",
         rows,
         [f"{MODES} modes, {NUMBERS} dimensions, {N:,} points."],
         signs=raw,

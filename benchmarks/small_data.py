@@ -1,7 +1,7 @@
 """A few hundred images: does a GAN copy them, does augmentation help, where does it stop?
 
-500 and 1,000 emoji at 32 px, the same number of images for each class as the whole has, a tenth held out to watch by.
-Judged on emoji that are in neither, which no user of so few images would have.
+500 and 1,000 emoji at 32 px, with the class frequencies of all emoji, a tenth held out for monitoring. Evaluated on
+emoji that are in neither set, which a user with so few images would not have.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 import ectype
-from ectype.data.feed import Feed
-from ectype.loading import open_data
-from ectype.measure.features import PixelFeatures
-from ectype.measure.verdict import judge
-from ectype.measure.watching import SampleWatch
+from ectype.data.loader import Loader
+from ectype.evaluation.features import PixelFeatures
+from ectype.evaluation.sample_monitor import SampleMonitor
+from ectype.evaluation.verdict import decide_verdict
 from ectype.models.base import Samples, evaluating
+from ectype.runs.load import open_data
+from ectype.training.run import train
 from photos import bytes_of, sheet
 
 SIDE, SHOWN = 32, 16
 WORDS = ["net.width=16", "critic.width=16", "run.threads=1", "run.pictures=0", "monitor.features=pixels"]
-"""Of `gan`: narrow, so that many hundred passes over the images fit into minutes."""
+"""Overrides of `gan`: narrow, so that hundreds of epochs fit into minutes."""
 ARMS = {
     "as they are": "{policy: []}",
     "changed as far as it takes": "{policy: [flip, translation, colour, cutout], probability: adaptive}",
     "always changed": "{policy: [flip, translation, colour, cutout], probability: 1.0}",
 }
-"""How the critic sees images."""
+"""Augmentation of what the critic sees."""
 
 
 def trial(given: tuple[int, str, int]) -> dict[str, Any]:
-    """One run: where it stopped, what it said, and what is true of its samples."""
+    """Train one run; return where it stopped, its verdicts, and figures of its samples on unseen images."""
     n, arm, minutes = given
     torch.set_num_threads(1)
     words = [*WORDS, f"train.minutes={minutes}", f"objective.adversary.augment={ARMS[arm]}"]
     clock = Clock()
     with TemporaryDirectory() as place:
-        run = ectype.train("gan", emoji(0, n, SIDE), words, out=f"{place}/run")
+        run = train("gan", emoji(0, n, SIDE), words, out=f"{place}/run")
         said, model = run.summary(), ectype.load(run.path, device="cpu")
         checks = [line for line in run.metrics() if line["kind"] == "check"]
         recipe = run.recipe
@@ -53,20 +54,20 @@ def trial(given: tuple[int, str, int]) -> dict[str, Any]:
     )[1]
     cpu = torch.device("cpu")
     config, store = recipe.data, open_data(recipe.data)[1]
-    train = Feed(store.split("train"), config, cpu, training=False)
-    watch = SampleWatch(
+    training = Loader(store.split("train"), config, cpu, training=False)
+    watch = SampleMonitor(
         store.info,
-        train,
-        Feed(fresh.split("train"), config, cpu, training=False),
-        [PixelFeatures(train, store.info)],
+        training,
+        Loader(fresh.split("train"), config, cpu, training=False),
+        [PixelFeatures(training, store.info)],
         images=2000,
     )
     found = watch(model)
-    verdict = judge(found, watch.reference)
+    verdict = decide_verdict(found, watch.reference)
     assert isinstance(model, Samples)
     with evaluating(model):
         drawn = model.sample(SHOWN, generator=torch.Generator().manual_seed(0))
-    keys = ("FD-pixels", "recall", "coverage", "authenticity", "closer to training images", "copied, z")
+    keys = ("fd_pixels", "recall", "coverage", "authenticity", "closer_to_training", "membership_z")
     return {
         "images": n,
         "arm": arm,
@@ -83,7 +84,7 @@ def trial(given: tuple[int, str, int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, minutes=(9, "of training at most"), processes=(2, "at a time"))
     minutes = 1 if given.quick else given.minutes
     work = [(n, arm, minutes) for n in (1000, 500) for arm in ARMS]
@@ -98,10 +99,11 @@ def main() -> None:
     for name, run in zip(names, runs, strict=True):
         detail = (
             f"{run['state']} at {run['seen']:,} images; last verdict {run['verdicts'][-1]}, afresh {run['afresh']}; "
-            f"authenticity {run['authenticity']:.2f}, copied z {run['copied, z']:.1f}, coverage {run['coverage']:.2f}"
+            f"authenticity {run['authenticity']:.2f}, membership z {run['membership_z']:.1f}, "
+            f"coverage {run['coverage']:.2f}"
         )
         rows.append(
-            Row(f"{name}: FD-pixels", run["floor"], run["FD-pixels"], run["FD-pixels"] / run["floor"], detail=detail)
+            Row(f"{name}: FD-pixels", run["floor"], run["fd_pixels"], run["fd_pixels"] / run["floor"], detail=detail)
         )
     notes = [
         f"Peer: real emoji against other real emoji. Preset gan at {SIDE} px, {' '.join(WORDS[:2])}, one thread.",

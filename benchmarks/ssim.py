@@ -1,8 +1,8 @@
-"""SSIM and MS-SSIM as losses, forward and backward: pytorch-msssim and ours, in turns in one process.
+"""SSIM and MS-SSIM as losses, forward and backward: pytorch-msssim and ours, alternately in one process.
 
     python benchmarks/ssim.py [--quick] [--side 512] [--batch 4] [--threads 2]
 
-Colour images; the gradient is taken to the output, as in training, not to the target. Values are compared too: both
+Color images; the gradient is computed for the output, as in training, not for the target. Values are compared too: both
 follow the papers, without padding.
 """
 
@@ -23,7 +23,7 @@ AT_MOST, EQUAL = 1.0, 1e-5
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__,
         side=(512, "pixels of a side"),

@@ -1,8 +1,9 @@
 """StackedMNIST by PacGAN's protocol: does a generator find all of a thousand modes?
 
-Three digits stacked as red, green and blue make a thousand classes; 128,000 such images are trained on, 26,000 samples
-are drawn, a classifier of digits names each channel. Modes are classes that appear at least once, KL is Σ p log(1000 p)
-of the classes' shares. One z, one dense generator with three output channels: no channel has noise of its own.
+Three digits stacked as red, green and blue form a thousand classes. 128,000 such images are used for training, 26,000
+samples are drawn, and a classifier of digits labels each channel. Modes are classes that appear at least once; KL is
+Σ p log(1000 p) of the class frequencies. One z, one dense generator with three output channels: no channel has noise of
+its own.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import torch
 from torch import Tensor
 
 import ectype
-from ectype.data.feed import Feed
-from ectype.loading import open_data
-from ectype.measure.classifier import Classifier, cached_classifier
+from ectype.config.recipe import load_recipe
+from ectype.data.loader import Loader
+from ectype.evaluation.classifier import Classifier, cached_classifier
+from ectype.evaluation.monitor import Monitor
 from ectype.models.base import evaluating
-from ectype.recipe import load_recipe
+from ectype.runs.load import open_data
 from ectype.training.loop import Callback, Check
-from ectype.training.monitor import Monitor
+from ectype.training.run import train
 from ectype.training.trainer import Trainer
 
 TRAINED, SAMPLES, MODES = 128_000, 26_000, 1000
@@ -39,18 +41,18 @@ PUBLISHED = {
     "PacDCGAN2": (1000.0, 0.06),
     "R3GAN (not verified)": (1000.0, 0.029),
 }
-"""Modes and KL as their papers, or PacGAN's (Lin et al. 2018, table 2), give them."""
+"""Modes and KL as given in their papers, or in PacGAN's (Lin et al. 2018, table 2)."""
 
 
 def stacks(n: int, part: str = "train", seed: int = 0) -> np.ndarray:
-    """[n, 28, 28, 3] uint8: random triples of digits."""
+    """Return random triples of digits [n, 28, 28, 3] uint8."""
     digits = mnist("train" if part == "train" else "t10k")[:, 0]
     chosen = np.random.default_rng(seed).integers(0, len(digits), (n, 3))
     return np.ascontiguousarray(digits[chosen].transpose(0, 2, 3, 1))
 
 
 def source() -> Path:
-    """The images as a file, made once; a fifth more than are trained on is held out."""
+    """Return the images as a file, written once; a fifth more than the training images is held out."""
     file = KEPT / "stacked-mnist.npy"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,17 +63,17 @@ def source() -> Path:
 
 
 def digit_classifier() -> Classifier:
-    """The classifier of digits that Ectype trains and keeps beside MNIST."""
+    """Return the classifier of digits that Ectype trains and stores with MNIST."""
     recipe = load_recipe("gan", {"data.source": str(DATA / "mnist")})
     prepared, store = open_data(recipe.data)
-    feed = Feed(store.split("train"), recipe.data, torch.device("cpu"), training=False)
+    feed = Loader(store.split("train"), recipe.data, torch.device("cpu"), training=False)
     found = cached_classifier(feed, store.info, prepared.root)
-    console.print(f"classifier of digits: {found.accuracy:.2%} of held-back training images")
+    console.print(f"classifier of digits: {found.accuracy:.2%} of held-out training images")
     return found.model
 
 
 def modes(images: Tensor, classifier: Classifier) -> tuple[int, float]:
-    """How many of a thousand classes appear in images [n, 3, h, w], and how evenly."""
+    """Return how many of a thousand classes appear in images [n, 3, h, w], and how evenly."""
     with evaluating(classifier):
         named = torch.cat([classifier.classify(part.flatten(0, 1)[:, None]).argmax(1) for part in images.split(1000)])
     number = (named.view(-1, 3) * torch.tensor([100, 10, 1])).sum(1)
@@ -81,14 +83,14 @@ def modes(images: Tensor, classifier: Classifier) -> tuple[int, float]:
 
 
 def drawn(model: torch.nn.Module, n: int, seed: int) -> Tensor:
-    """Samples of a model."""
+    """Return samples of a model."""
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model):
         return torch.cat([model.sample(500, generator=generator) for _ in range(n // 500)])  # type: ignore[operator]
 
 
 class Follow(Callback):
-    """Says at each check how many modes there are, of few samples; decides nothing."""
+    """Prints at each check the number of modes in few samples; decides nothing."""
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier, self.began = classifier, time.perf_counter()
@@ -105,7 +107,7 @@ class Follow(Callback):
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__, minutes=(50, "of training"), seed=(0, "of the run"), threads=(2, "of torch"))
     classifier = digit_classifier()
     torch.set_num_threads(given.threads)
@@ -123,7 +125,7 @@ def main() -> None:
     follow = Follow(classifier)
     with TemporaryDirectory() as scratch:
         clock = Clock()
-        run = ectype.train(recipe, out=f"{scratch}/run", callbacks=[follow], console=console)
+        run = train(recipe, out=f"{scratch}/run", callbacks=[follow], console=console)
         took = clock.read()
         model = ectype.load(run.path, device="cpu")
         said = run.summary()
@@ -137,11 +139,11 @@ def main() -> None:
         rows.append(Row(f"{name}, published: modes", count, found, None))
         rows.append(Row(f"{name}, published: KL", published, kl, None))
     notes = [
-        "ectype.train('gan') with no other change than the data, the budget in minutes and no patience; weights of the "
+        "ectype.train('gan') with no changes except the data, the budget in minutes and no patience; weights of the "
         "check whose distance of pixels was lowest, as always.",
         "Published rows were trained for 25 to 50 epochs and more on GPUs.",
     ]
-    tell("stacked", "StackedMNIST, PacGAN's protocol", rows, notes, followed=follow.seen)
+    tell("stacked", "StackedMNIST, PacGAN's protocol", rows, notes, monitored_values=follow.seen)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a user waits for before a command that trains nothing: whole processes of `ectype --help` and `ectype presets`.
+"""Start-up time of commands that train nothing: complete processes of `ectype --help` and `ectype presets`.
 
-Beside them stands what importing torch alone takes here, which is why these commands must not do it.
+The baseline is the time to import torch on this machine, which these commands must avoid.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ COMMANDS = {"ectype --help": ["--help"], "ectype presets": ["presets"]}
 
 
 def imported(command: Sequence[str]) -> set[str]:
-    """Every module that a command imports."""
+    """Return every module that a command imports."""
     traced = [sys.executable, "-X", "importtime", str(ECTYPE), *command]
     lines = subprocess.run(traced, capture_output=True, text=True, check=True).stderr.splitlines()
     return {line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")}
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(__doc__)
     runs = 5 if given.quick else 11
     walls: dict[str, list[float]] = {}

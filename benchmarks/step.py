@@ -1,14 +1,14 @@
-"""Training step: the real `Trainer` over prepared MNIST against a bare PyTorch loop, then against pythae's trainer.
+"""Training step: `Trainer` with prepared MNIST, a bare PyTorch loop, and pythae's trainer.
 
-The bare loop does the same work as well as one would write it for oneself: the same network built the same way, one
-uint8 tensor in memory, fused AdamW, the running average of the weights in one call, the loss by fused kernels. It lacks
-what the Trainer adds: a check for numbers that are none, gradient norms, logged means, noise that derives from the
-place in the run, images behind a mapped file. A second one, "watched", has the first two of these, so that what they
-cost can be told from what the Trainer's own machinery does.
+The bare loop does the same work as an expert would write it: the same network, one uint8 tensor in memory, fused AdamW,
+the running average of the weights in one call, the loss by fused kernels. It lacks what the Trainer adds: a check for
+non-finite values, gradient norms, logged means, noise that depends on the position in the run, images in a
+memory-mapped file. A second bare loop, "watched", has the first two of these, which separates their cost from that of
+the Trainer itself.
 
     python benchmarks/step.py --gpu 1
 
-takes both to a GPU instead, in bf16 and channels last, the bare loop's images too, and compares with nobody else.
+runs both on a GPU instead, in bf16 and channels last, with the bare loop's images on the GPU, and without pythae.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ectype.data.feed import Feed
-from ectype.loading import open_data
-from ectype.recipe import Recipe, load_recipe
-from ectype.training.assemble import assemble
+from ectype.config.recipe import Recipe, load_recipe
+from ectype.data.loader import Loader
+from ectype.runs.load import open_data
+from ectype.training.build import build_trainer
 from ectype.training.trainer import Trainer
 
 GOAL = 0.97
@@ -73,25 +73,25 @@ CASES = {
     "conv 32/64-16": load_recipe("vae", {**COMMON, "width": 32, "bottom": 8}),
 }
 LARGE = {"conv 128/512-16, 512 images": load_recipe("vae", {**COMMON, "width": 128, "bottom": 8, "train.batch": 512})}
-"""What keeps a GPU busy."""
+"""Sizes that use a GPU fully."""
 CPU = torch.device("cpu")
 
 
 def our_trainer(recipe: Recipe, device: torch.device = CPU) -> Trainer:
-    """As `ectype.run` assembles it."""
+    """Build it as `ectype.training.run` does."""
     _, store = open_data(recipe.data)
-    feed = Feed(store.split("train"), recipe.data, device, training=True, seed=0)
-    return assemble(recipe, store.info, feed, budget=recipe.train.images, device=device)
+    feed = Loader(store.split("train"), recipe.data, device, training=True, seed=0)
+    return build_trainer(recipe, store.info, feed, budget=recipe.train.images, device=device)
 
 
 def bare_loop(recipe: Recipe, device: torch.device = CPU, *, watched: bool = False) -> Callable[[], None]:
-    """A step of one's own loop over a tensor of uint8; watched, it stops before an update that is not finite."""
+    """Build the step of a bare loop over a uint8 tensor; watched, it stops before an update that is not finite."""
     _, store = open_data(recipe.data)
     train = store.split("train")
     images = train.gather(torch.arange(len(train))).to(device)
     model = recipe.model.build(store.info).to(device)
     gpu = device.type == "cuda"
-    # Entering an autocast takes time even where it is off, as nobody would have it in a loop of one's own.
+    # Entering autocast takes time even if it is off; a hand-written loop would not have it.
     autocast = torch.autocast(device.type, torch.bfloat16) if gpu else nullcontext()
     if gpu:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # documented, not typed
@@ -135,7 +135,7 @@ def bare_loop(recipe: Recipe, device: torch.device = CPU, *, watched: bool = Fal
 
 
 def segment(step: Callable[[], None], steps: int, batch: int, *, flush: bool) -> Callable[[], dict[str, float]]:
-    """Images per wall and per CPU second over so many steps, denormals flushed to zero or kept."""
+    """Measure images per wall and per CPU second over this many steps, with denormals flushed to zero or kept."""
 
     def measure() -> dict[str, float]:
         torch.set_flush_denormal(flush)
@@ -160,11 +160,11 @@ def against_bare(
     flush: bool = True,
     warm: int = 20,
 ) -> dict[str, Pairs]:
-    """Both in one process, in turns, after so many steps each.
+    """Measure both in one process, alternately, after this many steps each.
 
-    Ours flushes denormals as a run does; the bare loop only if told to, since PyTorch does not by itself.
+    Ours flushes denormals as a run does; the bare loop only on request, since PyTorch does not by default.
     """
-    bare, ours = bare_loop(recipe, device, watched=watched), our_trainer(recipe, device).step
+    bare, ours = (bare_loop(recipe, device, watched=watched), our_trainer(recipe, device).step)
     batch = recipe.train.batch
     for step, flushed in ((ours, True), (bare, flush)):
         speed = segment(step, warm, batch, flush=flushed)()["wall"]
@@ -173,7 +173,7 @@ def against_bare(
 
 
 def alone(images: int) -> None:
-    """Our side of the comparison with pythae: a process that trains the MLP and says what that took."""
+    """Train the MLP in a process and report its time: our side of the comparison with pythae."""
     torch.set_flush_denormal(True)
     trainer = our_trainer(CASES["MLP 784-512-16"])
     clock = Clock()
@@ -184,7 +184,7 @@ def alone(images: int) -> None:
 
 
 def against_pythae(pairs: int, epochs: int, threads: int) -> dict[str, Pairs]:
-    """Each in a process of its own, in turns."""
+    """Measure each in a process of its own, alternately."""
     python, peer = pythae_python(), Path(__file__).parent / "peers" / "pythae_vae.py"
     images = mnist("train")
     with TemporaryDirectory() as scratch:
@@ -206,7 +206,7 @@ def against_pythae(pairs: int, epochs: int, threads: int) -> dict[str, Pairs]:
 
 
 def row(what: str, pairs: Pairs, goal: str = "", met: Callable[[float], bool] | None = None) -> Row:
-    """Medians, and the ratio of the medians; that of the pairs beside."""
+    """Return medians, the ratio of medians, and the median ratio of pairs."""
     low, high = pairs.quartiles
     detail = f"by pairs {median(pairs.ratios):.3f}, quartiles {low:.3f}–{high:.3f}, n {len(pairs.ours)}"
     ratio = pairs.of_medians
@@ -214,7 +214,7 @@ def row(what: str, pairs: Pairs, goal: str = "", met: Callable[[float], bool] | 
 
 
 def on_a_gpu(pairs: int, seconds: float, *, compiling: bool, quick: bool) -> None:
-    """Both there, eager or compiled too."""
+    """Measure both on the GPU, eager and compiled."""
     device, rows, raw = torch.device("cuda"), [], {}
     for name, recipe in {**CASES, **LARGE}.items():
         for compiled in (False, True) if compiling else (False,):
@@ -228,7 +228,8 @@ def on_a_gpu(pairs: int, seconds: float, *, compiling: bool, quick: bool) -> Non
                 console.print(rows[-1])
     notes = [
         f"On {torch.cuda.get_device_name()}: bf16 autocast, channels last, AdamW (fused); the bare loop keeps all "
-        "images on the GPU, ours has them in a mapped file, and reads its numbers at each step, as the watched loop.",
+        "images on the GPU, ours has them in a mapped file, and reads its losses at each step, as "
+        "the watched loop does.",
         f"Segments of {seconds:g} s, in turns. By pairs: the median of the pairs' ratios.",
     ]
     tell(
@@ -242,11 +243,11 @@ def on_a_gpu(pairs: int, seconds: float, *, compiling: bool, quick: bool) -> Non
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__,
         threads=(1, "of torch, for all contestants"),
-        alone=(0, "train the MLP on so many images and stop"),
+        alone=(0, "train the MLP on this many images and stop"),
         gpu=(0, "1 for a GPU, 2 for compiled steps there too"),
     )
     if given.gpu:
@@ -279,9 +280,10 @@ def main() -> None:
     rows.append(row("pythae's trainer, CPU s of the process", found["process"]))
     notes = [
         "Peer of the first rows: a bare PyTorch loop of the same work, in the same process, in turns; watched, it also "
-        "reads the loss and the gradient's norm at each step. Denormals are flushed to zero for both, but in the row "
-        f"that says otherwise: there the peer is as PyTorch comes, {epochs} epochs into its training.",
-        "Ours: Trainer.step over a Feed of prepared MNIST, with its checks, logged means and running average.",
+        "reads the loss and the gradient's norm at each step. Denormals are flushed to zero for both, except in the "
+        "row "
+        f"that says otherwise: there the peer has PyTorch's defaults, {epochs} epochs into its training.",
+        "Ours: Trainer.step with prepared MNIST, with its checks, logged means and running average.",
         f"Batch 128, ½·SSE + KL, AdamW (fused), float32, {given.threads} torch thread(s), segments of {seconds:g} s. "
         "By pairs: the median of the pairs' ratios.",
         f"pythae {PYTHAE}, same torch: its default MLP VAE with its BaseTrainer (Adam, no running average), each in a "

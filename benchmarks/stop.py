@@ -1,8 +1,9 @@
-"""Is a GAN that stops by itself as good as one that goes on?
+"""Is a GAN that stops by itself as good as one that continues?
 
-One run, watched as always, goes on after the monitor would have stopped it, until it has seen three times as many
-images. The distance of the weights that the stop would have shipped is then compared with that of every checkpoint of
-the whole run, on test images that no decision has seen, at ten thousand samples or as many as there are test images.
+One run, monitored as always, continues after the monitor would have stopped it, until three times as many images have
+been shown. The distance of the weights that the stop would have selected is then compared with that of every checkpoint
+of the whole run, on test images that no decision has used, with ten thousand samples or as many as there are test
+images.
 """
 
 from __future__ import annotations
@@ -23,31 +24,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-import ectype
-from ectype.data.feed import Feed
-from ectype.errors import Interrupted
-from ectype.loading import open_data
-from ectype.measure.distances import frechet, moments
-from ectype.measure.features import Source, choose_extractors
-from ectype.measure.intervals import jackknife
-from ectype.measure.watching import SampleWatch
-from ectype.recipe import Recipe
-from ectype.run import resolve
-from ectype.sections import MonitorConfig
-from ectype.training import checkpoint
+from ectype.config.recipe import Recipe
+from ectype.config.schema import MonitorConfig
+from ectype.core.errors import Interrupted
+from ectype.data.loader import Loader
+from ectype.evaluation.features import ExtractorInputs, choose_extractors
+from ectype.evaluation.metrics.frechet_kernel import frechet, moments
+from ectype.evaluation.metrics.intervals import jackknife
+from ectype.evaluation.monitor import Monitor
+from ectype.evaluation.sample_monitor import SampleMonitor
+from ectype.runs import checkpoint
+from ectype.runs.load import open_data
+from ectype.runs.run_dir import RunDir
 from ectype.training.loop import Callback, Check
-from ectype.training.monitor import Monitor
-from ectype.training.rundir import RunDir
+from ectype.training.run import resolve, train
 from ectype.training.trainer import Trainer
 
 BUDGET = 36_000_000
-"""Images at which a run ends that has not come to three times its stop."""
+"""Images at which a run ends that has not reached three times its stop."""
 FIXED = 12_000_000
-"""Images that a user might ask for to be sure; what a stop saves is counted against it."""
+"""Images that a user might choose to be safe; the saving of a stop is relative to it."""
 JUDGED = 40
-"""Checkpoints of a run that are judged afresh."""
+"""Number of checkpoints of a run that are evaluated afresh."""
 NARROW = {"model.net.hidden": [64, 64], "objective.adversary.critic.hidden": [64, 64]}
-"""So that a run comes to where it can get within minutes; wider ones go on getting better for hours."""
+"""Narrow, so that a run converges within minutes; wider ones keep improving for hours."""
 CASES: dict[str, tuple[Path, dict[str, Any]]] = {
     "MNIST": (DATA / "mnist", {"train.ema_images": 500_000, **NARROW}),
     "emoji64 at 32 px": (DATA / "emoji64", {"data.size": 32, "monitor.features": "pixels", **NARROW}),
@@ -55,7 +55,7 @@ CASES: dict[str, tuple[Path, dict[str, Any]]] = {
 
 
 class GoesOn(Callback):
-    """Notes where a monitor with patience would have stopped, and stops at three times as many images."""
+    """Records where a monitor with patience would have stopped, and stops at three times as many images."""
 
     def __init__(self, config: MonitorConfig, most: int) -> None:
         self.config, self.most = config, most
@@ -64,7 +64,7 @@ class GoesOn(Callback):
     def started(self, trainer: Trainer, monitor: Monitor) -> None:
         self.real = monitor
         self.shadow = dataclasses.replace(monitor, patience=self.config.patience, stretch=self.config.stretch)
-        self.shadow.history, self.shadow.looks = [], []
+        self.shadow.history, self.shadow.values = [], []
 
     def checked(self, trainer: Trainer, check: Check) -> None:
         if self.stopped is None:
@@ -76,7 +76,7 @@ class GoesOn(Callback):
 
 
 def recipe(preset: str, data: Path, changes: dict[str, Any], seed: int, every: int) -> Recipe:
-    """Of the whole run: every checkpoint is kept, and nothing stops it."""
+    """Overrides of the whole run: every checkpoint is kept, and nothing stops it."""
     fixed = {
         "train.images": BUDGET,
         "train.seed": seed,
@@ -100,7 +100,7 @@ def recipe(preset: str, data: Path, changes: dict[str, Any], seed: int, every: i
 
 
 def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
-    """One run to its end, and checkpoints judged afresh; kept, so that the command goes on where it was ended."""
+    """Train one run to its end and evaluate its checkpoints afresh; stored, so that the command continues."""
     preset, case, seed, every = given
     torch.set_num_threads(1)
     data, changes = CASES[case]
@@ -113,7 +113,7 @@ def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
     follow, clock = GoesOn(config, BUDGET), Clock()
     with TemporaryDirectory() as place:
         try:
-            run = ectype.train(found, out=f"{place}/run", callbacks=[follow])
+            run = train(found, out=f"{place}/run", callbacks=[follow])
         except Interrupted:
             run = RunDir(f"{place}/run")
         took = clock.read().wall
@@ -141,35 +141,37 @@ def trial(given: tuple[str, str, int, int]) -> dict[str, Any]:
 
 
 def judge_some(found: Recipe, run: RunDir, shipped: int | None) -> list[dict[str, Any]]:
-    """Distance on all test images of the checkpoint that would be shipped and of others, spread over the run.
+    """Return the distance on all test images of the selected checkpoint and of others, spread over the run.
 
-    What is shipped and the best get an interval, which costs forty distances.
+    The selected and the best checkpoint get an interval, which takes forty distances.
     """
     prepared, store = open_data(found.data)
     cpu = torch.device("cpu")
-    train, test = (Feed(store.split(part), found.data, cpu, training=False) for part in ("train", "test"))
-    chosen = choose_extractors(found.monitor.features, Source(train, store.info, prepared.root), quick=True).extractors
-    watch = SampleWatch(store.info, train, test, chosen[:1], images=10_000, seed=found.train.seed + 77)
+    train, test = (Loader(store.split(part), found.data, cpu, training=False) for part in ("train", "test"))
+    chosen = choose_extractors(
+        found.monitor.features, ExtractorInputs(train, store.info, prepared.root), quick=True
+    ).extractors
+    watch = SampleMonitor(store.info, train, test, chosen[:1], images=10_000, seed=found.train.seed + 77)
     model = found.model.build(store.info)
-    places = {checkpoint.load_state(place)["seen"]: place for place in checkpoint.places(run.checkpoints)}
+    places = {checkpoint.load_state(place)["seen"]: place for place in checkpoint.checkpoint_dirs(run.checkpoints)}
     seen = [count for count in sorted(places) if count]
     some = {seen[i * len(seen) // JUDGED] for i in range(JUDGED)} | {seen[-1]} | ({shipped} - {None})
     judged: list[dict[str, Any]] = []
     made: dict[int, Tensor] = {}
     for count in sorted(some):
         model.load_state_dict(checkpoint.load_tensors(places[count] / "average.safetensors"))
-        made[count] = watch.features(watch.draw(model))[0][: watch.samples]
+        made[count] = watch.spaces[0].for_distance(watch.features(watch.draw(model))[0][: watch.num_samples])
         judged.append({"seen": count, "distance": frechet(watch.spaces[0].moments, moments(made[count]))})
     best = min(judged, key=lambda entry: entry["distance"])
     for entry in judged:
         if entry is best or entry["seen"] == shipped:
-            sets = [watch.spaces[0].held_out, made[entry["seen"]]]
+            sets = [watch.spaces[0].for_distance(watch.spaces[0].held_out), made[entry["seen"]]]
             entry["low"], entry["high"] = jackknife(lambda x, y: frechet(moments(x), moments(y)), sets)
     return judged
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__,
         seeds=(2, "of each"),
@@ -198,12 +200,12 @@ def main() -> None:
         ratio = run["ratio"]
         rows.append(Row(what, best["distance"], shipped["distance"], ratio, "≤ 1.05", ratio <= 1.05, detail))
     notes = [
-        "gan-mlp judged in pairs with R1 and R2 (what the program advises), 64 units, learning rate 2e-3, one thread.",
+        "gan-mlp with relativistic pairs, R1 and R2 (the program's advice), 64 units, learning rate 2e-3, one thread.",
         "Half-life of the average of the weights: 500,000 images on MNIST, 100,000 on emoji; the longer one was chosen "
         "by the distance to validation images.",
         "The best is the lowest of many noisy figures, which makes it look better than it is.",
     ]
-    tell("stop", "Where the monitor stops, and what going on would bring", rows, notes, runs=runs)
+    tell("stop", "Where the monitor stops, and what continuing would gain", rows, notes, runs=runs)
 
 
 if __name__ == "__main__":

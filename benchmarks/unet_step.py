@@ -1,11 +1,11 @@
-"""Training step of `unet-segment`: the real `Trainer` over prepared brain slices against a bare PyTorch loop.
+"""Training step of `unet-segment`: `Trainer` with prepared brain slices, and a bare PyTorch loop.
 
     python benchmarks/unet_step.py [--pairs 11] [--steps 6] [--threads 2]
 
-The bare loop does the same work on the same network: one uint8 tensor in memory, mirrored at random, cross-entropy and
-Dice by PyTorch's own functions, fused AdamW, the running average of the weights in one call. Beside it stands the
-Trainer with the numbers of a pixel side by side in memory (`train.channels_last`), and in bf16 where the processor has
-units for it, both beside the bare loop in float32: which is better is measured here.
+The bare loop does the same work on the same network: one uint8 tensor in memory, random mirroring, cross-entropy and
+Dice by PyTorch's own functions, fused AdamW, the running average of the weights in one call. The Trainer is also
+measured channels last (`train.channels_last`), and in bf16 if the processor has units for it, both against the bare
+loop in float32.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
 import torch
 import torch.nn.functional as F
 
-from ectype.loading import open_data
+from ectype.config.recipe import Recipe, load_recipe
 from ectype.models.translator import Segmenter
-from ectype.recipe import Recipe, load_recipe
+from ectype.runs.load import open_data
 from step import our_trainer
 
 GOAL = 0.97
 
 
 def recipe(width: int) -> Recipe:
-    """Every step alike: no schedule."""
+    """A constant learning rate, so that all steps are equal."""
     return load_recipe(
         "unet-segment",
         {
@@ -46,10 +46,10 @@ def recipe(width: int) -> Recipe:
 
 
 def bare_loop(found: Recipe) -> Callable[[], None]:
-    """A step of one's own loop."""
+    """Build the step of a bare loop."""
     _, store = open_data(found.data)
     train = store.split("train")
-    pixels, target = train.parts(train.gather(torch.arange(len(train))))
+    pixels, target = train.separate_target(train.gather(torch.arange(len(train))))
     assert target is not None
     torch.manual_seed(0)
     model = found.model.build(store.info)
@@ -82,7 +82,7 @@ def bare_loop(found: Recipe) -> Callable[[], None]:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and report."""
     given = arguments(
         __doc__, pairs=(11, "in turns"), steps=(6, "in a turn"), threads=(2, "of torch"), width=(16, "of the net")
     )
@@ -114,7 +114,7 @@ def main() -> None:
         rows.append(Row(f"{name}, images/s", median(speeds.peer), median(speeds.ours), ratio, goal, met, detail))
     notes = [
         f"unet-segment of width {given.width} on 197×233 slices, batch {found.train.batch}, {given.threads} threads; "
-        f"{pairs} pairs in turns of {given.steps} steps. Denormals are flushed for all.",
+        f"{pairs} pairs in turns of {given.steps} steps. Denormals are flushed for all."
     ]
     tell("unet_step", "Training step of a U-Net", rows, notes)
 

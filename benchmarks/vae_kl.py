@@ -1,19 +1,19 @@
-"""`vae-kl` on photographs, with its own losses and with faults that public training scripts have, for equally long.
+"""`vae-kl` on photographs, with its own losses and with faults of public training scripts, equally long.
 
     python benchmarks/vae_kl.py [--minutes 5] [--threads 1]
 
 One small network, three objectives:
 
-- ours: absolute and perceptual differences, a KL summed over the code, a critic whose turn sees detached images;
+- ours: absolute and perceptual differences, a KL summed over the code, a critic whose turn uses detached images;
 - faulty: the perceptual loss computed without a gradient, the critic's own loss with one for the autoencoder, the KL
-  averaged over the code, all beside losses that are summed over an image;
+  averaged over the code, all added to losses that are summed over an image;
 - script: what diffusers' `train_autoencoderkl.py` did in commit 2e348b8: the perceptual loss without a gradient, and a
-  critic that is asked but never moves. In commit e276f08 it moves, its turn not detached.
+  critic that is evaluated but never updated. In commit e276f08 it is updated, its turn not detached.
 
-Ours has the minutes that are given; the others have as many images as take them equally long, by steps that are timed
-in turns, as other work on the machine would decide otherwise. Trained on crops of 64 px, judged on crops of 128 px of
-held-out photographs: PSNR, SSIM, and the distance of EfficientNet-Lite0, which none was trained with (the perceptual
-loss has MobileNetV2's features).
+Ours is trained for the given minutes; the others for as many images as take equally long, by steps that are timed
+alternately, because other work on the machine would distort this otherwise. Trained on crops of 64 px, evaluated on
+crops of 128 px of held-out photographs: PSNR, SSIM, and the distance of EfficientNet-Lite0, which none was trained with
+(the perceptual loss has MobileNetV2's features).
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ import torch
 from torch import Tensor, nn
 
 import ectype
-from ectype.data.batch import Batch, Moment
-from ectype.losses.mixture import Mixture
-from ectype.models.autoencoder import Autoencoder, Pass
+from ectype.config.recipe import Recipe, load_recipe
+from ectype.config.schema import DataInfo
+from ectype.core.random import StepContext
+from ectype.data.batch import Batch
+from ectype.losses.weighted import WeightedLoss
+from ectype.models.autoencoder import Autoencoder, AutoencoderOutput
 from ectype.objectives.base import LossTerms
 from ectype.objectives.critic_term import CriticTerm
 from ectype.objectives.reconstruction import Reconstruction, ReconstructionConfig
-from ectype.recipe import Recipe, load_recipe
-from ectype.sections import DataInfo
-from ectype.training.assemble import assemble
+from ectype.training.build import build_trainer
+from ectype.training.run import train
 from photos import Judge, between, busiest, bytes_of, crops, in_parts, sheet, stacked, training_crops
 
 TRAINED_WITH, JUDGED_BY = "MobileNetV2", "EfficientNet-Lite0"
@@ -75,11 +77,11 @@ class FaultyConfig(ReconstructionConfig):
     """Whether the autoencoder gets the gradient of the critic's own loss, and the KL is averaged."""
 
     def build(self, model: nn.Module, info: DataInfo, *, images: int) -> Reconstruction:
-        mixture = Mixture(self.loss, channels=info.channels, network=self.network)
+        mixture = WeightedLoss(self.loss, channels=info.channels, network=self.network)
         return Faulty(
             model,
             self.weights,
-            mixture=mixture,
+            losses=mixture,
             critic=CriticTerm(self.adversary, info, images=images),
             mixes=self.mixes,
         )
@@ -92,37 +94,38 @@ class Faulty(Reconstruction):
         super().__init__(model, weights, **parts)
         self.mixes = mixes
 
-    def losses(self, model: Autoencoder, raw: Tensor, image: Tensor) -> dict[str, tuple[float | Tensor, Tensor]]:
-        """The perceptual loss is there to be seen, and has no gradient."""
-        found = super().losses(model, raw, image)
+    def image_losses(self, model: Autoencoder, raw: Tensor, image: Tensor) -> dict[str, tuple[float | Tensor, Tensor]]:
+        """The perceptual loss is reported and has no gradient."""
+        found = super().image_losses(model, raw, image)
         return {name: (weight, v.detach() if name == "perceptual" else v) for name, (weight, v) in found.items()}
 
-    def terms(
-        self, model: Autoencoder, batch: Batch, moment: Moment, weights: dict[str, float]
-    ) -> tuple[LossTerms, Pass]:
-        """The KL is a mean over the numbers of the code."""
-        found, done = super().terms(model, batch, moment, weights)
+    def loss_terms(
+        self, model: Autoencoder, batch: Batch, context: StepContext, weights: dict[str, float]
+    ) -> tuple[LossTerms, AutoencoderOutput]:
+        """The KL is a mean over the dimensions of the code."""
+        found, done = super().loss_terms(model, batch, context, weights)
         if self.mixes:
-            found = LossTerms({**found.terms, "KL": (weights["KL"], done.coded.penalties["KL"].mean())}, found.notes)
+            kl = done.bottleneck.penalties["KL"].mean()
+            found = LossTerms({**found.terms, "KL": (weights["KL"], kl)}, found.notes)
         return found, done
 
-    def score(self, batch: Batch, moment: Moment) -> LossTerms:
-        """The critic's own loss adds its gradient to the autoencoder's, as where its images are not detached."""
+    def score(self, batch: Batch, context: StepContext) -> LossTerms:
+        """The critic's own loss adds its gradient to the autoencoder's, as when images are not detached."""
         assert self.critic is not None
-        found, done = self.terms(self.model, batch, moment, self.weights)
+        found, done = self.loss_terms(self.model, batch, context, self.weights)
         made = self.model.likelihood.mean(done.raw)
-        found = self.critic.join(found, made, batch.image, self.model.last_layer, moment)
-        if self.mixes and self.critic.ready():
+        found = self.critic.add_to_loss(found, made, batch.image, self.model.last_layer, context)
+        if self.mixes and self.critic.has_joined():
             adversary = self.critic.adversary
-            scores = adversary.judge(torch.cat([batch.image, made]) * 2 - 1, None, moment, ("real", "fake"))
-            own = adversary.game.critic(*scores.chunk(2))
-            # The other terms are means: beside sums it would be so much smaller.
-            found = LossTerms({**found.terms, "the critic's own": (1 / self.model.info.numbers, own)}, found.notes)
+            scores = adversary.score(torch.cat([batch.image, made]) * 2 - 1, None, context, ("real", "fake"))
+            own = adversary.adversarial_loss.critic(*scores.chunk(2))
+            # The other terms are means; compared with sums the KL would be too small.
+            found = LossTerms({**found.terms, "the critic's own": (1 / self.model.info.num_elements, own)}, found.notes)
         return found
 
 
 def recipe(arm: str, words: list[str]) -> Recipe:
-    """The same network and words, with an arm's objective."""
+    """Return the same network and overrides, with the objective of an arm."""
     found = load_recipe("vae-kl", words)
     if arm == "ours":
         return found
@@ -133,22 +136,22 @@ def recipe(arm: str, words: list[str]) -> Recipe:
 
 
 class Noise:
-    """Images to time steps with."""
+    """Number of images for timing steps."""
 
     def __len__(self) -> int:
         return 64
 
-    def __call__(self, index: Tensor, moment: object) -> Batch:
+    def __call__(self, index: Tensor, context: object) -> Batch:
         return Batch(torch.rand(len(index), 3, SIDE, SIDE))
 
 
 def costs(recipes: Mapping[str, Recipe], rounds: int = 6) -> dict[str, float]:
-    """CPU seconds of a step of each arm, with a critic that counts and without one in equal parts."""
+    """Return the CPU seconds of a step of each arm, half with and half without an active critic."""
     info, device = DataInfo(3, (SIDE, SIDE)), torch.device("cpu")
     trainers = []
     for arm, found in recipes.items():
-        waiting = assemble(found, info, Noise(), budget=10_000, device=device)
-        trainers += [(arm, waiting), (arm, waiting.rehearsal())]
+        waiting = build_trainer(found, info, Noise(), budget=10_000, device=device)
+        trainers += [(arm, waiting), (arm, waiting.dry_run_copy())]
     spent: dict[str, list[float]] = {arm: [] for arm in recipes}
     for turn in range(rounds + 1):
         for arm, trainer in trainers:
@@ -160,8 +163,8 @@ def costs(recipes: Mapping[str, Recipe], rounds: int = 6) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and tell."""
-    given = arguments(__doc__, minutes=(5, "of training, each"), threads=(1, "of torch"), seed=(0, "of the runs"))
+    """Measure and report."""
+    given = arguments(__doc__, minutes=(5, "of training for each"), threads=(1, "of torch"), seed=(0, "of the runs"))
     torch.set_num_threads(given.threads)
     source, budget = training_crops(SIDE, 2 * SIDE), 1 if given.quick else given.minutes
     found = crops("test", JUDGED_AT)
@@ -172,11 +175,11 @@ def main() -> None:
     for arm in ARMS:
         length = f"train.images={round(images * took['ours'] / took[arm])}" if images else f"train.minutes={budget}"
         place = KEPT / "vae-kl" / f"{arm}-{budget}-{given.seed}"
-        run = ectype.train(recipe(arm, [*words, length]), source, out=Path(place), console=console)
+        run = train(recipe(arm, [*words, length]), source, out=Path(place), console=console)
         model = ectype.load(run.path, device="cpu")
         assert isinstance(model, Autoencoder)
         images = images or run.summary()["seen"]
-        seen[arm] = f"{run.summary()['seen']:,} crops, {run.summary()['seconds'] / 60:.1f} minutes on the clock"
+        seen[arm] = f"{run.summary()['seen']:,} crops, {run.summary()['seconds'] / 60:.1f} minutes of wall time"
         made[arm] = in_parts(model.reconstruct, real)
         values[arm] = judge(made[arm], real)
     rows = []
@@ -203,8 +206,8 @@ def main() -> None:
         "CPU seconds of a step: " + ", ".join(f"{arm} {seconds:.3f}" for arm, seconds in took.items()),
         f"{len(found)} crops of {len(set(names))} held-out photographs; intervals over photographs, then their crops.",
         "faulty: perceptual loss without gradient, critic's turn not detached, KL averaged; script: perceptual loss "
-        "without gradient, a critic that never moves, as in diffusers' train_autoencoderkl.py of commit 2e348b8.",
-        f"Codes of 4×{SIDE // 4}×{SIDE // 4} for 3×{SIDE}×{SIDE}, 12 × fewer numbers, not rounded.",
+        "without gradient, a critic that is never updated, as in diffusers' train_autoencoderkl.py of commit 2e348b8.",
+        f"Codes of 4×{SIDE // 4}×{SIDE // 4} for 3×{SIDE}×{SIDE}, 12 × fewer values, not rounded.",
     ]
     tell("vae_kl", "An AutoencoderKL trained with and without the faults of public scripts", rows, notes)
 

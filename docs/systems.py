@@ -1,10 +1,10 @@
-"""Pictures and figures of every preset for the site, each trained for a minute or a few on the shared images.
+"""Pictures and figures of every preset for the site, each trained for a few minutes on the shared images.
 
     python docs/systems.py [--minutes 1] [--processes 1] [NAME …]
 
-What this gives is no measure of a system; it shows what kind of pictures each makes. Digits are fewer than
-MNIST has: judging 10,000 takes longer than the training. Runs are kept in the cache, so that the command goes on where
-it was cut off.
+The result does not measure how good a preset is; it shows what kind of images each produces. Only some of MNIST's
+digits are used, because evaluating on 10,000 takes longer than the training. Runs are kept in the cache, so that an
+interrupted command continues.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-import ectype
+from ectype.analysis.open_view import open_view
+from ectype.analysis.results import evaluate
+from ectype.config.recipe import Recipe, load_recipe, preset_names
+from ectype.core.errors import EctypeError, EctypeWarning
+from ectype.core.files import cache_root
+from ectype.core.images import to_uint8
 from ectype.data.preview import contact_sheet
-from ectype.errors import EctypeError, EctypeWarning
 from ectype.models.base import Reconstructs, Samples, Translates, evaluating
-from ectype.paths import cache_root
-from ectype.recipe import Recipe, load_recipe, preset_names
-from ectype.results import evaluate, view
-from ectype.training.rundir import RunDir
-from ectype.training.watch import to_uint8
+from ectype.runs.run_dir import RunDir
+from ectype.training.run import train
 
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("ECTYPE_SHARED", HERE.parent.parent / "shared")) / "data"
 PLACE = HERE / "site" / "systems"
 COLUMNS, ROWS = 8, 2
 DIGITS = {"train": 10_000, "t10k": 1_000}
-"""Of MNIST, the first of either part."""
+"""Number of digits used of each part of MNIST."""
 CODER = "vae"
-"""Preset whose codes are learned by those that are set upon a run."""
+"""Preset whose codes are learned by presets that are trained on a run."""
 SIDE = 512
-"""Pixels that a picture is about as wide as: small images are enlarged by a whole number."""
-FIRST = ("mean Dice", "PSNR", "FD-", "log-likelihood", "−ELBO", "coverage", "SSIM")
-"""Figures that are shown, by the beginnings of their names, one of each."""
+"""Approximate width of a picture in pixels; small images are enlarged by an integer factor."""
+FIRST = ("mean_dice", "psnr", "fd", "log_likelihood_iw", "negative_elbo", "coverage", "ssim")
+"""Metrics of which one figure each is shown."""
 
 
 def images(recipe: Recipe) -> tuple[Path, list[str]]:
-    """Shared images that suit a preset, and words that bring them to a size for two cores."""
+    """Return shared images that suit a preset, and overrides that resize them for two cores."""
     data = recipe.data
     if data.pairs == "masks":
         return SHARED / "brain", ["size=64", "data.resize=squash"]
@@ -63,19 +64,19 @@ def images(recipe: Recipe) -> tuple[Path, list[str]]:
 
 
 def large(recipe: Recipe) -> bool:
-    """Whether a preset is made for images that are larger than digits."""
-    return recipe.data.sides is not None and min(recipe.data.sides) >= 64
+    """Return whether a preset is designed for images that are larger than digits."""
+    return recipe.data.fixed_size is not None and min(recipe.data.fixed_size) >= 64
 
 
 def longer(recipe: Recipe) -> float:
-    """How many times as long as the others a preset must train for its pictures to show something."""
+    """Return the factor by which a preset must train longer than others for recognizable pictures."""
     if recipe.about.family == "GAN":
         return 6
     return 4 if recipe.about.family == "U-Net" or large(recipe) else 1
 
 
 def digits() -> Path:
-    """A file of some of MNIST's digits and their labels, training and test apart."""
+    """Return a file with some of MNIST's digits and their labels, training and test separately."""
     file = cache_root() / "systems" / f"mnist-{DIGITS['train']}.npz"
     if not file.is_file():
         arrays = {}
@@ -90,37 +91,37 @@ def digits() -> Path:
     return file
 
 
-def upon(name: str) -> bool:
-    """Whether a preset is set upon the codes of another run."""
+def on_codes(name: str) -> bool:
+    """Return whether a preset is trained on the codes of another run."""
     return load_recipe(name).model.kind == "on_codes"
 
 
 def trained(name: str, minutes: float, console: Console) -> tuple[RunDir, str]:
-    """The run of a preset, and the command that makes it."""
+    """Return the run of a preset, and the command that trains it."""
     recipe = load_recipe(name)
     source, words = images(recipe)
     words, taken = [*words, "run.threads=1"], minutes * longer(recipe)
     place = cache_root() / "systems" / f"{name}-{taken:g}"
-    given, told = source, source.name + ("" if source.is_file() else "/")
-    if upon(name):
-        given, told, words = trained(CODER, minutes, console)[0].path, f"runs/{CODER}", words[-1:]
-    run = ectype.train(name, given, [*words, f"train.minutes={taken:g}"], out=place, console=console)
-    return run, shlex.join(["ectype", "train", name, told, *words, "--minutes", f"{taken:g}"])
+    data, shown_source = source, source.name + ("" if source.is_file() else "/")
+    if on_codes(name):
+        data, shown_source, words = (trained(CODER, minutes, console)[0].path, f"runs/{CODER}", words[-1:])
+    run = train(name, data, [*words, f"train.minutes={taken:g}"], out=place, console=console)
+    return run, shlex.join(["ectype", "train", name, shown_source, *words, "--minutes", f"{taken:g}"])
 
 
 def shown(run: RunDir) -> Image.Image:
-    """What a model makes: samples where it samples, else images above what it made of them."""
-    seen = view(run, device="cpu")
+    """Draw samples, or images above their reconstructions if the model cannot sample."""
+    seen = open_view(run, device="cpu")
     model = seen.model
     with evaluating(model):
         if isinstance(model, Samples):
             made = model.sample(COLUMNS * ROWS, generator=torch.Generator().manual_seed(0))
         else:
             places = torch.tensor(seen.chosen(COLUMNS, "systems"))
-            batch = seen.test(places, seen.moment)
+            batch = seen.test(places, seen.context)
             if isinstance(model, Translates):
-                given, wanted = model.pair(batch, seen.moment)
-                rows = [given.expand(-1, 3, -1, -1), model.picture(model.translate(given)), model.picture(wanted)]
+                given, wanted = model.input_and_target(batch, seen.context)
+                rows = [given.expand(-1, 3, -1, -1), model.to_rgb(model.translate(given)), model.to_rgb(wanted)]
             else:
                 assert isinstance(model, Reconstructs)
                 rows = [batch.image, model.reconstruct(batch.image)]
@@ -130,14 +131,14 @@ def shown(run: RunDir) -> Image.Image:
 
 
 def figures(run: RunDir) -> list[str]:
-    """The figures that say most, with their intervals."""
-    found = evaluate(run).figures
-    chosen = [next((figure for figure in found if figure.name.startswith(start)), None) for start in FIRST]
+    """Return the most important figures with their intervals."""
+    found = evaluate(run)
+    chosen = [found.first_of(metric) for metric in FIRST]
     return [f"{figure.name} {figure.text} ({figure.interval})" for figure in chosen if figure is not None]
 
 
 def made(given: tuple[str, float]) -> tuple[str, dict[str, Any] | None]:
-    """Train a preset if it was not, and write its picture; None where it cannot be trained like this."""
+    """Train a preset if necessary, and write its picture; None if it cannot be trained here."""
     name, minutes = given
     warnings.simplefilter("ignore", EctypeWarning)
     torch.set_num_threads(1)
@@ -153,11 +154,11 @@ def made(given: tuple[str, float]) -> tuple[str, dict[str, Any] | None]:
 
 
 def main() -> None:
-    """Train what was not, and write pictures and `systems.json`."""
+    """Train all presets that have no run yet, and write pictures and `systems.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="presets; all if none is named")
-    told = "of training, of GANs, U-Nets and large networks several times as many (1)"
-    parser.add_argument("--minutes", type=float, default=1.0, help=told)
+    parser.add_argument("names", nargs="*", help="presets; all if none is given")
+    minutes_help = "of training; several times as many for GANs, U-Nets and large networks (1)"
+    parser.add_argument("--minutes", type=float, default=1.0, help=minutes_help)
     parser.add_argument("--processes", type=int, default=1, help="at a time (1)")
     given = parser.parse_args()
     PLACE.mkdir(exist_ok=True)
@@ -165,9 +166,9 @@ def main() -> None:
     file = PLACE / "systems.json"
     said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     names = given.names or preset_names()
-    # What is set upon a run comes after that run.
+    # Presets that are trained on a run come after that run.
     for turn in (False, True):
-        work = [(name, given.minutes) for name in names if upon(name) == turn]
+        work = [(name, given.minutes) for name in names if on_codes(name) == turn]
         with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
             for name, found in pool.imap_unordered(made, work):
                 if found is not None:

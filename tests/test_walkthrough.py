@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md tells how to bring a model of one's own: what it says is done here, to the letter."""
+"""Run the example of CONTRIBUTING.md, which adds a model, exactly as it is printed there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ectype.training.rundir import RunDir
+from ectype.runs.run_dir import RunDir
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 
@@ -31,12 +31,12 @@ def test_your_own_model_in_one_file(tmp_path: Path) -> None:
 
     done = run(*command[2:])
     assert done.returncode == 0, done.stderr
-    made = RunDir(tmp_path / "runs" / "smoother")
-    assert made.state() == "finished"
-    checks = [line["SSE"] for line in made.metrics() if line["kind"] == "check"]
+    run_dir = RunDir(tmp_path / "runs" / "smoother")
+    assert run_dir.state() == "finished"
+    checks = [line["SSE"] for line in run_dir.metrics() if line["kind"] == "check"]
     assert checks[-1] < 0.8 * checks[0]
     assert "PSNR" in done.stdout
-    assert made.report.stat().st_size > 10_000
+    assert run_dir.report.stat().st_size > 10_000
     again = run(*command[2:])
     assert "is finished" in again.stdout
     assert run("reconstruct", "runs/smoother", "runs/smoother/samples").returncode == 0

@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from ectype.recipe import preset_names
+from ectype.config.recipe import preset_names
 from tests.conformance.test_presets import GOLDEN, first_losses
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ectype.recipe import Recipe, load_recipe
+from ectype.config.recipe import Recipe, load_recipe
 
 DEVICE = os.environ.get("ECTYPE_TEST_DEVICE", "cpu")
 """Where presets are trained: `cuda` has the whole suite run on a GPU, as it runs here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +16,16 @@ import pytest
 import torch
 
 import ectype
+from ectype.config.recipe import Recipe, preset_names
+from ectype.core.errors import Interrupted
 from ectype.data.batch import Batch
-from ectype.errors import Interrupted
-from ectype.loading import open_data
-from ectype.models.base import Encodes, Reconstructs, Samples, Scores
+from ectype.models.base import Encodes, HasLogLikelihood, Reconstructs, Samples
 from ectype.models.translator import Translator
-from ectype.recipe import Recipe, preset_names
-from ectype.training import checkpoint
+from ectype.runs import checkpoint
+from ectype.runs.load import open_data
+from ectype.runs.run_dir import RunDir
 from ectype.training.loop import Callback
-from ectype.training.rundir import RunDir
+from ectype.training.run import train
 from ectype.training.trainer import Trainer
 
 from .small import small
@@ -34,12 +36,14 @@ PRESETS = preset_names()
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory):
-    """Runs by preset, each trained once."""
+    """Return the run of a preset, trained once, with the checkpoint of every check."""
     runs: dict[str, RunDir] = {}
 
     def get(name: str) -> RunDir:
         if name not in runs:
-            runs[name] = ectype.train(small(name), out=tmp_path_factory.mktemp(name) / "run")
+            recipe = small(name)
+            kept = recipe.override({"run.keep_every": recipe.train.images // 5})
+            runs[name] = train(kept, out=tmp_path_factory.mktemp(name) / "run")
         return runs[name]
 
     return get
@@ -65,6 +69,18 @@ def newest(run: RunDir) -> Path:
     return found
 
 
+def cut_off(run: RunDir, place: Path, *, seen: int) -> RunDir:
+    """Copy a run as it was when a process was killed some time after the check at `seen` images."""
+    copy = RunDir(shutil.copytree(run.path, place))
+    copy.summary_file.unlink()
+    shutil.rmtree(copy.model)
+    for found in checkpoint.checkpoint_dirs(copy.checkpoints):
+        if checkpoint.load_state(found)["seen"] > seen:
+            shutil.rmtree(found)
+    assert checkpoint.load_state(newest(copy))["seen"] == seen
+    return copy
+
+
 def assert_same_checkpoint(one: Path, two: Path) -> None:
     """Every tensor and every piece of state but the time it took, at zero tolerance."""
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
@@ -79,6 +95,7 @@ def assert_same_checkpoint(one: Path, two: Path) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 class TestPreset:
+    @pytest.mark.trains
     def test_its_own_measure_improves(self, name: str, trained) -> None:
         run = trained(name)
         values = watched(run)
@@ -86,6 +103,7 @@ class TestPreset:
         assert min(values[1:]) < values[0]
         assert run.state() == "finished"
 
+    @pytest.mark.trains
     def test_outputs_are_images_in_range(self, name: str, trained) -> None:
         run = trained(name)
         model, image = ectype.load(run.path, device="cpu"), held_out(run.recipe)
@@ -103,7 +121,7 @@ class TestPreset:
             if isinstance(model, Translator):
                 shown.append(model.translate(image))
                 assert shown[-1].shape == (12, model.channels, *image.shape[2:])
-            if isinstance(model, Scores):
+            if isinstance(model, HasLogLikelihood):
                 assert torch.isfinite(model.log_likelihood(image, samples=2)).all()
         assert shown, "a model that can do nothing"
         for images in shown:
@@ -111,6 +129,7 @@ class TestPreset:
             assert images.max() <= 1
             assert images.std() > 0
 
+    @pytest.mark.trains
     def test_it_loads_bit_equal(self, name: str, trained) -> None:
         run = trained(name)
         shipped = checkpoint.load_tensors(run.model / "model.safetensors")
@@ -122,24 +141,17 @@ class TestPreset:
             draws = [m.sample(4, generator=torch.Generator().manual_seed(3)) for m in (one, two)]
             assert torch.equal(*draws)
 
+    @pytest.mark.trains
     def test_it_resumes_bit_equal(self, name: str, trained, tmp_path: Path) -> None:
-        recipe = small(name)
-        budget, each = recipe.train.images, recipe.train.images // 5
-        last = 47 * budget // 3200  # between two checks
-
-        class Stop(Callback):
-            def stepped(self, trainer: Trainer) -> None:
-                if trainer.step_count == last:
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-        with pytest.raises(Interrupted, match=f"stopped at {32 * last:,} of {budget:,} images"):
-            ectype.train(recipe, out=tmp_path / "run", callbacks=[Stop()])
-        assert RunDir(tmp_path / "run").state() == "unfinished"
+        """Continue a copy of the run from the checkpoint of its second check."""
+        whole = trained(name)
+        each = whole.recipe.train.images // 5
+        run = cut_off(whole, tmp_path / "run", seen=2 * each)
+        assert run.state() == "unfinished"
         torch.manual_seed(99)
-        resumed = ectype.train(recipe, out=tmp_path / "run")
-        assert_same_checkpoint(newest(resumed), newest(trained(name)))
-        seen = [line["seen"] for line in checks(resumed)]
-        assert seen == [each, 2 * each, 3 * each, 4 * each, 5 * each]
+        resumed = train(run.recipe, out=run.path)
+        assert_same_checkpoint(newest(resumed), newest(whole))
+        assert [line["seen"] for line in checks(resumed)] == [each, 2 * each, 3 * each, 4 * each, 5 * each]
 
     def test_losses_are_those_of_before(self, name: str) -> None:
         golden = json.loads(GOLDEN.read_text())
@@ -149,10 +161,10 @@ class TestPreset:
 
 def first_losses(name: str) -> list[float]:
     """Totals of the first twenty steps on images made of sines: a refactoring must not change them."""
+    from ectype.config.schema import DataInfo, Target
+    from ectype.core.distributed import World
+    from ectype.core.random import derive_seed
     from ectype.objectives.base import Objective
-    from ectype.sections import DataInfo, Target
-    from ectype.training.distributed import World
-    from ectype.training.position import derive
 
     recipe = small(name, **{"run.threads": 1})
     steps = torch.arange(64).view(-1, 1, 1, 1) + 1
@@ -169,11 +181,11 @@ def first_losses(name: str) -> list[float]:
         def __len__(self) -> int:
             return len(image)
 
-        def __call__(self, index: torch.Tensor, moment: object) -> Batch:
+        def __call__(self, index: torch.Tensor, context: object) -> Batch:
             return Batch(image[index], index % 2, None if target is None else target[index])
 
     info = DataInfo(1, (16, 16), ("even", "odd"), (0.5, 0.5), binary, target=partner)
-    torch.manual_seed(derive(recipe.train.seed, "weights"))
+    torch.manual_seed(derive_seed(recipe.train.seed, "weights"))
     objective = recipe.objective.build(recipe.model.build(info), info, images=3200)
     assert isinstance(objective, Objective)
     trainer = Trainer(objective, Sines(), recipe, budget=3200, device=torch.device("cpu"), world=World())
@@ -185,10 +197,33 @@ def first_losses(name: str) -> list[float]:
     return losses
 
 
+# ── A real signal ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("name", ["vae-mlp", "gan-mlp"])
+def test_a_signal_between_two_checks_saves_and_resumes_bit_equal(name: str, trained, tmp_path: Path) -> None:
+    recipe = small(name)
+    budget = recipe.train.images
+    last = 47 * budget // 3200  # between two checks
+
+    class Stop(Callback):
+        def stepped(self, trainer: Trainer) -> None:
+            if trainer.step_count == last:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=f"stopped at {32 * last:,} of {budget:,} images"):
+        train(recipe, out=tmp_path / "run", callbacks=[Stop()])
+    assert RunDir(tmp_path / "run").state() == "unfinished"
+    torch.manual_seed(99)
+    assert_same_checkpoint(newest(train(recipe, out=tmp_path / "run")), newest(trained(name)))
+
+
 # ── A real kill ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.slow
+@pytest.mark.trains
 @pytest.mark.parametrize("name", ["ae-conv", "vae", "dae"])
 def test_it_survives_kill_9(name: str, tmp_path: Path, trained) -> None:
     """Killed at random moments, writing a checkpoint perhaps, and started again until it is done."""
@@ -201,9 +236,9 @@ def test_it_survives_kill_9(name: str, tmp_path: Path, trained) -> None:
     while run.state() != "finished":
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
         if kills < 3:
-            begun = len(checkpoint.places(run.checkpoints)) if run.checkpoints.is_dir() else 0
+            begun = len(checkpoint.checkpoint_dirs(run.checkpoints)) if run.checkpoints.is_dir() else 0
             while process.poll() is None and (
-                not run.checkpoints.is_dir() or len(checkpoint.places(run.checkpoints)) <= min(begun, 1)
+                not run.checkpoints.is_dir() or len(checkpoint.checkpoint_dirs(run.checkpoints)) <= min(begun, 1)
             ):
                 time.sleep(0.01)
             time.sleep(chance.uniform(0, 0.6))

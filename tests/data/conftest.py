@@ -1,4 +1,4 @@
-"""Images made on the fly, and a cache of its own for each test."""
+"""Generated images, and a separate cache for each test."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that no other test sees; its data folder."""
+    """Use a cache that no other test uses, and return its data folder."""
     monkeypatch.setenv("ECTYPE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "data"
 
 
 @pytest.fixture
 def picture() -> Callable[..., Image.Image]:
-    """Make a smooth coloured picture that differs by seed."""
+    """Return a function that makes a smooth color image from a seed."""
 
     def make(seed: int = 0, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Image.Image:
         rng = np.random.default_rng(seed)
@@ -32,7 +32,7 @@ def picture() -> Callable[..., Image.Image]:
 
 @pytest.fixture
 def folder(tmp_path: Path, picture: Callable[..., Image.Image]) -> Callable[..., Path]:
-    """Make a folder of named pictures."""
+    """Return a function that makes a folder of images with the given names."""
 
     def make(*names: str, root: str = "images", **how: object) -> Path:
         for i, name in enumerate(names):
@@ -44,8 +44,8 @@ def folder(tmp_path: Path, picture: Callable[..., Image.Image]) -> Callable[...,
     return make
 
 
-class SeededMoment:
-    """A moment whose draws depend on a seed and their use."""
+class FakeStepContext:
+    """A step context whose draws depend on a seed and their use."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed, self.seen, self.step = seed, 0, 0
@@ -63,5 +63,5 @@ class SeededMoment:
 
 
 @pytest.fixture
-def moment() -> SeededMoment:
-    return SeededMoment()
+def context() -> FakeStepContext:
+    return FakeStepContext()

@@ -1,4 +1,4 @@
-"""Augmentation: what it may do, and what it must leave alone."""
+"""Augmentation: what it changes, and what it must not change."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ectype.config.schema import Augment
 from ectype.data.augment import augment
-from ectype.sections import Augment
 
 images = torch.rand(64, 3, 12, 10, generator=torch.Generator().manual_seed(0))
 
 
-def test_nothing_asked_is_nothing_done(moment):
-    assert augment(images, Augment(), moment) is images
-    assert moment.uses == []
+def test_nothing_asked_is_nothing_done(context):
+    assert augment(images, Augment(), context) is images
+    assert context.uses == []
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -27,24 +27,24 @@ def test_nothing_asked_is_nothing_done(moment):
     channels=st.sampled_from([1, 3]),
     size=st.tuples(st.integers(4, 20), st.integers(4, 20)),
 )
-def test_shape_and_range_are_kept(moment, flip, crop, shift, colour, channels, size):
+def test_shape_and_range_are_kept(context, flip, crop, shift, colour, channels, size):
     image = torch.rand(5, channels, *size)
-    out = augment(image, Augment(flip=flip, crop=crop, shift=shift, colour=colour), moment)
+    out = augment(image, Augment(flip=flip, crop=crop, shift=shift, colour=colour), context)
     assert out.shape == image.shape
     assert out.min() >= 0
     assert out.max() <= 1
 
 
-def test_flip_turns_about_half_and_changes_nothing_else(moment):
-    out = augment(images, Augment(flip=True), moment)
+def test_flip_turns_about_half_and_changes_nothing_else(context):
+    out = augment(images, Augment(flip=True), context)
     same = (out == images).flatten(1).all(1)
     turned = (out == images.flip(3)).flatten(1).all(1)
     assert (same ^ turned).all()
     assert 16 < turned.sum() < 48
 
 
-def test_shift_moves_whole_pixels_and_mirrors_the_border(moment):
-    out = augment(images, Augment(shift=0.25), moment)
+def test_shift_moves_whole_pixels_and_mirrors_the_border(context):
+    out = augment(images, Augment(shift=0.25), context)
     seen = set()
     for one, before in zip(out, images, strict=True):
         padded = torch.nn.functional.pad(before[None], (2, 2, 3, 3), mode="reflect")[0]
@@ -57,10 +57,10 @@ def test_shift_moves_whole_pixels_and_mirrors_the_border(moment):
     assert {x for _, x in seen} == set(range(-2, 3))
 
 
-def test_crop_shows_a_window_inside_the_image(moment):
-    # A ramp stays a ramp: its slope is the zoom, its ends lie within the original's.
+def test_crop_shows_a_window_inside_the_image(context):
+    # A crop of a ramp is a ramp: its slope is the zoom factor, and its ends lie within the original's.
     ramp = ((torch.arange(40) + 0.5) / 40).expand(64, 1, 40, 40)
-    out = augment(ramp, Augment(crop=0.4), moment)
+    out = augment(ramp, Augment(crop=0.4), context)
     inner = out[:, 0, :, 2:-2]
     slope = inner.diff(dim=2) * 40
     assert (slope.std(2) < 1e-3).all()
@@ -70,9 +70,9 @@ def test_crop_shows_a_window_inside_the_image(moment):
     torch.testing.assert_close(out, out[:, :, :1].expand_as(out), atol=1e-5, rtol=0)
 
 
-def test_colour_of_grey_images_is_light_and_contrast_only(moment):
+def test_colour_of_grey_images_is_light_and_contrast_only(context):
     grey = images.mean(1, keepdim=True).expand(-1, 3, -1, -1) * 0.5 + 0.2
-    out = augment(grey, Augment(colour=0.1), moment)
+    out = augment(grey, Augment(colour=0.1), context)
     torch.testing.assert_close(out[:, 0], out[:, 1])
     torch.testing.assert_close(out[:, 0], out[:, 2])
     light = out.mean((1, 2, 3)) / grey.mean((1, 2, 3))
@@ -81,17 +81,17 @@ def test_colour_of_grey_images_is_light_and_contrast_only(moment):
     assert light.std() > 0.02
 
 
-def test_each_image_has_its_own_draw_and_the_same_moment_the_same(moment):
+def test_each_image_has_its_own_draw_and_the_same_moment_the_same(context):
     same = images[:1].expand(16, -1, -1, -1)
     config = Augment(flip=True, crop=0.3, shift=0.2, colour=0.3)
-    out = augment(same, config, moment)
+    out = augment(same, config, context)
     assert len(torch.unique(out.flatten(1), dim=0)) == 16
-    torch.testing.assert_close(augment(same, config, moment), out, atol=0, rtol=0)
+    torch.testing.assert_close(augment(same, config, context), out, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["flip", "crop", "shift", "colour"])
-def test_draws_are_one_for_each_image_of_the_micro_batch(moment, name):
-    """An image's augmentation depends on its draws alone, not on its neighbours."""
+def test_draws_are_one_for_each_image_of_the_micro_batch(context, name):
+    """An image's augmentation depends on its own draws only, not on its neighbors in the batch."""
 
     class Sliced:
         seen = step = 0
@@ -100,12 +100,12 @@ def test_draws_are_one_for_each_image_of_the_micro_batch(moment, name):
             self.part = part
 
         def uniform(self, use: str, *shape: int) -> torch.Tensor:
-            return moment.uniform(use, 64, *shape[1:])[self.part]
+            return context.uniform(use, 64, *shape[1:])[self.part]
 
         def normal(self, use: str, *shape: int) -> torch.Tensor:
             raise AssertionError
 
     config = Augment(**{name: True if name == "flip" else 0.3})
-    whole = augment(images, config, moment)
+    whole = augment(images, config, context)
     parts = [augment(images[part], config, Sliced(part)) for part in (slice(0, 20), slice(20, 64))]
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-6, rtol=0)

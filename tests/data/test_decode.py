@@ -1,4 +1,4 @@
-"""Any file becomes pixels of the wanted shape, or a reason."""
+"""Any file is decoded to pixels of the target shape, or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ectype.data.chunks import decode_chunk, measure
-from ectype.data.decode import Rejected, Spec, colour, decode, reduce16
-from ectype.data.raw import Unreadable
+from ectype.data.bit_depth import reduce_16_to_8_bits
+from ectype.data.colors import parse_color
+from ectype.data.decode import Spec, decode
+from ectype.data.decode_batch import decode_batch, measure_batch
+from ectype.data.raw_image import Rejected, Unreadable
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -49,7 +51,7 @@ def test_rgb_of_the_wanted_size_is_copied_exactly(picture):
     out = decode(encoded(image), Spec((6, 8), 3))
     np.testing.assert_array_equal(out.pixels, np.asarray(image).transpose(2, 0, 1))
     assert out.pixels.flags.c_contiguous
-    assert not out.notes
+    assert not out.marks
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "1", "RGBA", "LA", "CMYK"])
@@ -58,8 +60,8 @@ def test_every_mode_becomes_the_wanted_channels(picture, mode, channels):
     kind = "TIFF" if mode == "CMYK" else "PNG"
     image = picture(size=(16, 16)).convert(mode)
     out = decode(encoded(image, kind), Spec((16, 16), channels)).pixels
-    wanted = image.convert("RGB").convert("L" if channels == 1 else "RGB")
-    values = np.asarray(wanted)
+    target = image.convert("RGB").convert("L" if channels == 1 else "RGB")
+    values = np.asarray(target)
     expected = values[None] if channels == 1 else values.transpose(2, 0, 1)
     assert np.abs(out.astype(int) - expected).max() <= 1
 
@@ -79,7 +81,7 @@ def test_transparency_shows_the_background(mode):
     out = decode(encoded(image.convert(mode) if mode == "LA" else image), Spec((8, 8), 3, background=(255, 0, 0)))
     assert out.pixels[:, :, :4].reshape(3, -1).T.tolist() == [[255, 0, 0]] * 32
     assert out.pixels[:, :, 4:].max() <= 2
-    assert out.notes == {"transparent"}
+    assert out.marks == {"transparent"}
 
 
 def test_half_transparent_pixels_are_mixed():
@@ -90,16 +92,16 @@ def test_half_transparent_pixels_are_mixed():
 def test_opaque_alpha_is_no_transparency(picture):
     image = picture().convert("RGBA")
     out = decode(encoded(image), Spec((16, 16), 3))
-    assert not out.notes
+    assert not out.marks
     np.testing.assert_array_equal(out.pixels, np.asarray(image)[..., :3].transpose(2, 0, 1))
 
 
 def test_transparent_colours_do_not_bleed_when_shrunk():
-    # Bright green under full transparency must not tint the edge.
+    # Bright green in fully transparent pixels must not color the edge.
     image = Image.new("RGBA", (64, 64), (0, 255, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, 32, 64))
     out = decode(encoded(image), Spec((8, 8), 3, background=(255, 255, 255))).pixels
-    assert (out[0] >= 240).all()  # red and white both are full in red; green would not be
+    assert (out[0] >= 240).all()  # red and white have full red; green has not
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -107,18 +109,18 @@ def test_sixteen_bit_grey_is_reduced_and_said(kind):
     values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     out = decode(encoded(Image.fromarray(values), kind), Spec((8, 8), 1))
     np.testing.assert_array_equal(out.pixels[0], np.rint(values / 257).astype(np.uint8))
-    assert out.notes == {"16-bit"}
-    assert out.brightest == 65535
+    assert out.marks == {"16-bit"}
+    assert out.max_16_bit_value == 65535
 
 
 def test_sixteen_bit_colour_is_said_too():
     out = decode(png16(np.full((8, 8, 3), 65535)), Spec((8, 8), 3))
     assert (out.pixels == 255).all()
-    assert out.notes == {"16-bit"}
+    assert out.marks == {"16-bit"}
 
 
 def test_sixteen_bit_ppm_is_said_too():
-    assert decode(b"P6 8 8 65535\n" + bytes(8 * 8 * 6), Spec((8, 8), 3)).notes == {"16-bit"}
+    assert decode(b"P6 8 8 65535\n" + bytes(8 * 8 * 6), Spec((8, 8), 3)).marks == {"16-bit"}
 
 
 def test_float_tiff_in_the_unit_interval():
@@ -131,7 +133,7 @@ def test_float_tiff_in_the_unit_interval():
 @given(st.lists(st.integers(0, 65535), min_size=1))
 def test_reduce16_rounds_to_nearest(values):
     array = np.array(values, np.uint16)
-    np.testing.assert_array_equal(reduce16(array), np.floor(array / 257 + 0.5).astype(np.uint8))
+    np.testing.assert_array_equal(reduce_16_to_8_bits(array), np.floor(array / 257 + 0.5).astype(np.uint8))
 
 
 def test_first_frame_of_an_animation():
@@ -142,14 +144,14 @@ def test_first_frame_of_an_animation():
         )
         out = decode(content, Spec((8, 8), 3))
         assert out.pixels[:, 4, 4].tolist() == [255, 0, 0], kind
-        assert out.notes == {"paged" if kind == "TIFF" else "animated"}, kind
+        assert out.marks == {"paged" if kind == "TIFF" else "animated"}, kind
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 def test_exif_orientation_is_undone(picture, orientation, kind):
     upright = picture(3, size=(32, 16))
-    # What a camera held that way would have stored: the inverse of what the tag asks for.
+    # What a camera in this orientation stores: the inverse of the operation that the tag requests.
     inverse = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]
     stored = upright if inverse is None else upright.transpose(Image.Transpose(inverse))
     exif = Image.Exif()
@@ -158,24 +160,24 @@ def test_exif_orientation_is_undone(picture, orientation, kind):
     assert ImageOps.exif_transpose(Image.open(io.BytesIO(content))).size == (32, 16)
     out = decode(content, Spec((16, 32), 3)).pixels.astype(int)
     assert np.abs(out - np.asarray(upright).transpose(2, 0, 1)).mean() < 2
-    assert measure([content]) == [(16, 32)]
+    assert measure_batch([content]) == [(16, 32)]
 
 
 # ── Grey or not ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_guess_of_grey_is_checked(picture):
-    spec = Spec((16, 16), 1, guess=True)
-    assert decode(encoded(picture()), spec).coloured
-    assert not decode(encoded(picture(mode="L").convert("RGB"), "JPEG"), spec).coloured
-    assert not decode(encoded(picture(mode="L")), spec).coloured
-    assert not decode(encoded(picture(mode="L").convert("P")), spec).coloured
+    spec = Spec((16, 16), 1, assume_gray=True)
+    assert decode(encoded(picture()), spec).is_color
+    assert not decode(encoded(picture(mode="L").convert("RGB"), "JPEG"), spec).is_color
+    assert not decode(encoded(picture(mode="L")), spec).is_color
+    assert not decode(encoded(picture(mode="L").convert("P")), spec).is_color
 
 
 def test_one_coloured_pixel_is_colour():
     image = Image.new("RGB", (16, 16), (99, 99, 99))
     image.putpixel((3, 5), (99, 99, 120))
-    assert decode(encoded(image), Spec((16, 16), 1, guess=True)).coloured
+    assert decode(encoded(image), Spec((16, 16), 1, assume_gray=True)).is_color
 
 
 # ── Geometry ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,11 +221,11 @@ def test_pad_keeps_all_on_the_background():
     st.sampled_from(["PNG", "JPEG"]),
     st.sampled_from([1, 3]),
 )
-def test_any_size_becomes_any_size(size, wanted, rule, kind, channels):
-    """A plain picture stays plain whatever the geometry, and the shape is what was asked for."""
+def test_any_size_becomes_any_size(size, target_size, resize, kind, channels):
+    """An image of one color keeps it whatever the geometry, and has the target shape."""
     image = Image.new("RGB", size, (128, 128, 128))
-    out = decode(encoded(image, kind), Spec(wanted, channels, rule, (128, 128, 128))).pixels
-    assert out.shape == (channels, *wanted)
+    out = decode(encoded(image, kind), Spec(target_size, channels, resize, (128, 128, 128))).pixels
+    assert out.shape == (channels, *target_size)
     assert np.abs(out.astype(int) - 128).max() <= 1
 
 
@@ -245,7 +247,7 @@ def test_drafted_jpegs_look_like_fully_decoded_ones(size, rule):
 
 
 def test_shrinking_averages():
-    # Every second column white: anything but an average over what a pixel covers gives moiré.
+    # Every second column is white: anything but an average over the area of a pixel gives moiré.
     values = np.zeros((64, 64), np.uint8)
     values[:, ::2] = 255
     out = decode(encoded(Image.fromarray(values)), Spec((8, 8), 1)).pixels
@@ -266,7 +268,7 @@ def test_reasons(picture, tmp_path):
     assert reason(good, Spec((8, 8), 3, min_size=65)) == "too small (64×64 pixels)"
     (tmp_path / "empty.png").touch()
     assert reason(str(tmp_path / "empty.png")) == "empty (0 bytes)"
-    assert reason(str(tmp_path / "none.png")).startswith("gone")
+    assert reason(str(tmp_path / "none.png")).startswith("not found")
     with pytest.raises(Rejected, match="of its own"):
         decode(Unreadable("of its own"), Spec((8, 8), 3))
 
@@ -293,50 +295,50 @@ def test_damaged_files_are_rejected_and_never_raise_anything_else(kind, data):
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(0, len(content)))]
-    outcome = decode_chunk([bytes(content)], Spec((8, 8), 3))
+    outcome = decode_batch([bytes(content)], Spec((8, 8), 3))
     assert outcome.pixels.shape == (1, 3, 8, 8)
     if outcome.reasons[0] is not None:
         assert not outcome.pixels.any()
         assert "\n" not in outcome.reasons[0]
 
 
-# ── Chunks and arrays ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Batches and arrays ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_blocks_take_the_quick_way_to_the_same_result():
     rng = np.random.default_rng(0)
     for channels in (1, 3):
         block = rng.integers(0, 256, (5, 8, 8, channels), np.uint8)
-        for wanted in (1, 3):
-            spec = Spec((8, 8), wanted)
-            quick, slow = decode_chunk(block, spec), decode_chunk(list(block), spec)
+        for target_channels in (1, 3):
+            spec = Spec((8, 8), target_channels)
+            quick, slow = decode_batch(block, spec), decode_batch(list(block), spec)
             np.testing.assert_array_equal(quick.pixels, slow.pixels)
             np.testing.assert_array_equal(quick.digests, slow.digests)
 
 
 def test_block_of_equal_channels_counts_as_grey():
     grey = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
-    spec = Spec((8, 8), 1, guess=True)
-    assert not decode_chunk(grey.repeat(3, 3), spec).coloured
-    assert decode_chunk(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8), spec).coloured
+    spec = Spec((8, 8), 1, assume_gray=True)
+    assert not decode_batch(grey.repeat(3, 3), spec).is_color
+    assert decode_batch(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8), spec).is_color
 
 
 def test_arrays_with_alpha_and_too_small_ones():
     block = np.zeros((2, 8, 8, 4), np.uint8)
-    assert (decode_chunk(block, Spec((8, 8), 3)).pixels == 255).all()
-    assert decode_chunk(block, Spec((8, 8), 3, min_size=9)).reasons == ["too small (8×8 pixels)"] * 2
+    assert (decode_batch(block, Spec((8, 8), 3)).pixels == 255).all()
+    assert decode_batch(block, Spec((8, 8), 3, min_size=9)).reasons == ["too small (8×8 pixels)"] * 2
 
 
 def test_digests_tell_images_apart():
     block = np.zeros((3, 8, 8, 1), np.uint8)
     block[2] = 1
-    digests = decode_chunk(block, Spec((8, 8), 1)).digests
+    digests = decode_batch(block, Spec((8, 8), 1)).digests
     assert (digests[0] == digests[1]).all()
     assert (digests[0] != digests[2]).any()
 
 
 def test_colour():
-    assert colour("navy") == (0, 0, 128)
-    assert colour("#10203040") == (16, 32, 48)
+    assert parse_color("navy") == (0, 0, 128)
+    assert parse_color("#10203040") == (16, 32, 48)
     with pytest.raises(ValueError, match="unknown"):
-        colour("whit")
+        parse_color("whit")

@@ -1,11 +1,11 @@
-"""Labels from CSV files as people write them."""
+"""Labels from CSV files in their common forms."""
 
 from __future__ import annotations
 
 import pytest
 
+from ectype.core.errors import DataError
 from ectype.data.labels import read_labels
-from ectype.errors import DataError
 
 NAMES = ["train/a.png", "train/b.png", "test/c.png"]
 
@@ -15,8 +15,8 @@ def labels(tmp_path):
     def read(text: str, names: list[str] = NAMES) -> list[str]:
         path = tmp_path / "labels.csv"
         path.write_text(text, encoding="utf-8")
-        numbers, classes = read_labels(str(path), names, str(tmp_path))
-        return [classes[i] for i in numbers]
+        indices, classes = read_labels(str(path), names, str(tmp_path))
+        return [classes[i] for i in indices]
 
     return read
 
@@ -52,7 +52,7 @@ def test_a_name_that_could_be_two_images_is_neither(labels):
         ("train/a.png,x\n", "2 of 3 images have no label"),
         ("path,label\ntrain/a.png,\ntrain/b.png,x\ntest/c.png,x\n", "first: train/a.png"),
         ("", "empty"),
-        ("only\none\n", "1 columns"),
+        ("only\none\n", "a row of 1 column"),
     ],
 )
 def test_bad_files(labels, text, words):

@@ -1,4 +1,4 @@
-"""Contact sheets show each image where it belongs."""
+"""Contact sheets show each image in its place."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ectype.data.preview import contact_sheet, fillable, save_grid, writable
-from ectype.errors import DataError
+from ectype.core.errors import DataError
+from ectype.data.preview import check_file_writable, check_folder_writable, contact_sheet, save_grid
 
 
 def plain(n: int, channels: int, height: int, width: int) -> np.ndarray:
@@ -57,39 +57,39 @@ def test_other_arrays_are_refused(images):
 
 @pytest.mark.parametrize("name", ["a.png", "a.JPG", "new/a.webp", "a.gif", "a.tiff"])
 def test_a_place_for_a_picture_is_found_without_making_it(tmp_path, name):
-    writable(tmp_path / name)
+    check_file_writable(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", ["", ".txt", ".psd", ".h5", ".xbm"])
 def test_what_pillow_cannot_write_is_no_picture(tmp_path, suffix):
-    with pytest.raises(DataError, match=r"is no kind of picture that is written: give a name that ends in \.png"):
-        writable(tmp_path / f"a{suffix}")
+    with pytest.raises(DataError, match=r"is not a supported image format: use a name that ends in \.png"):
+        check_file_writable(tmp_path / f"a{suffix}")
 
 
 def test_what_stands_in_the_way_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.csv").mkdir()
-    fillable(tmp_path / "folder.csv" / "deep" / "er")
-    fillable(tmp_path / "folder.csv")
-    writable(tmp_path / "there.CSV", ".csv")
+    check_folder_writable(tmp_path / "folder.csv" / "deep" / "er")
+    check_folder_writable(tmp_path / "folder.csv")
+    check_file_writable(tmp_path / "there.CSV", ".csv")
     for check, out, reason in (
-        (fillable, "file", r"\(it is a file\)"),
-        (fillable, "file/deep/er", r"file' is a file\)"),
-        (lambda place: writable(place, ".csv"), "folder.csv", r"\(it is a folder\)"),
-        (lambda place: writable(place, ".csv", ".npz"), "a.txt", r"should end in \.csv or \.npz"),
-        (writable, "a" * 300 + ".png", "name too long"),
+        (check_folder_writable, "file", r"\(it is a file\)"),
+        (check_folder_writable, "file/deep/er", r"file' is a file\)"),
+        (lambda place: check_file_writable(place, ".csv"), "folder.csv", r"\(it is a folder\)"),
+        (lambda place: check_file_writable(place, ".csv", ".npz"), "a.txt", r"use a name that ends in \.csv or \.npz"),
+        (check_file_writable, "a" * 300 + ".png", "name too long"),
     ):
         with pytest.raises(DataError, match=reason):
             check(tmp_path / out)
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(DataError, match=r"may not be written to\): name another place"):
-        fillable(tmp_path / "new")
+    with pytest.raises(DataError, match=r"no permission to write to .*\): choose another path"):
+        check_folder_writable(tmp_path / "new")
 
 
 def test_a_picture_that_cannot_be_written_after_all_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
     for out, reason in (("file/a.png", "Not a directory|File exists"), ("folder.png", "Is a directory")):
-        with pytest.raises(DataError, match=rf"^cannot write '.*{out}' \(({reason})\): make room"):
+        with pytest.raises(DataError, match=rf"^cannot write '.*{out}' \(({reason})\): free disk space"):
             save_grid(plain(1, 1, 8, 8), tmp_path / out)

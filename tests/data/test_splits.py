@@ -1,4 +1,4 @@
-"""Who is held out does not change when files are added, and nobody's kin is on both sides."""
+"""Adding files does not change which files are held out, and groups are never divided."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ectype.data.sources import TEST, TRAIN, VAL
-from ectype.data.splits import assign
-from ectype.errors import DataError
-from ectype.sections import Split
+from ectype.config.schema import Split
+from ectype.core.errors import DataError
+from ectype.data.sources.base import TEST, TRAIN, VAL
+from ectype.data.splits import assign_splits
 
 
-def split(names: list[str], given_sides: list[int] | None = None, **keys: object) -> dict[str, int]:
-    given = np.array(given_sides or [0] * len(names), np.uint8)
-    return dict(zip(names, assign(names, given, Split(**keys)).tolist(), strict=True))
+def split(names: list[str], source_split_ids: list[int] | None = None, **keys: object) -> dict[str, int]:
+    given = np.array(source_split_ids or [0] * len(names), np.uint8)
+    return dict(zip(names, assign_splits(names, given, Split(**keys)).tolist(), strict=True))
 
 
 names = st.lists(st.text("abcdef0123456789/", min_size=1, max_size=8), min_size=3, max_size=60, unique=True)
@@ -29,7 +29,7 @@ def test_no_split_is_empty(names, val, test, by):
 
 @given(names, names, shares, shares)
 def test_adding_files_moves_no_other(some, more, val, test):
-    """Except the one that an empty split had borrowed: at most one for each of the three."""
+    """Except for the file that an empty split had taken: at most one for each of the three splits."""
     before = split(some, val=val, test=test)
     after = split(list(dict.fromkeys([*some, *more])), val=val, test=test)
     assert sum(before[name] != after[name] for name in some) <= 3
@@ -63,16 +63,16 @@ def test_groups_stay_together(pairs, by):
     assume(len({patient for patient, _ in pairs}) >= 3)
     found = split([f"{scan}/patient-{patient}-{scan}.png" for patient, scan in pairs], by=by, group=r"patient-(\d+)")
     for patient in range(10):
-        assert len({side for name, side in found.items() if f"patient-{patient}-" in name}) <= 1
+        assert len({split_id for name, split_id in found.items() if f"patient-{patient}-" in name}) <= 1
     assert set(found.values()) == {TRAIN, VAL, TEST}
 
 
 def test_groups_hold_for_the_parts_of_images():
-    """A pattern is of files, whatever parts they are cut into."""
+    """The pattern applies to file names, without the suffixes of tiles."""
     names = [f"{scan}_s{i}.png#{top},0" for i in range(12) for scan in "xy" for top in (0, 32)]
     found = split(names, group=r"_(s[0-9]+)\.png$")
     for i in range(12):
-        assert len({side for name, side in found.items() if f"_s{i}.png" in name}) == 1
+        assert len({split_id for name, split_id in found.items() if f"_s{i}.png" in name}) == 1
     assert set(found.values()) == {TRAIN, VAL, TEST}
 
 
@@ -106,12 +106,12 @@ def test_given_splits_are_kept_and_missing_ones_taken_from_train():
 @pytest.mark.parametrize(
     "names, keys, words",
     [
-        (["a", "b"], {}, ("2 images", "train + val + test", "give 3 at the least, or set split.test=0.")),
-        (["a"], {}, ("1 images", "give 3 at the least.")),
-        (["a"], {"test": 0}, ("train + val", "give 2 at the least.")),
+        (["a", "b"], {}, ("2 images", "train + val + test", "give at least 3, or set split.test=0.")),
+        (["a"], {}, ("1 images", "give at least 3.")),
+        (["a"], {"test": 0}, ("train + val", "give at least 2.")),
         (["p1-a", "p1-b", "p2-a"], {"group": "p[0-9]"}, ("2 groups", "finer pattern")),
-        (["a", "b", "c"], {"group": "("}, ("no regular expression",)),
-        (["a", "b", "c"], {"val": 0.6, "test": 0.5}, ("leave nothing to train on",)),
+        (["a", "b", "c"], {"group": "("}, ("not a valid regular expression",)),
+        (["a", "b", "c"], {"val": 0.6, "test": 0.5}, ("leave no images for training",)),
     ],
 )
 def test_impossible_splits(names, keys, words):

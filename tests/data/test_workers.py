@@ -1,4 +1,4 @@
-"""The pool: all answers, errors passed on, nobody left behind."""
+"""The worker pool answers all tasks, raises errors, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from ectype.core.errors import DataError
 from ectype.data import workers
-from ectype.data.workers import Decode, Measure, default_workers, run
-from ectype.errors import DataError
+from ectype.data.workers import Decode, Measure, default_workers, run_tasks
 
 
 def tasks(folder, n: int) -> list[Measure]:
@@ -20,7 +20,7 @@ def tasks(folder, n: int) -> list[Measure]:
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_all_tasks_are_answered(folder, count):
-    found = {task.first: answer for task, answer in run(iter(tasks(folder, 20)), count)}
+    found = {task.first: answer for task, answer in run_tasks(iter(tasks(folder, 20)), count)}
     assert found == {i: [(7, 9), None] for i in range(20)}
 
 
@@ -33,25 +33,25 @@ def test_tasks_are_taken_as_they_are_needed(folder):
             taken += 1
             yield task
 
-    results = run(lazily(), 2)
+    results = run_tasks(lazily(), 2)
     for _ in range(5):
         next(results)
     results.close()
-    assert taken < 5 + 60  # endless, had all been taken
+    assert taken < 5 + 60  # the iterator is endless
 
 
 def test_errors_of_tasks_and_of_their_source_are_passed_on(folder, tmp_path):
     from ectype.data.decode import Spec
 
     with pytest.raises(FileNotFoundError):
-        list(run(iter([Decode(0, [b""], Spec((4, 4), 1), tmp_path / "none", 0)]), 2))
+        list(run_tasks(iter([Decode(0, [b""], Spec((4, 4), 1), tmp_path / "none", 0)]), 2))
 
     def broken():
         yield from tasks(folder, 2)
         raise DataError("the source broke.")
 
     with pytest.raises(DataError, match="the source broke"):
-        list(run(broken(), 2))
+        list(run_tasks(broken(), 2))
 
 
 def test_a_worker_that_dies_is_named(folder, monkeypatch):
@@ -60,24 +60,24 @@ def test_a_worker_that_dies_is_named(folder, monkeypatch):
             [sys.executable, "-c", "import os; os._exit(9)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
-    monkeypatch.setattr(workers, "_start", short_lived)
+    monkeypatch.setattr(workers, "_start_worker", short_lived)
     with pytest.raises(DataError, match=r"died \(exit status 9\) at images \d to \d"):
-        list(run(iter(tasks(folder, 4)), 2))
+        list(run_tasks(iter(tasks(folder, 4)), 2))
 
 
 def test_no_process_outlives_the_pool(folder, monkeypatch):
     started = []
-    original = workers._start
+    original = workers._start_worker
 
     def counting() -> subprocess.Popen[bytes]:
         started.append(original())
         return started[-1]
 
-    monkeypatch.setattr(workers, "_start", counting)
-    results = run(iter(tasks(folder, 50)), 2)
+    monkeypatch.setattr(workers, "_start_worker", counting)
+    results = run_tasks(iter(tasks(folder, 50)), 2)
     next(results)
     results.close()
-    list(run(iter(tasks(folder, 5)), 2))
+    list(run_tasks(iter(tasks(folder, 5)), 2))
     assert started
     assert all(process.poll() is not None for process in started)
 
@@ -87,7 +87,7 @@ def test_works_from_a_script_without_a_main_guard_and_imports_no_torch(folder):
     script = f"""
 import sys
 from ectype.data.prepare import prepare
-from ectype.sections import DataConfig
+from ectype.config.schema import DataConfig
 print(len(prepare(DataConfig(source={str(root)!r}), workers=2)), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60, check=True)

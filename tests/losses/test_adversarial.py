@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ectype.losses.adversarial import GAMES, slope
+from ectype.losses.adversarial import ADVERSARIAL_LOSSES, squared_gradient_norm
 
 REAL, FAKE = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([-0.5, 1.5, 0.0])
 
@@ -38,36 +38,36 @@ EXPECTED = {
 
 
 def test_every_game_has_an_expectation() -> None:
-    assert EXPECTED.keys() == GAMES.keys()
+    assert EXPECTED.keys() == ADVERSARIAL_LOSSES.keys()
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
 def test_losses_are_those_of_the_papers(name: str) -> None:
     critic, generator = EXPECTED[name]
-    assert float(GAMES[name].critic(REAL, FAKE)) == pytest.approx(critic, abs=1e-6)
-    assert float(GAMES[name].generator(FAKE, REAL)) == pytest.approx(generator, abs=1e-6)
+    assert float(ADVERSARIAL_LOSSES[name].critic(REAL, FAKE)) == pytest.approx(critic, abs=1e-6)
+    assert float(ADVERSARIAL_LOSSES[name].generator(FAKE, REAL)) == pytest.approx(generator, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
 def test_players_pull_scores_where_they_should(name: str) -> None:
     real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
-    of_real, of_fake = torch.autograd.grad(GAMES[name].critic(real, fake), [real, fake])
+    of_real, of_fake = torch.autograd.grad(ADVERSARIAL_LOSSES[name].critic(real, fake), [real, fake])
     if name != "least_squares":
         assert (of_real <= 0).all()
         assert (of_fake >= 0).all()
-    (made,) = torch.autograd.grad(GAMES[name].generator(fake, real), [fake])
+    (grad,) = torch.autograd.grad(ADVERSARIAL_LOSSES[name].generator(fake, real), [fake])
     if name != "least_squares":
-        assert (made < 0).all()
+        assert (grad < 0).all()
     else:
-        assert torch.equal(made.sign(), (fake.detach() - 1).sign())
+        assert torch.equal(grad.sign(), (fake.detach() - 1).sign())
 
 
 def test_the_slope_of_a_known_critic() -> None:
     """D(x) = w·x has ‖w‖², D(x) = ½‖x‖² has ‖x‖², both summed over channels and pixels."""
     image = torch.randn(5, 3, 4, 4, requires_grad=True)
     weight = torch.randn(48)
-    torch.testing.assert_close(slope(image.flatten(1) @ weight, image), weight.square().sum().expand(5))
-    found = slope(0.5 * image.square().flatten(1).sum(1), image)
+    torch.testing.assert_close(squared_gradient_norm(image.flatten(1) @ weight, image), weight.square().sum().expand(5))
+    found = squared_gradient_norm(0.5 * image.square().flatten(1).sum(1), image)
     torch.testing.assert_close(found, image.square().flatten(1).sum(1))
     (again,) = torch.autograd.grad(found.sum(), image)
     torch.testing.assert_close(again, 2 * image)
@@ -76,4 +76,4 @@ def test_the_slope_of_a_known_critic() -> None:
 def test_the_slope_of_packed_images_is_of_the_whole_pack() -> None:
     image = torch.randn(6, 1, 2, 2, requires_grad=True)
     scores = 0.5 * image.reshape(3, -1).square().sum(1)
-    torch.testing.assert_close(slope(scores, image, 2), image.reshape(3, -1).square().sum(1))
+    torch.testing.assert_close(squared_gradient_norm(scores, image, 2), image.reshape(3, -1).square().sum(1))

@@ -1,4 +1,4 @@
-"""Losses on the features of networks: packaged ones with their weights, those of the papers with random ones."""
+"""Tests feature losses on networks from packages with their weights, and on those of the papers with random weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ectype.errors import ModelError
+from ectype.core.errors import ModelError
 from ectype.losses import features as module
-from ectype.losses.features import NETWORKS, Features, choose_network, load_features
+from ectype.losses.features import FEATURE_NETWORKS, FeatureExtractor, choose_network, load_feature_extractor
 from ectype.losses.lpips import LPIPS
-from ectype.losses.perceptual import Perceptual, Style, gram
+from ectype.losses.perceptual import PerceptualLoss, StyleLoss, gram_matrix
 from ectype.nets import pretrained
 
 models = pytest.importorskip("torchvision.models")
@@ -34,7 +34,7 @@ PACKAGED = [
 
 
 def body(name: str) -> nn.Sequential:
-    """The layers of a network of the papers with random weights."""
+    """Return the layers of a network of the papers with random weights."""
     torch.manual_seed(0)
     with torch.device("meta"):
         net = {"AlexNet": models.alexnet, "VGG16": models.vgg16, "VGG19": models.vgg19}[name]()
@@ -47,8 +47,8 @@ def body(name: str) -> nn.Sequential:
 
 
 @pytest.fixture(scope="module")
-def packaged() -> Features:
-    return load_features("EfficientNet-Lite0")
+def packaged() -> FeatureExtractor:
+    return load_feature_extractor("EfficientNet-Lite0")
 
 
 def images(side: int = 64, channels: int = 3, n: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,16 +59,16 @@ def images(side: int = 64, channels: int = 3, n: int = 2) -> tuple[torch.Tensor,
 
 
 def test_layers_of_vgg_are_the_named_ones() -> None:
-    """Names as in the papers: block and number of the convolution before; 64 to 512 channels, halved between blocks."""
+    """Names are those of the papers: block and index of the preceding convolution; 64 to 512 channels."""
     layers = body("VGG19")
-    for name, layer in NETWORKS["VGG19"].layers.items():
+    for name, layer in FEATURE_NETWORKS["VGG19"].layers.items():
         assert isinstance(layers[layer.child], nn.ReLU)
         before = layers[: layer.child]
         block = sum(isinstance(each, nn.MaxPool2d) for each in before) + 1
         pools = [at for at, each in enumerate(before) if isinstance(each, nn.MaxPool2d)]
         number = sum(isinstance(each, nn.Conv2d) for each in before[max(pools, default=-1) + 1 :])
         assert name == f"relu{block}_{number}"
-    maps = Features("VGG19", layers)(torch.rand(1, 1, 28, 28))
+    maps = FeatureExtractor("VGG19", layers)(torch.rand(1, 1, 28, 28))
     expected = [(64, 28), (128, 14), (256, 7), (512, 3), (512, 1)]
     assert [(each.shape[1], each.shape[2]) for each in maps.values()] == expected
     assert list(maps) == ["relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4"]
@@ -77,8 +77,8 @@ def test_layers_of_vgg_are_the_named_ones() -> None:
 @pytest.mark.parametrize("name", PACKAGED)
 def test_layers_of_packaged_networks_end_in_relus_and_halve_in_size(name: str) -> None:
     with torch.no_grad():
-        maps = load_features(name)(torch.rand(1, 3, 64, 64))
-    assert list(maps) == list(NETWORKS[name].layers)
+        maps = load_feature_extractor(name)(torch.rand(1, 3, 64, 64))
+    assert list(maps) == list(FEATURE_NETWORKS[name].layers)
     assert [each.shape[2] for each in maps.values()] == [32, 16, 8, 4, 2]
     for each in maps.values():
         assert each.min() == 0
@@ -87,34 +87,34 @@ def test_layers_of_packaged_networks_end_in_relus_and_halve_in_size(name: str) -
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_networks_see_colours_as_they_were_trained_to(name: str) -> None:
-    mean, spread = {
+    mean, std = {
         "MobileNetV2": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         "EfficientNet-Lite0": ([0.5] * 3, [0.5] * 3),
     }[name]
     image = torch.rand(1, 3, 32, 32)
     net: Any = pretrained.load_network(name)
-    shown = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(spread).view(3, 1, 1)
+    shown = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     stem = net.features[0] if name == "MobileNetV2" else nn.Sequential(net.conv_stem, net.bn1)
-    first = NETWORKS[name].layers
-    torch.testing.assert_close(load_features(name)(image)[next(iter(first))], stem(shown))
+    first = FEATURE_NETWORKS[name].layers
+    torch.testing.assert_close(load_feature_extractor(name)(image)[next(iter(first))], stem(shown))
 
 
-def test_small_images_are_compared_by_the_layers_that_have_extent(packaged: Features) -> None:
-    assert list(packaged(torch.rand(1, 1, 28, 28))) == list(NETWORKS["EfficientNet-Lite0"].layers)[:4]
+def test_small_images_are_compared_by_the_layers_that_have_extent(packaged: FeatureExtractor) -> None:
+    assert list(packaged(torch.rand(1, 1, 28, 28))) == list(FEATURE_NETWORKS["EfficientNet-Lite0"].layers)[:4]
     assert list(packaged(torch.rand(1, 1, 4, 9))) == ["bn1", "blocks.1.1.bn2"]
-    with pytest.raises(ModelError, match="EfficientNet-Lite0 needs images of 2 pixels a side at least, got 1"):
+    with pytest.raises(ModelError, match="EfficientNet-Lite0 needs images of at least 2 pixels a side, got 1"):
         packaged(torch.rand(1, 1, 1, 9))
 
 
 def test_a_layer_alone_and_an_unknown_one() -> None:
-    alone = Features("VGG19", body("VGG19"), ["relu3_2"])
+    alone = FeatureExtractor("VGG19", body("VGG19"), ["relu3_2"])
     assert list(alone(torch.rand(1, 3, 16, 16))) == ["relu3_2"]
     assert len(alone.body) == 14
     with pytest.raises(ModelError, match=r"VGG19 has no layer 'relu3_5'; did you mean 'relu3_"):
-        Features("VGG19", body("VGG19"), ["relu3_5"])
+        FeatureExtractor("VGG19", body("VGG19"), ["relu3_5"])
 
 
-def test_a_copy_does_not_fill_the_maps_of_the_original(packaged: Features) -> None:
+def test_a_copy_does_not_fill_the_maps_of_the_original(packaged: FeatureExtractor) -> None:
     copied = copy.deepcopy(packaged).double()
     image = torch.rand(1, 3, 32, 32)
     for ours, theirs in zip(packaged(image).values(), copied(image).values(), strict=True):
@@ -122,42 +122,44 @@ def test_a_copy_does_not_fill_the_maps_of_the_original(packaged: Features) -> No
         torch.testing.assert_close(ours.double(), theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_perceptual_is_the_mean_over_layers_of_two_less_twice_the_cosine(packaged: Features) -> None:
+def test_perceptual_is_the_mean_over_layers_of_two_less_twice_the_cosine(packaged: FeatureExtractor) -> None:
     output, target = images()
-    made, wanted = packaged(output), packaged(target)
-    expected = [(2 - 2 * F.cosine_similarity(made[name], wanted[name])).mean((1, 2)) for name in made]
-    found = Perceptual(3, network=packaged)(output, target)
+    output_maps, target_maps = packaged(output), packaged(target)
+    expected = [
+        (2 - 2 * F.cosine_similarity(output_maps[name], target_maps[name])).mean((1, 2)) for name in output_maps
+    ]
+    found = PerceptualLoss(3, network=packaged)(output, target)
     torch.testing.assert_close(found, torch.stack(expected).mean(0), atol=1e-5, rtol=1e-4)
 
 
-def test_style_is_the_relative_distance_of_gram_matrices(packaged: Features) -> None:
+def test_style_is_the_relative_distance_of_gram_matrices(packaged: FeatureExtractor) -> None:
     output, target = images()
-    made, wanted = packaged(output), packaged(target)
+    output_maps, target_maps = packaged(output), packaged(target)
     expected = []
-    for name in made:
-        size = made[name][0].numel()
-        o, t = (torch.einsum("bchw,bdhw->bcd", maps[name], maps[name]) / size for maps in (made, wanted))
-        torch.testing.assert_close(gram(made[name]), o)
+    for name in output_maps:
+        size = output_maps[name][0].numel()
+        o, t = (torch.einsum("bchw,bdhw->bcd", maps[name], maps[name]) / size for maps in (output_maps, target_maps))
+        torch.testing.assert_close(gram_matrix(output_maps[name]), o)
         expected.append((o - t).flatten(1).norm(dim=1) ** 2 / t.flatten(1).norm(dim=1) ** 2)
-    torch.testing.assert_close(Style(3, network=packaged)(output, target), torch.stack(expected).mean(0))
+    torch.testing.assert_close(StyleLoss(3, network=packaged)(output, target), torch.stack(expected).mean(0))
 
 
-def test_style_does_not_ask_where_things_are(packaged: Features) -> None:
-    """A mirrored texture is near in style and far in place."""
+def test_style_does_not_ask_where_things_are(packaged: FeatureExtractor) -> None:
+    """A shifted texture has a small style loss and a large perceptual loss."""
     _, target = images(96)
-    moved = target.roll((32, 32), (2, 3))
-    style, perceptual = Style(3, network=packaged), Perceptual(3, network=packaged)
+    shifted = target.roll((32, 32), (2, 3))
+    style, perceptual = StyleLoss(3, network=packaged), PerceptualLoss(3, network=packaged)
     other = torch.rand(target.shape, generator=torch.Generator().manual_seed(1))
-    assert (style(moved, target) < 0.2 * style(other, target)).all()
-    assert (perceptual(moved, target) > 0.3 * perceptual(other, target)).all()
+    assert (style(shifted, target) < 0.2 * style(other, target)).all()
+    assert (perceptual(shifted, target) > 0.3 * perceptual(other, target)).all()
 
 
-@pytest.mark.parametrize("made", [Perceptual, Style])
+@pytest.mark.parametrize("loss_class", [PerceptualLoss, StyleLoss])
 @pytest.mark.parametrize("side, channels", [(64, 3), (28, 1)])
 def test_the_gradient_reaches_the_output_alone(
-    made: Callable[..., nn.Module], side: int, channels: int, packaged: Features
+    loss_class: Callable[..., nn.Module], side: int, channels: int, packaged: FeatureExtractor
 ) -> None:
-    loss = made(channels, network=copy.deepcopy(packaged)).double()
+    loss = loss_class(channels, network=copy.deepcopy(packaged)).double()
     output, target = (image.double().requires_grad_() for image in images(side, channels))
     values = loss(output, target)
     assert (values > 0).all()
@@ -166,15 +168,19 @@ def test_the_gradient_reaches_the_output_alone(
     assert (of_output != 0).double().mean() > 0.99
     direction = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        up, down = (loss(output + step * direction, target).sum() for step in (1e-8, -1e-8))  # kinks are near
+        up, down = (
+            loss(output + step * direction, target).sum() for step in (1e-8, -1e-8)
+        )  # small, because the networks are piecewise linear
     assert float((up - down) / 2e-8) == pytest.approx(float((of_output * direction).sum()), rel=1e-3, abs=1e-6)
     assert not loss(target, target).any()
 
 
-@pytest.mark.parametrize("made", [Perceptual, Style])
-def test_flat_images_have_finite_values_and_gradients(made: Callable[..., nn.Module], packaged: Features) -> None:
+@pytest.mark.parametrize("loss_class", [PerceptualLoss, StyleLoss])
+def test_flat_images_have_finite_values_and_gradients(
+    loss_class: Callable[..., nn.Module], packaged: FeatureExtractor
+) -> None:
     output = torch.zeros(2, 3, 32, 32, requires_grad=True)
-    values = made(3, network=packaged)(output, torch.ones(2, 3, 32, 32))
+    values = loss_class(3, network=packaged)(output, torch.ones(2, 3, 32, 32))
     assert values.isfinite().all()
     assert torch.autograd.grad(values.sum(), output)[0].isfinite().all()
 
@@ -183,12 +189,12 @@ def test_flat_images_have_finite_values_and_gradients(made: Callable[..., nn.Mod
 def test_lpips_is_that_of_torchmetrics_on_the_same_weights(
     name: str, lin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its linear layers are the published ones, the backbone is random: nobody ships it."""
+    """The linear layers are the published ones; the backbone is random, because no package contains its weights."""
     metric = pytest.importorskip("torchmetrics.functional.image.lpips")
     layers = body(name)
     monkeypatch.setattr(metric, "_get_tv_model_features", lambda net, pretrained: layers)
     theirs = metric._LPIPS(pretrained=True, net=lin).eval()
-    ours = LPIPS(3, network=name, features=Features(name, layers))
+    ours = LPIPS(3, network=name, features=FeatureExtractor(name, layers))
     output, target = images()
     with torch.no_grad():
         expected = theirs(output, target, normalize=True).flatten()
@@ -198,20 +204,20 @@ def test_lpips_is_that_of_torchmetrics_on_the_same_weights(
 
 
 def test_lpips_of_grey_and_of_too_small_images() -> None:
-    ours = LPIPS(1, network="AlexNet", features=Features("AlexNet", body("AlexNet")))
+    ours = LPIPS(1, network="AlexNet", features=FeatureExtractor("AlexNet", body("AlexNet")))
     output, target = images(31, 1)
     output.requires_grad_()
     assert torch.autograd.grad(ours(output, target).sum(), output)[0].any()
-    with pytest.raises(ModelError, match="LPIPS of AlexNet needs images of 31 pixels a side at least"):
+    with pytest.raises(ModelError, match="LPIPS of AlexNet needs images of at least 31 pixels a side"):
         ours(output[:, :, :30], target[:, :, :30])
 
 
 def test_lpips_takes_linear_weights() -> None:
-    features = Features("AlexNet", body("AlexNet"))
+    features = FeatureExtractor("AlexNet", body("AlexNet"))
     output, target = images(32)
     ones = [torch.ones(channels) for channels in (64, 192, 384, 256, 256)]
     found = LPIPS(3, network="AlexNet", features=features, linear=ones)(output, target)
-    torch.testing.assert_close(found, 5 * Perceptual(3, network=features)(output, target))
+    torch.testing.assert_close(found, 5 * PerceptualLoss(3, network=features)(output, target))
     with pytest.raises(ModelError, match=r"no linear layers for 'VGG19'; did you mean 'VGG16'"):
         LPIPS(3, network="VGG19")
 
@@ -245,21 +251,21 @@ def test_the_network_is_vgg_where_it_is_and_a_packaged_one_elsewhere(
         choose_network()
 
 
-def test_other_channels_are_refused(packaged: Features) -> None:
-    with pytest.raises(ModelError, match="sees grey or colour images, not 4 channels"):
-        Perceptual(4, network=packaged)
+def test_other_channels_are_refused(packaged: FeatureExtractor) -> None:
+    with pytest.raises(ModelError, match=r"takes images of 1 or 3 channels \(gray or RGB\), not 4"):
+        PerceptualLoss(4, network=packaged)
 
 
 @pytest.mark.shared
-def test_blur_is_worse_than_a_shift_to_features_and_better_to_pixels(shared: Path, packaged: Features) -> None:
+def test_blur_is_worse_than_a_shift_to_features_and_better_to_pixels(shared: Path, packaged: FeatureExtractor) -> None:
     import numpy as np
     from PIL import Image
 
     with Image.open(next(iter(sorted((shared / "photos" / "test").glob("*.jp*g"))))) as opened:
         photo = np.asarray(opened.convert("RGB"))[:140, :140]
     image = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None] / 255
-    whole, moved = image[..., 5:133, 5:133], image[..., 5:133, 6:134]
+    original, shifted = image[..., 5:133, 5:133], image[..., 5:133, 6:134]
     blurred = F.avg_pool2d(image, 3, 1, 1)[..., 5:133, 5:133]
-    assert F.mse_loss(moved, whole) > F.mse_loss(blurred, whole)
-    loss = Perceptual(3, network=packaged)
-    assert loss(moved, whole) < loss(blurred, whole)
+    assert F.mse_loss(shifted, original) > F.mse_loss(blurred, original)
+    loss = PerceptualLoss(3, network=packaged)
+    assert loss(shifted, original) < loss(blurred, original)

@@ -1,4 +1,4 @@
-"""Losses on pixels against what torch and numpy make of the same numbers."""
+"""Compares losses on pixels with torch, numpy and scikit-image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from skimage.metrics import peak_signal_noise_ratio
 
-from ectype.errors import ModelError
+from ectype.core.errors import ModelError
 from ectype.losses.pixels import bce, charbonnier, gradient, l1, mse, psnr
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -33,16 +33,16 @@ def test_psnr_is_what_scikit_image_finds_and_heeds_images_alike() -> None:
     for output, image, short in zip(near, TARGET, value, strict=True):
         if not torch.equal(output, image):
             found = peak_signal_noise_ratio(image.double().numpy(), output.detach().double().numpy(), data_range=1)
-            # What stands beside the error in the logarithm is 60 dB below 1.
+            # The value that is added to the error in the logarithm is 60 dB below 1.
             assert 60 - short.item() == pytest.approx(-10 * math.log10(10 ** (-found / 10) + 1e-6), abs=1e-4)
     assert value[2].item() == 0
-    # A tenth less of its error is worth as much to an image that is nearly right as to one that is not.
+    # Reducing the error by a tenth changes the loss equally for images with small and with large errors.
     half = psnr(TARGET + 0.9 * (near.detach() - TARGET), TARGET)
     gains = (value - half).detach()
     assert gains[1].item() == pytest.approx(-20 * math.log10(0.9), abs=1e-3)
     assert gains[0].item() > 0.1 * gains[1].item()
-    (slope,) = torch.autograd.grad(value.sum(), near)
-    assert slope.isfinite().all()
+    (grad,) = torch.autograd.grad(value.sum(), near)
+    assert grad.isfinite().all()
 
 
 def test_charbonnier_is_the_formula_and_smooth_at_zero() -> None:
@@ -65,7 +65,7 @@ def test_gradient_is_that_of_differences() -> None:
 
 
 def test_gradient_refuses_a_single_row() -> None:
-    with pytest.raises(ModelError, match=r"2 × 2 pixels at least, got \(1, 7\)"):
+    with pytest.raises(ModelError, match=r"at least 2 × 2 pixels, got \(1, 7\)"):
         gradient(OUTPUT[:, :, :1], TARGET[:, :, :1])
 
 

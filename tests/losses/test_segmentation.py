@@ -14,7 +14,7 @@ HOLED[:, :3] = 255
 WEIGHTS = torch.tensor([1.0, 2.0, 0.5, 3.0])
 
 
-@pytest.mark.parametrize("mask", [MASK, HOLED], ids=["whole", "with pixels that do not count"])
+@pytest.mark.parametrize("mask", [MASK, HOLED], ids=["all pixels", "with ignored pixels"])
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["even", "weighted"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_pytorchs_of_each_image(
@@ -70,9 +70,9 @@ def test_each_image_is_by_itself_and_slopes_are_numbers(loss) -> None:
     mask[2] = 255
     values = loss(scores, mask)
     torch.testing.assert_close(loss(scores[1:2], mask[1:2]), values[1:2])
-    (slope,) = torch.autograd.grad(values.sum(), scores)
-    assert slope.isfinite().all()
-    assert not slope[:, :, :3].any()
-    assert not slope[2].any()
-    assert slope[0].any()
+    (grad,) = torch.autograd.grad(values.sum(), scores)
+    assert grad.isfinite().all()
+    assert not grad[:, :, :3].any()
+    assert not grad[2].any()
+    assert grad[0].any()
     assert float(values[2].detach()) == pytest.approx(0, abs=1e-6)

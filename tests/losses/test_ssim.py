@@ -1,4 +1,4 @@
-"""SSIM against scikit-image on the same arrays, and against the sum written out where scikit-image refuses."""
+"""Compares SSIM with scikit-image, and with the formula for images that scikit-image rejects."""
 
 from itertools import pairwise
 
@@ -96,12 +96,12 @@ def test_autocast_changes_nothing():
 
 
 def test_shapes_that_differ_are_refused():
-    with pytest.raises((ValueError, TypeCheckError)):  # the tests' own shape checks may come first
+    with pytest.raises((ValueError, TypeCheckError)):  # the shape checks of the tests may raise first
         ssim(torch.zeros(1, 1, 16, 16), torch.zeros(1, 3, 16, 16))
 
 
 def composed(x, y, exponents):
-    """MS-SSIM of two arrays [h, w] out of scikit-image's SSIM map and scipy's means at each scale."""
+    """Compute the MS-SSIM of two arrays [h, w] from scikit-image's SSIM map and scipy's means at each scale."""
     value = 1.0
     for scale, exponent in enumerate(exponents):
         if scale:
@@ -124,7 +124,9 @@ WANG = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 @pytest.mark.parametrize("shape, count", [((1, 3, 176, 200), 5), ((2, 1, 181, 179), 5), ((2, 1, 64, 70), 3)])
 def test_several_scales_equal_a_composition_of_scikit_images(shape, count):
     x, y = pair(shape)
-    x, y = (torch.nn.functional.avg_pool2d(image, 9, 1, 4) for image in (x, y))  # what noise hides, coarse scales show
+    x, y = (
+        torch.nn.functional.avg_pool2d(image, 9, 1, 4) for image in (x, y)
+    )  # smooth images, so that coarse scales matter
     y = y**1.5
     exponents = np.array(WANG[:count]) / sum(WANG[:count])
     expected = [
@@ -152,9 +154,9 @@ def test_opposite_images_have_a_gradient_towards_likeness():
     opposite = (1 - x).requires_grad_()
     value = ms_ssim(opposite, x)
     assert ((value > 0) & (value < 0.2)).all()
-    (slope,) = torch.autograd.grad(value.sum(), opposite)
-    assert slope.isfinite().all()
-    # Each step of the way there is an improvement, from where the paper's formula is undefined on.
+    (grad,) = torch.autograd.grad(value.sum(), opposite)
+    assert grad.isfinite().all()
+    # The value increases at each step, also from where the formula of the paper is undefined.
     values = [ms_ssim(x + share * (1 - 2 * x), x) for share in (1, 0.8, 0.6, 0.4, 0.2, 0)]
     assert all((nearer > farther).all() for farther, nearer in pairwise(values))
     torch.testing.assert_close(values[-1], torch.ones(2))

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from ectype.errors import ModelError
+from ectype.config.schema import DataInfo
+from ectype.core.errors import ModelError
+from ectype.core.random import SeededStepContext
 from ectype.models.autoencoder import Autoencoder, AutoencoderConfig, GaussianAutoencoder, VariationalAutoencoder
-from ectype.models.base import Encodes, Reconstructs, Samples, Scores, evaluating
+from ectype.models.base import Encodes, HasLogLikelihood, Reconstructs, Samples, evaluating
 from ectype.models.bottlenecks import Posterior
 from ectype.models.corruptions import CorruptionConfig
 from ectype.nets.mlp import MLPConfig
-from ectype.sections import DataInfo
-from ectype.training.position import Position
 
 INFO = DataInfo(1, (6, 6))
 
@@ -23,7 +23,7 @@ def make(**keys) -> Autoencoder:
 
 
 def test_what_a_model_can_do_follows_from_its_parts() -> None:
-    plain, bce, full = make(), make(bottleneck={"kind": "gaussian"}, likelihood={"kind": "bce"}), None
+    plain, bce, full = (make(), make(bottleneck={"kind": "gaussian"}, likelihood={"kind": "bce"}), None)
     full = make(bottleneck={"kind": "gaussian"})
     for model in (plain, bce, full):
         assert isinstance(model, Reconstructs)
@@ -32,15 +32,15 @@ def test_what_a_model_can_do_follows_from_its_parts() -> None:
     assert type(plain) is Autoencoder
     assert type(bce) is GaussianAutoencoder
     assert type(full) is VariationalAutoencoder
-    assert not isinstance(plain, Scores)
-    assert not isinstance(bce, Scores)
-    assert isinstance(full, Scores)
+    assert not isinstance(plain, HasLogLikelihood)
+    assert not isinstance(bce, HasLogLikelihood)
+    assert isinstance(full, HasLogLikelihood)
 
 
 def test_public_images_are_in_range_even_from_a_linear_decoder() -> None:
     model = make(likelihood={"kind": "mse", "output": "linear"})
     code = 100 * torch.randn(5, 3)
-    assert model.expect(code).abs().max() > 1
+    assert model.decode_unclamped(code).abs().max() > 1
     assert model.decode(code).min() >= 0
     assert model.decode(code).max() <= 1
 
@@ -58,7 +58,7 @@ def test_draws_differ_from_each_other_and_repeat_with_the_seed() -> None:
     model = make(bottleneck={"kind": "gaussian"})
     image = torch.rand(2, 1, 6, 6)
     with torch.no_grad():
-        one, two = (model.draws(image, 3, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+        one, two = (model.sample_posterior(image, 3, generator=torch.Generator().manual_seed(5)) for _ in range(2))
     assert one.shape == (3, 2, 1, 6, 6)
     assert torch.equal(one, two)
     assert not torch.equal(one[0], one[1])
@@ -83,8 +83,8 @@ def test_chunks_do_not_change_the_bound() -> None:
     model, image = make(bottleneck={"kind": "gaussian"}), torch.rand(3, 1, 6, 6)
     with torch.no_grad():
         one, two = (
-            model.log_likelihood(image, samples=10, generator=torch.Generator().manual_seed(0), chunk=chunk)
-            for chunk in (3 * 36 * 4, 10**6)
+            model.log_likelihood(image, samples=10, generator=torch.Generator().manual_seed(0), max_elements=size)
+            for size in (3 * 36 * 4, 10**6)
         )
     torch.testing.assert_close(one, two)
 
@@ -96,7 +96,7 @@ def test_labels_and_unknown_densities_are_refused() -> None:
         make().sample(2, density="gmm")
 
 
-MOMENT = Position(seed=1, seen=0, step=0, batch=64)
+MOMENT = SeededStepContext(seed=1, seen=0, step=0, batch=64)
 
 
 @pytest.mark.parametrize(

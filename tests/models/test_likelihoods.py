@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from ectype.errors import ModelError
+from ectype.config.schema import DataInfo
+from ectype.core.errors import ModelError
 from ectype.models.likelihoods import LikelihoodConfig
-from ectype.sections import DataInfo
 
 INFO = DataInfo(2, (3, 5))
 BINARY = INFO._replace(binary=True)
@@ -32,7 +32,7 @@ def make(plain: dict) -> torch.nn.Module:
 
 def raw_and_image(likelihood) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
-    raw = torch.randn(4, 2 * likelihood.heads, 3, 5, generator=g)
+    raw = torch.randn(4, 2 * likelihood.params_per_element, 3, 5, generator=g)
     return raw, torch.rand(4, 2, 3, 5, generator=g).round()
 
 
@@ -53,15 +53,15 @@ def test_loss_is_per_image_and_has_a_gradient(plain: dict) -> None:
 def test_loss_leaves_out_of_log_prob_just_the_stated_constant(plain: dict) -> None:
     likelihood = make(plain).eval()
     raw, image = raw_and_image(likelihood)
-    left_out = likelihood.constant * image[0].numel()
-    torch.testing.assert_close(-likelihood.log_prob(raw, image), likelihood.loss(raw, image) + left_out)
+    omitted = likelihood.omitted_constant * image[0].numel()
+    torch.testing.assert_close(-likelihood.log_prob(raw, image), likelihood.loss(raw, image) + omitted)
 
 
 def test_cross_entropy_is_no_likelihood_and_says_so() -> None:
     likelihood = make({"kind": "bce"})
-    assert likelihood.density is None
+    assert likelihood.density_name is None
     assert likelihood.loss_name == "BCE"
-    with pytest.raises(ModelError, match="BCE is no likelihood"):
+    with pytest.raises(ModelError, match="BCE is not a likelihood"):
         likelihood.log_prob(*raw_and_image(likelihood))
 
 
@@ -100,8 +100,8 @@ def test_continuous_bernoulli_integrates_to_one_and_has_its_mean(logit: float) -
 
 def test_continuous_bernoulli_starts_where_it_is_asked_and_has_slopes_everywhere() -> None:
     likelihood = make({"kind": "continuous_bernoulli"})
-    wanted = torch.tensor([0.01, 0.1, 0.3, 0.5, 0.7, 0.95]).view(1, 2, 3)
-    torch.testing.assert_close(likelihood.mean(likelihood.start(wanted)[None])[0], wanted, atol=1e-4, rtol=0)
+    target = torch.tensor([0.01, 0.1, 0.3, 0.5, 0.7, 0.95]).view(1, 2, 3)
+    torch.testing.assert_close(likelihood.mean(likelihood.inverse_mean(target)[None])[0], target, atol=1e-4, rtol=0)
     raw = torch.tensor([-300.0, -120.0, -89.0, -1.0, 1e-3, 89.0, 300.0]).view(1, 1, 1, 7).requires_grad_()
     mean = likelihood.mean(raw)
     mean.sum().backward()
@@ -112,22 +112,22 @@ def test_continuous_bernoulli_starts_where_it_is_asked_and_has_slopes_everywhere
 
 def test_discretised_logistic_pulls_from_far_on_either_side() -> None:
     likelihood = make({"kind": "discretised_logistic"})
-    slopes = []
-    for value in (64, 192):  # as far from a mean of ½ on either side, at a small scale
+    gradients = []
+    for value in (64, 192):  # equally far above and below a mean of ½, at a small scale
         raw = torch.tensor([math.log(128 / 127), -4.0]).view(1, 2, 1, 1).clone().requires_grad_()
         likelihood.loss(raw, torch.full((1, 1, 1, 1), value / 255)).sum().backward()
-        slopes.append(raw.grad.flatten())
-    assert slopes[0][0] > 10
-    torch.testing.assert_close(slopes[0][0], -slopes[1][0], rtol=0.05, atol=0)
-    torch.testing.assert_close(slopes[0][1], slopes[1][1], rtol=0.05, atol=0)
-    assert slopes[0][1] < 0, "a wider scale is better"
+        gradients.append(raw.grad.flatten())
+    assert gradients[0][0] > 10
+    torch.testing.assert_close(gradients[0][0], -gradients[1][0], rtol=0.05, atol=0)
+    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=0.05, atol=0)
+    assert gradients[0][1] < 0, "the gradient must widen the scale"
 
 
-@pytest.mark.parametrize("centre, scale", [(0.0, 0.0), (3.0, -3.0), (-9.0, -6.0), (0.4, 2.0)])
-def test_discretised_logistic_sums_to_one(centre: float, scale: float) -> None:
+@pytest.mark.parametrize("center, scale", [(0.0, 0.0), (3.0, -3.0), (-9.0, -6.0), (0.4, 2.0)])
+def test_discretised_logistic_sums_to_one(center: float, scale: float) -> None:
     likelihood = make({"kind": "discretised_logistic"})
     image = (torch.arange(256).float() / 255).view(256, 1, 1, 1)
-    raw = torch.tensor([centre, scale]).view(1, 2, 1, 1).expand(256, 2, 1, 1)
+    raw = torch.tensor([center, scale]).view(1, 2, 1, 1).expand(256, 2, 1, 1)
     assert float(likelihood.log_prob(raw, image).exp().sum()) == pytest.approx(1, abs=1e-4)
 
 
@@ -140,6 +140,6 @@ def test_optimal_sigma_is_the_best_of_the_batch_and_is_followed() -> None:
         fixed = make({"kind": "gaussian", "sigma": "fixed", "value": rmse * factor})
         assert float(fixed.loss(raw, image).mean()) >= float(best) - 1e-3
     for _ in range(2000):
-        optimal.observe(optimal.notes(raw, image))
+        optimal.update_buffers(optimal.batch_statistics(raw, image))
     assert float(optimal.log_sigma.exp()) == pytest.approx(rmse, rel=1e-3)
     torch.testing.assert_close(optimal.eval().loss(raw, image).mean(), best, rtol=1e-4, atol=1e-3)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ectype.errors import ModelError
+from ectype.core.errors import ModelError
 from ectype.models.bottlenecks import BottleneckConfig
 
 
@@ -18,10 +18,10 @@ def test_noise_on_codes_is_as_strong_as_it_says_and_only_in_training() -> None:
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    each = (bottleneck.train()(features, noise).code - code).flatten(1)
+    added = (bottleneck.train()(features, noise).code - code).flatten(1)
     # σ ~ |N(0, τ²)|: its mean square is τ², its mean τ √(2/π).
-    assert float((each**2).mean().sqrt()) == pytest.approx(0.5, rel=0.08)
-    assert float(each.std(1).mean()) == pytest.approx(0.5 * (2 / torch.pi) ** 0.5, rel=0.08)
+    assert float((added**2).mean().sqrt()) == pytest.approx(0.5, rel=0.08)
+    assert float(added.std(1).mean()) == pytest.approx(0.5 * (2 / torch.pi) ** 0.5, rel=0.08)
     assert torch.equal(bottleneck.eval()(features, noise).code, code)
     with pytest.raises(ModelError, match="at least 2"):
         BottleneckConfig.model_validate({"kind": "noisy"}).build((1, 8, 8))

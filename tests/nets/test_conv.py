@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ectype.errors import ModelError
+from ectype.config.recipe import load_recipe
+from ectype.config.schema import DataInfo
+from ectype.core.errors import ModelError
 from ectype.models.autoencoder import Autoencoder, AutoencoderConfig
-from ectype.nets.blocks import Attention
+from ectype.nets.blocks import SelfAttention2d
 from ectype.nets.conv import ConvConfig
-from ectype.nets.resampling import Down, Up, Upsampling
-from ectype.recipe import load_recipe
-from ectype.sections import DataInfo
+from ectype.nets.resampling import DownConv, UpConv, Upsampling
 
 MNIST = DataInfo(1, (28, 28))
 KINDS: list[Upsampling] = ["nearest", "transposed", "shuffle", "residual_shuffle"]
@@ -38,7 +38,7 @@ def test_a_map_as_code() -> None:
 @pytest.mark.parametrize("patch", [1, 2, 4])
 @pytest.mark.parametrize("up", KINDS)
 def test_a_decoder_of_maps_takes_other_maps(up: Upsampling, patch: int) -> None:
-    """A part of a code, or a larger one: each place is still a square of as many pixels."""
+    """Decode a crop of a code, or a larger one: each position still becomes a patch of the same size."""
     config = ConvConfig(width=8, latent=(4, 7, 7), patch=patch, up=up, shortcut=True)
     encoder, decoder = config.encoder(MNIST, 1), config.decoder(MNIST, 1)
     with torch.no_grad():
@@ -68,17 +68,17 @@ def test_with_shortcuts_a_fresh_network_only_lowers_the_resolution(channels: int
         config = ConvConfig.model_validate({**fields, "shortcut": shortcut, "up": up})
         info = DataInfo(channels, (64, 64))
         with torch.no_grad():
-            made = config.decoder(info, 1)(config.encoder(info, 1)(image))
-        away[shortcut] = float((made - lowered).square().mean().sqrt())
+            reconstruction = config.decoder(info, 1)(config.encoder(info, 1)(image))
+        away[shortcut] = float((reconstruction - lowered).square().mean().sqrt())
     assert away[True] < 0.1
     assert away[False] > 0.3
 
 
 def test_where_there_are_no_blocks_an_activation_stands_between_the_levels() -> None:
-    """Else the layers between two of them would be one linear map."""
+    """Otherwise the layers between two convolutions would be one linear map."""
     config = ConvConfig(width=8, depth=0)
     for net in (config.encoder(MNIST, 1), config.decoder(MNIST, 1)):
-        kinds = [type(layer) for layer in net.children() if isinstance(layer, Down | Up | nn.SiLU)]
+        kinds = [type(layer) for layer in net.children() if isinstance(layer, DownConv | UpConv | nn.SiLU)]
         resized = [place for place, kind in enumerate(kinds) if kind is not nn.SiLU]
         assert len(resized) == 2
         assert nn.SiLU in kinds[resized[0] : resized[1]]
@@ -89,7 +89,7 @@ def test_where_there_are_no_blocks_an_activation_stands_between_the_levels() -> 
 
 @pytest.mark.parametrize("channels", [4, 64, 128, 100])
 def test_attention_starts_as_the_identity_and_learns(channels: int) -> None:
-    block, x = Attention(channels), torch.randn(2, channels, 5, 3)
+    block, x = SelfAttention2d(channels), torch.randn(2, channels, 5, 3)
     torch.testing.assert_close(block(x), x)
     block(x).square().sum().backward()
     assert block.answer.weight.grad is not None
@@ -98,7 +98,7 @@ def test_attention_starts_as_the_identity_and_learns(channels: int) -> None:
 
 def test_attention_is_that_of_its_formula() -> None:
     torch.manual_seed(0)
-    block = Attention(128)
+    block = SelfAttention2d(128)
     assert block.heads == 2
     nn.init.normal_(block.answer.weight, std=0.1)
     x = torch.randn(2, 128, 3, 4)
@@ -115,7 +115,7 @@ def test_attention_is_kept_to_low_resolution(side: int, levels: int) -> None:
     config, info = ConvConfig(width=8, bottom=8, attention=side), DataInfo(3, (56, 56))
     assert config.sizes(info)[1:] == [(28, 28), (14, 14), (7, 7)]
     for net in (config.encoder(info, 1), config.decoder(info, 1)):
-        assert sum(isinstance(layer, Attention) for layer in net.modules()) == levels
+        assert sum(isinstance(layer, SelfAttention2d) for layer in net.modules()) == levels
 
 
 # ── The systems at their own sizes ───────────────────────────────────────────────────────────────────────────────────
@@ -131,7 +131,7 @@ def built(name: str, **changes: object) -> Autoencoder:
 
 
 def gigaflop(model: Autoencoder) -> float:
-    """Of a reconstruction, two for each multiply-add."""
+    """Count the operations of a reconstruction in units of 10⁹, two for each multiply-add."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         image = torch.empty(1, *model.info.shape, device="meta")
         assert model.reconstruct(image).shape == image.shape
@@ -145,7 +145,7 @@ def test_decoder_512_is_the_documented_one() -> None:
     assert isinstance(first, nn.Linear)
     assert isinstance(shape, nn.Unflatten)
     assert (first.in_features, shape.unflattened_size) == (1024, (512, 8, 8))
-    ups = [layer for layer in model.decoder if isinstance(layer, Up)]
+    ups = [layer for layer in model.decoder if isinstance(layer, UpConv)]
     assert [up.size for up in ups] == [(side, side) for side in (16, 32, 64, 128, 256, 512)]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.encode(torch.empty(1, 3, 512, 512, device="meta"))
@@ -155,7 +155,7 @@ def test_decoder_512_is_the_documented_one() -> None:
 @pytest.mark.parametrize("up", ["nearest", "transposed"])
 def test_ae_conv_512_is_the_documented_one(up: Upsampling) -> None:
     model = built("ae-conv-512", up=up)
-    downs = [layer for layer in model.encoder.modules() if isinstance(layer, Down)]
+    downs = [layer for layer in model.encoder.modules() if isinstance(layer, DownConv)]
     widths = [3, 32, 64, 128, 256, 256, 256, 256]
     assert [(down.in_channels, down.out_channels) for down in downs] == list(itertools.pairwise(widths))
     assert {(down.kernel_size, down.stride) for down in downs} == {((5, 5), (2, 2))}
@@ -181,7 +181,7 @@ def test_each_kind_of_decoder_starts_at_the_mean(change: dict) -> None:
     with torch.no_grad():
         before = model.decoder(torch.zeros(1, 64)).mean((0, 2, 3))
         mean = torch.tensor([0.1, 0.5, 0.9]).view(3, 1, 1).expand(3, 32, 32)
-        model.start_from(mean, lambda: mean[None])
+        model.initialize_from_data(mean, lambda: mean[None])
         moved = model.decoder(torch.zeros(1, 64)).mean((0, 2, 3)) - before
     assert moved[0] < moved[1] < moved[2]
     torch.testing.assert_close(moved[2] - moved[0], 2 * torch.logit(torch.tensor(0.9)), atol=1.0, rtol=0)

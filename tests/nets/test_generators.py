@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from ectype.config.recipe import load_recipe
+from ectype.config.schema import DataInfo
 from ectype.nets.critics import ConvCriticConfig, MLPCriticConfig
 from ectype.nets.generators import ConvGeneratorConfig, MLPGeneratorConfig
 from ectype.nets.resampling import Upsampling
-from ectype.recipe import load_recipe
-from ectype.sections import DataInfo
 
 MNIST = DataInfo(1, (28, 28), classes=tuple("0123456789"))
 SIZES = [(8, 8), (9, 11), (16, 16), (28, 28), (31, 33), (64, 48), (100, 37), (512, 512)]
@@ -19,10 +19,10 @@ SIZES = [(8, 8), (9, 11), (16, 16), (28, 28), (31, 33), (64, 48), (100, 37), (51
 def test_convolutional_players_take_any_size(size: tuple[int, int], channels: int) -> None:
     info = DataInfo(channels, size)
     with torch.no_grad():
-        made = ConvGeneratorConfig(width=4, max_width=8, depth=1).build(5, info)(torch.randn(2, 5))
-        assert made.shape == (2, channels, *size)
+        fake = ConvGeneratorConfig(width=4, max_width=8, depth=1).build(5, info)(torch.randn(2, 5))
+        assert fake.shape == (2, channels, *size)
         critic = ConvCriticConfig(width=4, max_width=8, depth=1).build(channels, size, 3)
-        assert critic(made, torch.randn(2, 3)).shape == (2, critic.numbers)
+        assert critic(fake, torch.randn(2, 3)).shape == (2, critic.num_features)
 
 
 def layers(net: nn.Module) -> list[tuple[int, int]]:
@@ -30,18 +30,18 @@ def layers(net: nn.Module) -> list[tuple[int, int]]:
 
 
 def test_the_documented_fully_connected_players() -> None:
-    for preset, noise, told in (("gan-mlp", 64, 0), ("cgan-mlp", 100, 10)):
+    for preset, noise, num_labels in (("gan-mlp", 64, 0), ("cgan-mlp", 100, 10)):
         recipe = load_recipe(preset)
         model = recipe.model.build(MNIST)
-        assert layers(model) == [(noise + told, 256), (256, 256), (256, 784)]
+        assert layers(model) == [(noise + num_labels, 256), (256, 256), (256, 784)]
         objective = recipe.objective.build(model, MNIST, images=1000)
         critic = objective.players["critic"]
-        assert layers(critic) == [(784 + told, 256), (256, 256), (256, 1)]
+        assert layers(critic) == [(784 + num_labels, 256), (256, 256), (256, 1)]
         kinds = [type(layer).__name__ for layer in critic.modules() if not list(layer.children())]
         assert kinds.count("LeakyReLU") == 2
         assert [layer.negative_slope for layer in critic.modules() if isinstance(layer, nn.LeakyReLU)] == [0.2, 0.2]
         with torch.no_grad():
-            label = torch.arange(3) if told else None
+            label = torch.arange(3) if num_labels else None
             assert model.sample(3, label=label).shape == (3, 1, 28, 28)
 
 
@@ -65,8 +65,8 @@ def test_fresh_generators_draw_no_checkerboard_but_by_transposed_convolution(up:
     assert isinstance(net, nn.Sequential)
     with torch.no_grad():
         image = net[1:](torch.ones(1, 8, 8, 8))[0, 0, 24:40, 24:40]
-    spread = float(image.std() / image.abs().max())
-    assert spread > 1e-2 if up == "transposed" else spread < 1e-5
+    relative_std = float(image.std() / image.abs().max())
+    assert relative_std > 1e-2 if up == "transposed" else relative_std < 1e-5
 
 
 @pytest.mark.parametrize("up", ["transposed", "shuffle", "residual_shuffle"])

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from ectype.errors import ModelError
+from ectype.config.schema import DataInfo
+from ectype.core.errors import ModelError
 from ectype.models.autoencoder import AutoencoderConfig
-from ectype.nets.blocks import Residual
+from ectype.nets.blocks import ResidualBlock
 from ectype.nets.coder import CoderConfig
-from ectype.nets.reference import DeepConvConfig, SmallConvConfig
-from ectype.sections import DataInfo
+from ectype.nets.teaching import DeepConvConfig, SmallConvConfig
 
 MNIST = DataInfo(1, (28, 28))
 NETS = [
@@ -38,7 +38,6 @@ def test_every_net_returns_the_size_it_was_given(plain: dict, size: tuple[int, i
         assert features.shape == (2, heads * shape[0], *shape[1:])
         raw = config.decoder(info, heads).eval()(torch.randn(2, *shape))
     assert raw.shape == (2, heads * 3, *size)
-    assert config.code_numbers(info) == math.prod(shape)
 
 
 def test_the_reference_encoder_has_43428_parameters() -> None:
@@ -48,7 +47,7 @@ def test_the_reference_encoder_has_43428_parameters() -> None:
 
 def test_the_feature_extractor_has_12544_numbers() -> None:
     assert DeepConvConfig().code_shape(MNIST) == (256, 7, 7)
-    assert DeepConvConfig().code_numbers(MNIST) == 12_544
+    assert math.prod(DeepConvConfig().code_shape(MNIST)) == 12_544
 
 
 def test_too_small_an_image_is_refused_with_the_least_size() -> None:
@@ -58,7 +57,7 @@ def test_too_small_an_image_is_refused_with_the_least_size() -> None:
 
 def test_residual_blocks_start_as_the_identity() -> None:
     x = torch.randn(2, 8, 7, 9)
-    torch.testing.assert_close(Residual(8, "silu")(x), x)
+    torch.testing.assert_close(ResidualBlock(8, "silu")(x), x)
 
 
 def test_the_linear_autoencoder_has_no_activation() -> None:
@@ -73,10 +72,10 @@ def test_starting_at_the_mean_image() -> None:
     for likelihood in ({"kind": "mse"}, {"kind": "l1", "output": "linear"}, {"kind": "discretised_logistic"}):
         config = AutoencoderConfig.model_validate({"net": {"kind": "mlp"}, "likelihood": likelihood})
         model = config.build(DataInfo(3, (12, 12)))
-        model.start_from(mean, lambda: mean[None])
+        model.initialize_from_data(mean, lambda: mean[None])
         with torch.no_grad():
-            shown = model.decode(torch.zeros(1, 16))[0]
-        assert float((shown - mean).abs().mean()) < 0.05
+            image = model.decode(torch.zeros(1, 16))[0]
+        assert float((image - mean).abs().mean()) < 0.05
         untouched = config.model_copy(update={"start_at_mean": False}).build(DataInfo(3, (12, 12)))
-        untouched.start_from(mean, lambda: mean[None])
+        untouched.initialize_from_data(mean, lambda: mean[None])
         assert float((untouched.decode(torch.zeros(1, 16))[0] - mean).abs().mean().detach()) > 0.1

@@ -8,18 +8,25 @@ import pytest
 import torch
 from torch import nn
 
-from ectype.errors import ModelError
+from ectype.core.errors import ModelError
 from ectype.nets import pretrained
-from ectype.nets.pretrained import Frozen, Weights, find_weights, load_network, load_weights, weights_file
+from ectype.nets.pretrained import (
+    FrozenNetwork,
+    WeightsFile,
+    fetch_weights_file,
+    find_weights,
+    load_network,
+    load_weights,
+)
 
 
 class Holder(nn.Module):
-    """A trained layer beside a frozen network with BatchNorm."""
+    """Holds a trained layer and a frozen network with BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()
         self.trained = nn.Linear(2, 2)
-        self.judge = Frozen(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)))
+        self.judge = FrozenNetwork(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)))
 
 
 def test_a_frozen_network_is_neither_saved_nor_counted_nor_trained() -> None:
@@ -35,8 +42,8 @@ def test_a_frozen_network_is_neither_saved_nor_counted_nor_trained() -> None:
     assert not any(module.training for module in holder.judge.net.modules())
     assert not any(parameter.requires_grad for parameter in holder.judge.net.parameters())
     image = torch.rand(2, 1, 3, 3, requires_grad=True)
-    (slope,) = torch.autograd.grad(holder.judge(image).sum(), image)
-    assert slope.any()
+    (grad,) = torch.autograd.grad(holder.judge(image).sum(), image)
+    assert grad.any()
     assert not holder.judge.net[1].running_mean.any()
 
 
@@ -66,19 +73,21 @@ def test_a_copy_has_a_frozen_network_of_its_own() -> None:
 
 @pytest.fixture
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two empty caches, ours and that of torch's hub."""
+    """Set up two empty caches, ectype's and that of torch's hub."""
     monkeypatch.setenv("ECTYPE_CACHE", str(tmp_path / "ours"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path
 
 
 def test_weights_are_found_in_the_cache_of_torch(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pretrained.WEIGHTS, "VGG19", Weights("vgg19.pth", "ba7816bf", url="https://nowhere.invalid/"))
+    monkeypatch.setitem(
+        pretrained.WEIGHTS, "VGG19", WeightsFile("vgg19.pth", "ba7816bf", url="https://nowhere.invalid/")
+    )
     assert find_weights("VGG19") is None
     for place in (caches / "torch" / "hub" / "checkpoints", caches / "ours" / "weights"):
         place.mkdir(parents=True)
         (place / "vgg19.pth").write_bytes(b"abc")
-        assert weights_file("VGG19") == place / "vgg19.pth"  # ours comes first once it is there
+        assert fetch_weights_file("VGG19") == place / "vgg19.pth"  # ectype's cache comes first
 
 
 @pytest.mark.parametrize("name", ["VGG16", "VGG19", "AlexNet"])
@@ -88,7 +97,7 @@ def test_weights_that_cannot_be_had_are_named(name: str, caches: Path, monkeypat
     assert weights.file.endswith(f"-{weights.sha256}.pth")
     monkeypatch.setitem(
         pretrained.WEIGHTS, name, weights._replace(url=f"https://nowhere.invalid/{weights.file}")
-    )  # so that nothing is fetched where there is a network
+    )  # so that nothing is downloaded on machines with a connection
     with pytest.raises(ModelError, match=rf"{name} could not be downloaded .*fetch .* put it at '.*{weights.file}'"):
         load_network(name)
 
@@ -122,6 +131,6 @@ def test_mobilenet_is_torchvisions() -> None:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pretrained.NETWORKS, "MobileNetV2", ("no_such_library.models", lambda models: models))
-    with pytest.raises(ModelError, match=r"MobileNetV2 is built by no_such_library: pip install"):
+    monkeypatch.setitem(pretrained.NETWORK_BUILDERS, "MobileNetV2", ("no_such_library.models", lambda models: models))
+    with pytest.raises(ModelError, match=r"MobileNetV2 needs no-such-library: pip install"):
         load_network("MobileNetV2")

@@ -1,4 +1,4 @@
-"""A critic beside a reconstruction: when it joins, how much it counts, and what is done when it spoils."""
+"""A critic with a reconstruction loss: when it joins, its weight, and what happens when it damages the model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-import ectype
+from ectype.analysis.diagnose.advice import advice_for_verdict
+from ectype.config.recipe import Recipe, load_recipe
+from ectype.config.schema import DataInfo
+from ectype.core.distributed import World
+from ectype.core.errors import ModelError
+from ectype.core.random import SeededStepContext
 from ectype.data.batch import Batch
-from ectype.diagnose.advice import advised
-from ectype.errors import ModelError
-from ectype.measure.validation import spoiled
-from ectype.nets.patch import PatchCriticConfig
-from ectype.objectives.base import LossTerms, Restarts
+from ectype.evaluation.monitor import Monitor
+from ectype.evaluation.validation import critic_damage_verdict
+from ectype.nets.patch_critic import PatchCriticConfig
+from ectype.objectives.base import HasTrainingProgress, LossTerms
 from ectype.objectives.critic_term import CriticTerm, CriticTermConfig
 from ectype.objectives.reconstruction import Reconstruction
-from ectype.recipe import Recipe, load_recipe
-from ectype.sections import DataInfo
-from ectype.training.distributed import World
-from ectype.training.monitor import Monitor
-from ectype.training.position import Position
+from ectype.training.run import train
 from ectype.training.trainer import Trainer
 
 INFO = DataInfo(1, (16, 16))
@@ -34,7 +34,7 @@ class Sines:
     def __len__(self) -> int:
         return 64
 
-    def __call__(self, index: torch.Tensor, moment: object) -> Batch:
+    def __call__(self, index: torch.Tensor, context: object) -> Batch:
         steps = (index + 1).view(-1, 1, 1, 1)
         grid = torch.linspace(0, 3, 16)
         return Batch(0.5 + 0.5 * torch.sin(steps * grid.view(1, 1, -1, 1) + steps.sqrt() * grid.view(1, 1, 1, -1)))
@@ -63,12 +63,12 @@ def trainer(found: Recipe, budget: int = 1000) -> Trainer:
     return Trainer(objective, Sines(), found, budget=budget, device=torch.device("cpu"), world=World())
 
 
-def played(found: Trainer, steps: int) -> list[dict[str, float]]:
-    said = []
+def run_steps(found: Trainer, steps: int) -> list[dict[str, float]]:
+    metrics = []
     for _ in range(steps):
         found.step()
-        said.append(found.take_metrics())
-    return said
+        metrics.append(found.take_metrics())
+    return metrics
 
 
 def critic_of(found: Trainer) -> CriticTerm:
@@ -79,26 +79,26 @@ def critic_of(found: Trainer) -> CriticTerm:
 
 def test_the_critic_learns_before_its_gradient_counts_and_then_rises_slowly() -> None:
     running = trainer(recipe())
-    said = played(running, 9)
-    assert all("critic/adversarial" in line for line in said)
-    counting = ["model/adversarial" in line for line in said]
-    assert counting == [False] * 4 + [True] * 5  # its fourth move is the first beyond the warm-up
-    weights = [line["model/adversarial weight"] for line in said[4:]]
-    assert weights[0] == 0  # gradients have not been compared yet
+    metrics = run_steps(running, 9)
+    assert all("critic/adversarial" in line for line in metrics)
+    contributes = ["model/adversarial" in line for line in metrics]
+    assert contributes == [False] * 4 + [True] * 5  # the critic's fourth update is the first after the warmup
+    weights = [line["model/adversarial weight"] for line in metrics[4:]]
+    assert weights[0] == 0  # the gradients have not been compared yet
     assert all(weight > 0 for weight in weights[1:])
-    assert running.objective.phase == "judged"
+    assert running.objective.critic_phase == "judged"
 
 
 def test_without_a_warm_up_the_weight_is_that_of_vqgan() -> None:
-    """Of the gradient at the last layer, the critic's part is `weight` times the rest, one move later."""
+    """The norm of the term's gradient at the last layer is `weight` times that of the rest, one update later."""
     running = trainer(recipe(**{"adversary.warmup": 0}))
-    played(running, 5)
+    run_steps(running, 5)
     objective, before = running.objective, copy.deepcopy(running.objective)
     assert isinstance(before, Reconstruction)
     assert isinstance(objective, Reconstruction)
     batch = Sines()(running.order.take(running.seen, 8), None)
-    moment = Position(running.recipe.train.seed, running.seen, running.step_count, "model", 0, 8)
-    scored = before.score(batch, moment)
+    context = SeededStepContext(running.recipe.train.seed, running.seen, running.step_count, "model", 0, 8)
+    scored = before.score(batch, context)
     rest = LossTerms({name: term for name, term in scored.terms.items() if name != "adversarial"}).total()
     last = before.model.last_layer
     one, two = (
@@ -110,11 +110,11 @@ def test_without_a_warm_up_the_weight_is_that_of_vqgan() -> None:
 
 
 def test_micro_batches_change_nothing() -> None:
-    """Of plain steps: Adam would blow up what rounding leaves of gradients that are zero."""
+    """With SGD, because Adam would amplify the rounding errors of gradients that are zero."""
     plain = {"adversary.warmup": 1, "optimizer.name": "sgd", "optimizer.lr": 0.01, "optimizer.betas": [0.5, 0.9]}
     whole, split = trainer(recipe(**plain)), trainer(recipe(**plain, micro_batch=3))
     for running in (whole, split):
-        played(running, 8)
+        run_steps(running, 8)
     for key, value in whole.objective.state_dict().items():
         torch.testing.assert_close(split.objective.state_dict()[key], value, atol=1e-5, rtol=1e-4, msg=key)
 
@@ -122,12 +122,12 @@ def test_micro_batches_change_nothing() -> None:
 def test_resuming_is_bit_equal_before_and_after_it_counts() -> None:
     for stop in (2, 6):
         whole, half = trainer(recipe()), trainer(recipe())
-        played(whole, 10)
-        played(half, stop)
+        run_steps(whole, 10)
+        run_steps(half, stop)
         state = copy.deepcopy(half.tensors())
         resumed = trainer(recipe())
         resumed.load(state, seen=half.seen, steps=half.step_count)
-        played(resumed, 10 - stop)
+        run_steps(resumed, 10 - stop)
         for name, group in whole.tensors().items():
             for key, value in group.items():
                 assert torch.equal(value, resumed.tensors()[name][key]), key
@@ -136,78 +136,78 @@ def test_resuming_is_bit_equal_before_and_after_it_counts() -> None:
 def test_it_joins_when_the_reconstruction_has_settled_or_at_half_of_the_budget() -> None:
     config = CriticTermConfig(weight=0.5, critic=PatchCriticConfig(**SMALL))
 
-    def moves(losses: list[float], images: int = 10**9) -> CriticTerm:
+    def after(losses: list[float], images: int = 10**9) -> CriticTerm:
         term = CriticTerm(config, INFO, images=images)
         for i, loss in enumerate(losses):
-            term.observe({"so far": torch.tensor([loss, 8.0 * i])})
+            term.after_model_update({"so far": torch.tensor([loss, 8.0 * i])})
         return term
 
     falling = [math.exp(-i / 500) for i in range(2000)]
-    assert not moves(falling).ready()
-    assert moves([*falling, *[falling[-1]] * 3000]).ready()
-    below = [loss - 500 for loss in falling]  # a density's logarithm
-    assert moves([*below, *[below[-1]] * 3000]).ready()
-    assert not moves([-500 * math.exp(i / 500) for i in range(2000)]).ready()
-    assert not moves([1.0] * 100).ready()  # too early to say
-    assert moves(falling[:100], images=1500).ready()  # half of the budget
+    assert not after(falling).has_joined()
+    assert after([*falling, *[falling[-1]] * 3000]).has_joined()
+    below = [loss - 500 for loss in falling]  # as a negative log density can be
+    assert after([*below, *[below[-1]] * 3000]).has_joined()
+    assert not after([-500 * math.exp(i / 500) for i in range(2000)]).has_joined()
+    assert not after([1.0] * 100).has_joined()  # too early to decide
+    assert after(falling[:100], images=1500).has_joined()  # half of the budget
 
 
 def test_taking_weights_over_has_the_critic_join_anew() -> None:
     running = trainer(recipe())
-    played(running, 9)
+    run_steps(running, 9)
     term = critic_of(running)
     weights = copy.deepcopy(term.adversary.state_dict())
-    assert isinstance(term, Restarts)
-    term.restart()
-    assert running.objective.phase == "waiting"
+    assert isinstance(term, HasTrainingProgress)
+    term.reset_progress()
+    assert running.objective.critic_phase == "waiting"
     assert float(term.played) == float(term.ratio) == 0
     assert all(torch.equal(value, weights[key]) for key, value in term.adversary.state_dict().items())
 
 
 def test_a_rehearsal_has_the_critic_in_the_game() -> None:
-    rehearsed = trainer(recipe(**{"adversary.warmup": 1000, "adversary.starts": "settled"})).rehearsal()
-    said = played(rehearsed, 1)[0]
-    assert "model/adversarial" in said
-    assert "critic/adversarial" in said
+    copied = trainer(recipe(**{"adversary.warmup": 1000, "adversary.starts": "settled"})).dry_run_copy()
+    metrics = run_steps(copied, 1)[0]
+    assert "model/adversarial" in metrics
+    assert "critic/adversarial" in metrics
 
 
 def test_a_cost_that_the_bottleneck_does_not_have_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"weights=\{KL: 1e-06\}: this bottleneck has no such cost \(it has none\)"):
+    with pytest.raises(ModelError, match=r"weights=\{KL: 1e-06\}: this bottleneck has no such penalty \(it has none\)"):
         trainer(recipe(**{"objective.weights": {"KL": 1e-6}}))
     found = trainer(recipe(**{"objective.weights": {"KL": 0.5}, "bottleneck": "gaussian", "adversary.weight": 0.0}))
     assert isinstance(found.objective, Reconstruction)
-    assert found.objective.weights == {"KL": 0.5 / 256}  # beside means
+    assert found.objective.weights == {"KL": 0.5 / 256}  # the loss is a mean over 256 elements
 
 
 def test_a_spoiled_reconstruction_is_noticed_and_the_critic_asked_for_less() -> None:
-    monitor = Monitor(100, patience=1, halts=True)
+    monitor = Monitor(100, patience=1, stop_on_fatal=True)
 
-    def look(seen: int, value: float, phase: Any) -> bool:
+    def check(seen: int, value: float, phase: Any) -> bool:
         values = {"l1": value}
-        return monitor.record(seen, values, spoiled(values, monitor), phase)
+        return monitor.record(seen, values, critic_damage_verdict(values, monitor), phase)
 
-    assert look(100, 1.0, "waiting")
-    assert not look(200, 1.1, "waiting")
+    assert check(100, 1.0, "waiting")
+    assert not check(200, 1.1, "waiting")
     assert not monitor.done  # patience waits for the critic
-    assert look(300, 0.5, "waiting")
-    assert look(400, 0.55, "judged")  # the newest is the best now
-    assert look(500, 0.6, "judged")
+    assert check(300, 0.5, "waiting")
+    assert check(400, 0.55, "judged")  # the newest counts as the best now
+    assert check(500, 0.6, "judged")
     assert monitor.best_seen == 500
-    assert not look(600, 0.9, "judged")
+    assert not check(600, 0.9, "judged")
     assert monitor.fatal is None
-    assert not look(700, math.nan, "judged")
+    assert not check(700, math.nan, "judged")
     assert monitor.fatal == "spoiled"
     assert monitor.healthy_seen == 500
     assert "spoiled" in monitor.reason()
     assert Monitor.restored(monitor.state()) == monitor
-    (advice,) = advised(recipe(), "spoiled")
+    (advice,) = advice_for_verdict(recipe(), "spoiled")
     assert advice.overrides == {"objective.adversary.weight": 0.125, "objective.adversary.warmup": 6}
 
 
-@pytest.mark.parametrize("levels, sees", [(2, 34), (3, 70)])
-def test_a_patch_critic_sees_as_much_as_that_of_pix2pix(levels: int, sees: int) -> None:
+@pytest.mark.parametrize("levels, receptive_field", [(2, 34), (3, 70)])
+def test_a_patch_critic_sees_as_much_as_that_of_pix2pix(levels: int, receptive_field: int) -> None:
     critic = PatchCriticConfig(width=4, levels=levels).build(3, (128, 128), 0)
-    # Group normalisation looks at the whole map: what a position sees without it is asked.
+    # Without group normalization, which depends on the whole map.
     for place, part in enumerate(critic.body):  # type: ignore[arg-type]
         if isinstance(part, torch.nn.GroupNorm):
             critic.body[place] = torch.nn.Identity()  # type: ignore[operator]
@@ -216,7 +216,7 @@ def test_a_patch_critic_sees_as_much_as_that_of_pix2pix(levels: int, sees: int) 
     scores[0, scores.shape[1] // 2 + math.isqrt(scores.shape[1]) // 2].sum().backward()
     assert image.grad is not None
     rows = (image.grad.abs().sum((0, 1, 3)) > 0).sum()
-    assert int(rows) == sees
+    assert int(rows) == receptive_field
 
 
 def test_every_size_can_be_judged_by_patches() -> None:
@@ -224,24 +224,24 @@ def test_every_size_can_be_judged_by_patches() -> None:
         critic = PatchCriticConfig(width=4).build(1, size, 2)
         found = critic(torch.rand(2, 1, *size), torch.rand(2, 2))
         assert found.shape[0] == 2
-        assert found.shape[2] == critic.numbers
+        assert found.shape[2] == critic.num_features
 
 
 def test_small_code_maps_should_decode_to_small_images() -> None:
     found = trainer(recipe(**{"adversary.weight": 0.0, "equivariance": {"weight": 0.5, "scales": [0.5], "every": 2}}))
-    said = played(found, 4)
-    assert said[0]["equivariance"] > 0
-    assert "equivariance" not in said[1]
+    metrics = run_steps(found, 4)
+    assert metrics[0]["equivariance"] > 0
+    assert "equivariance" not in metrics[1]
     objective = found.objective
     assert isinstance(objective, Reconstruction)
     batch = Sines()(torch.arange(4), None)
-    terms = objective.score(batch, Position(0, 0, 0, batch=4)).terms
-    assert terms["equivariance"][0] == 1.0  # as often as it is left out it counts for more
-    assert set(objective.validate(objective.model, batch, Position(0, 0, 0, batch=4)).terms) == {"l1"}
+    terms = objective.score(batch, SeededStepContext(0, 0, 0, batch=4)).terms
+    assert terms["equivariance"][0] == 1.0  # weight · every
+    assert set(objective.validate(objective.model, batch, SeededStepContext(0, 0, 0, batch=4)).terms) == {"l1"}
 
 
 def test_a_vector_has_no_small_version() -> None:
-    with pytest.raises(ModelError, match=r"scales code maps.*vector of 64.*latent="):
+    with pytest.raises(ModelError, match=r"needs a code map.*vector of 64.*latent="):
         trainer(recipe(**{"net.latent": None, "equivariance.weight": 0.5}))
 
 
@@ -250,10 +250,11 @@ def test_losses_by_weight_stand_for_the_likelihood() -> None:
     objective = found.objective
     assert isinstance(objective, Reconstruction)
     batch = Sines()(torch.arange(4), None)
-    scored = objective.score(batch, Position(0, 0, 0, batch=4))
+    scored = objective.score(batch, SeededStepContext(0, 0, 0, batch=4))
     assert scored.title() == "0.2·mse + 0.8·ssim"
-    made = objective.model.likelihood.mean(objective.model.run(batch.image, Position(0, 0, 0, batch=4)).raw)
-    torch.testing.assert_close(scored.terms["mse"][1], (made - batch.image).square().mean())
+    raw = objective.model.forward_train(batch.image, SeededStepContext(0, 0, 0, batch=4)).raw
+    output = objective.model.likelihood.mean(raw)
+    torch.testing.assert_close(scored.terms["mse"][1], (output - batch.image).square().mean())
 
 
 @pytest.mark.slow
@@ -272,9 +273,9 @@ def test_a_run_that_the_critic_spoils_is_begun_again_with_less_of_it(tmp_path: P
             "run.pictures": 0,
         }
     )
-    run = ectype.train(found, out=tmp_path / "run")
-    said = run.summary()
-    assert said["state"] == "spoiled"
-    first = said["attempts"][0]
+    run = train(found, out=tmp_path / "run")
+    summary = run.summary()
+    assert summary["state"] == "spoiled"
+    first = summary["attempts"][0]
     assert first["changed"] == {"objective.adversary.weight": 750.0, "objective.adversary.warmup": 20}
     assert first["from"] is not None

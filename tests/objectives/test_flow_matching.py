@@ -1,4 +1,4 @@
-"""What a flow is asked to learn."""
+"""The flow matching objective."""
 
 from __future__ import annotations
 
@@ -6,61 +6,61 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ectype.config.schema import DataInfo
+from ectype.core.errors import ModelError
+from ectype.core.random import SeededStepContext
 from ectype.data.batch import Batch
-from ectype.errors import ModelError
 from ectype.models.flow import Flow, FlowConfig
 from ectype.nets.velocity import MLPVelocityConfig
 from ectype.objectives.flow_matching import FlowMatching, FlowMatchingConfig
-from ectype.sections import DataInfo
-from ectype.training.position import Position
 
 INFO = DataInfo(1, (1, 2), classes=("a", "b"))
 
 
-class Heard(nn.Module):
-    """Says nothing and notes what it was told."""
+class RecordingNet(nn.Module):
+    """Return a zero velocity and record the inputs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.inputs: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
-        self.told.append((x, time, label))
+        self.inputs.append((x, time, label))
         return torch.zeros_like(x)
 
 
-def game(**given: object) -> tuple[FlowMatching, Heard]:
+def build(**options: object) -> tuple[FlowMatching, RecordingNet]:
     flow = Flow(FlowConfig(net=MLPVelocityConfig(width=8)), INFO)
-    flow.net = Heard()
-    return FlowMatching(flow, FlowMatchingConfig.model_validate(given)), flow.net
+    flow.net = RecordingNet()
+    return FlowMatching(flow, FlowMatchingConfig.model_validate(options)), flow.net
 
 
 def test_points_lie_on_straight_ways_and_the_loss_is_of_their_direction() -> None:
-    objective, heard = game(unlabelled=0.0)
+    objective, net = build(unlabelled=0.0)
     image = torch.rand(6, 1, 1, 2)
-    moment = Position(3, 0, 0, "model", batch=6)
+    context = SeededStepContext(3, 0, 0, "model", batch=6)
     label = torch.tensor([0, 1, 0, 1, 0, 1])
-    found = objective.score(Batch(image, label), moment)
-    point, time, told = heard.told[0]
-    noise, at_end = moment.normal("noise", 6, 1, 1, 2), (image - 0.5) / 0.5
+    found = objective.score(Batch(image, label), context)
+    point, time, passed_label = net.inputs[0]
+    noise, normalized = context.normal("noise", 6, 1, 1, 2), (image - 0.5) / 0.5
     t = time.view(-1, 1, 1, 1)
-    assert torch.allclose(point, (1 - t) * noise + t * at_end)
-    assert torch.equal(told, label)
-    # Of a velocity of nothing, the mean square of what is asked for.
-    assert found.total().item() == pytest.approx(float((at_end - noise).square().mean()), rel=1e-5)
+    assert torch.allclose(point, (1 - t) * noise + t * normalized)
+    assert torch.equal(passed_label, label)
+    # The loss of a zero velocity is the mean square of the target.
+    assert found.total().item() == pytest.approx(float((normalized - noise).square().mean()), rel=1e-5)
 
 
 def test_times_and_unsaid_labels_are_as_asked() -> None:
     n = 20_000
     batch = Batch(torch.rand(n, 1, 1, 2), torch.zeros(n, dtype=torch.int64))
-    moment = Position(0, 0, 0, "model", batch=n)
-    for kind, inner in (("uniform", 0.5), ("logit_normal", 0.728)):  # share of times within ¼ … ¾
-        objective, heard = game(time=kind, unlabelled=0.25)
-        objective.score(batch, moment)
-        _, time, told = heard.told[0]
-        assert float(((time > 0.25) & (time < 0.75)).float().mean()) == pytest.approx(inner, abs=0.01)
-        assert told is not None
-        assert float((told == 2).float().mean()) == pytest.approx(0.25, abs=0.01)
+    context = SeededStepContext(0, 0, 0, "model", batch=n)
+    for kind, fraction in (("uniform", 0.5), ("logit_normal", 0.728)):  # fraction of times within ¼ … ¾
+        objective, net = build(time=kind, unlabelled=0.25)
+        objective.score(batch, context)
+        _, time, passed_label = net.inputs[0]
+        assert float(((time > 0.25) & (time < 0.75)).float().mean()) == pytest.approx(fraction, abs=0.01)
+        assert passed_label is not None
+        assert float((passed_label == 2).float().mean()) == pytest.approx(0.25, abs=0.01)
 
 
 def test_it_trains_flows_only() -> None:

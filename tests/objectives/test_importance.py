@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
+from ectype.config.schema import DataInfo, ObjectiveConfig
+from ectype.core.errors import ModelError
+from ectype.core.random import SeededStepContext
 from ectype.data.batch import Batch
-from ectype.errors import ModelError
 from ectype.models.autoencoder import AutoencoderConfig
 from ectype.models.hierarchical import HierarchicalAutoencoder, HierarchicalConfig
 from ectype.objectives import importance
 from ectype.objectives.importance import CIWAEConfig, IWAEConfig, MIWAEConfig, PIWAEConfig, log_mean_exp
-from ectype.sections import DataInfo, ObjectiveConfig
-from ectype.training.position import Position
 
 INFO = DataInfo(1, (4, 4), binary=True)
 IMAGES = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)).round()
-MOMENT = Position(seed=0, seen=0, step=0, batch=6)
+MOMENT = SeededStepContext(seed=0, seen=0, step=0, batch=6)
 
 
 def vae() -> nn.Module:
@@ -38,8 +38,8 @@ def deep(**keys: Any) -> HierarchicalAutoencoder:
     return HierarchicalConfig.model_validate(config).build(INFO)
 
 
-def weights(model: Any, k: int) -> Tensor:
-    """As the objective draws them."""
+def log_weights(model: Any, k: int) -> Tensor:
+    """Return log weights of the same draws as the objective's."""
     return model.log_weights(IMAGES, lambda use, *shape: MOMENT.normal(use, 6, k, *shape).transpose(0, 1))
 
 
@@ -51,11 +51,11 @@ def score(config: ObjectiveConfig, model: nn.Module, which: int = 0) -> Any:
 @pytest.mark.parametrize("make", [vae, deep])
 def test_each_bound_is_what_its_paper_says(make: Any) -> None:
     model = make()
-    w = weights(model, 12)
+    w = log_weights(model, 12)
     assert score(IWAEConfig(samples=12), model).total().item() == pytest.approx(
         -float(log_mean_exp(w).mean()), rel=1e-6
     )
-    one = weights(model, 1)
+    one = log_weights(model, 1)
     assert score(IWAEConfig(samples=1), model).total().item() == pytest.approx(-float(one.mean()), rel=1e-6)
     grouped = torch.stack([log_mean_exp(part) for part in w.split(4)]).mean()
     assert score(MIWAEConfig(groups=3, samples=4), model).total().item() == pytest.approx(-float(grouped), rel=1e-6)
@@ -66,13 +66,13 @@ def test_each_bound_is_what_its_paper_says(make: Any) -> None:
 
 def test_piwae_gives_encoder_and_decoder_a_bound_each() -> None:
     model = vae()
-    parted = PIWAEConfig(groups=3, samples=4)
-    objective = parted.build(model, INFO, images=100)
+    piwae = PIWAEConfig(groups=3, samples=4)
+    objective = piwae.build(model, INFO, images=100)
     assert [turn.player for turn in objective.turns] == ["encoder", "decoder"]
     held = {id(p) for player in objective.players.values() for p in player.parameters()}
     assert held == {id(p) for p in model.parameters()}
-    assert score(parted, model).total() == score(MIWAEConfig(groups=3, samples=4), model).total()
-    assert score(parted, model, 1).total() == score(IWAEConfig(samples=12), model).total()
+    assert score(piwae, model).total() == score(MIWAEConfig(groups=3, samples=4), model).total()
+    assert score(piwae, model, 1).total() == score(IWAEConfig(samples=12), model).total()
 
 
 def test_training_is_judged_by_the_bound_of_all_draws() -> None:
@@ -86,20 +86,20 @@ def test_training_is_judged_by_the_bound_of_all_draws() -> None:
 def test_a_check_decodes_a_few_images_at_a_time(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, config = make(), MIWAEConfig(groups=3, samples=4)
     whole = config.build(model, INFO, images=100).validate(model, Batch(IMAGES), MOMENT)
-    shown = []
+    decoded = []
     inner = model.log_weights
-    monkeypatch.setattr(model, "log_weights", lambda image, draw: shown.append(len(image)) or inner(image, draw))
-    monkeypatch.setattr(importance, "AT_ONCE", 4 * 12 * 16)
+    monkeypatch.setattr(model, "log_weights", lambda image, draw: decoded.append(len(image)) or inner(image, draw))
+    monkeypatch.setattr(importance, "MAX_ELEMENTS_PER_VALIDATION_DECODE", 4 * 12 * 16)
     parts = config.build(model, INFO, images=100).validate(model, Batch(IMAGES), MOMENT)
-    assert shown == [4, 2]
+    assert decoded == [4, 2]
     torch.testing.assert_close(parts.total(), whole.total())
 
 
 def test_batch_norm_is_said_to_want_whole_batches() -> None:
     objective = IWAEConfig(samples=2).build(vae(), INFO, images=100)
-    assert objective.whole is None
+    assert objective.batch_dependent is None
     objective.extra = nn.BatchNorm2d(2)
-    assert "BatchNorm" in str(objective.whole)
+    assert "BatchNorm" in str(objective.batch_dependent)
 
 
 def test_two_layers_weigh_as_their_densities_say() -> None:
@@ -118,9 +118,9 @@ def test_two_layers_weigh_as_their_densities_say() -> None:
         q2 = gaussian(model.up[1], z1)
         z2 = q2.loc + q2.scale * noise["code 2"]
         pixels = Bernoulli(logits=model.decoder(z1.flatten(0, 1)).view(5, 6, -1)).log_prob(flat).sum(-1)
-        wanted = pixels + gaussian(model.down[0], z2).log_prob(z1).sum(-1) + Normal(0, 1).log_prob(z2).sum(-1)
-        wanted -= q1.log_prob(z1).sum(-1) + q2.log_prob(z2).sum(-1)
-    torch.testing.assert_close(found, wanted)
+        expected = pixels + gaussian(model.down[0], z2).log_prob(z1).sum(-1) + Normal(0, 1).log_prob(z2).sum(-1)
+        expected -= q1.log_prob(z1).sum(-1) + q2.log_prob(z2).sum(-1)
+    torch.testing.assert_close(found, expected)
 
 
 def test_one_layer_is_the_variational_autoencoder() -> None:
@@ -152,5 +152,5 @@ def test_what_states_no_density_is_refused() -> None:
     model = AutoencoderConfig.model_validate({"net": {"kind": "mlp", "latent_dim": 3, "hidden": [8]}}).build(INFO)
     with pytest.raises(ModelError, match="importance-weighted objectives need a posterior"):
         IWAEConfig().build(model, INFO, images=100)
-    with pytest.raises(ModelError, match="is no likelihood"):
+    with pytest.raises(ModelError, match="is not a likelihood"):
         deep(likelihood={"kind": "bce"})

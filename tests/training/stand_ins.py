@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ectype.data.batch import Batch, Moment
+from ectype.config.recipe import Recipe, load_recipe
+from ectype.core.distributed import World
+from ectype.core.random import SeededStepContext, StepContext
+from ectype.data.batch import Batch
 from ectype.objectives.base import LossTerms, Objective, Turn
-from ectype.recipe import Recipe, load_recipe
-from ectype.training.distributed import World
-from ectype.training.position import Position
 from ectype.training.trainer import Trainer
 
 
@@ -25,9 +25,9 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.image)
 
-    def __call__(self, index: torch.Tensor, moment: Position) -> Batch:
+    def __call__(self, index: torch.Tensor, context: SeededStepContext) -> Batch:
         image = self.image[index]
-        return Batch((image + 0.01 * moment.normal("augment", *image.shape)).clamp(0, 1))
+        return Batch((image + 0.01 * context.normal("augment", *image.shape)).clamp(0, 1))
 
 
 class Game(Objective):
@@ -50,14 +50,14 @@ class Game(Objective):
     def model(self) -> nn.Module:
         return self.generator
 
-    def score_critic(self, batch: Batch, moment: Moment) -> LossTerms:
+    def score_critic(self, batch: Batch, context: StepContext) -> LossTerms:
         with torch.no_grad():
-            fake = self.generator(moment.normal("z", len(batch.image), 4))
+            fake = self.generator(context.normal("z", len(batch.image), 4))
         real = batch.image.requires_grad_()
         given = self.critic(real)
         loss = nn.functional.softplus(self.critic(fake) - given).mean()
         terms = {"adversarial": (1.0, loss)}
-        if moment.step % self.lazy == 0:
+        if context.step % self.lazy == 0:
             slope = torch.autograd.grad(given.sum(), real, create_graph=True)[0]
             terms["R1"] = (0.5 * self.lazy, slope.flatten(1).square().sum(1).mean())
         return LossTerms(terms, {"sign": given.detach().sign().mean()})
@@ -65,8 +65,8 @@ class Game(Objective):
     def adapt(self, notes: dict[str, torch.Tensor]) -> None:
         self.strength += 0.01 * notes["sign"]
 
-    def score_generator(self, batch: Batch, moment: Moment) -> LossTerms:
-        fake = self.generator(moment.normal("z", len(batch.image), 4))
+    def score_generator(self, batch: Batch, context: StepContext) -> LossTerms:
+        fake = self.generator(context.normal("z", len(batch.image), 4))
         loss = nn.functional.softplus(self.critic(batch.image) - self.critic(fake)).mean()
         return LossTerms({"adversarial": (1.0, loss)})
 
@@ -81,12 +81,7 @@ def play(
 ) -> Trainer:
     """A trainer that has made so many steps."""
     trainer = Trainer(
-        objective,
-        feed or Pixels(),
-        recipe,
-        budget=640,
-        device=torch.device("cpu"),
-        world=world or World(),
+        objective, feed or Pixels(), recipe, budget=640, device=torch.device("cpu"), world=world or World()
     )
     for _ in range(steps):
         trainer.step()
@@ -113,16 +108,16 @@ class _Fails(torch.autograd.Function):
 class Short(NamedTuple):
     """A turn's score that fails with more than `most` images, once it has done its work; see `scarce`."""
 
-    score: Callable[[Batch, Moment], LossTerms]
+    score: Callable[[Batch, StepContext], LossTerms]
     most: int
     since: int
     where: str
     piece: int
 
-    def __call__(self, batch: Batch, moment: Position) -> LossTerms:
-        found = self.score(batch, moment)
+    def __call__(self, batch: Batch, context: SeededStepContext) -> LossTerms:
+        found = self.score(batch, context)
         n = len(batch.image)
-        if n <= self.most or moment.step < self.since or moment.start < self.piece * n:
+        if n <= self.most or context.step < self.since or context.start < self.piece * n:
             return found
         if self.where == "forward":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -16,17 +16,20 @@ import pytest
 import torch
 
 import ectype
-from ectype.data.feed import Feed
-from ectype.errors import EctypeWarning, Interrupted
-from ectype.loading import open_data
+from ectype.analysis.results import evaluate
+from ectype.config.recipe import Recipe
+from ectype.core.errors import EctypeWarning, Interrupted
+from ectype.core.memory import free_memory, release_memory
+from ectype.data.loader import Loader
+from ectype.evaluation.figure_names import metric_of
 from ectype.models.base import Samples
-from ectype.recipe import Recipe
-from ectype.results import evaluate
-from ectype.training import checkpoint
-from ectype.training.assemble import assemble
+from ectype.runs import checkpoint
+from ectype.runs.load import open_data
+from ectype.runs.run_dir import RunDir
+from ectype.training.build import build_trainer
 from ectype.training.loop import Callback
-from ectype.training.memory import fitting, free_memory, release
-from ectype.training.rundir import RunDir
+from ectype.training.micro_batch import find_micro_batch
+from ectype.training.run import train
 from ectype.training.trainer import Trainer
 from tests.conformance.small import small
 
@@ -36,8 +39,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def trainer(recipe: Recipe, device: torch.device = CUDA) -> Trainer:
     _, store = open_data(recipe.data)
-    feed = Feed(store.split("train"), recipe.data, device, training=True, seed=0)
-    return assemble(recipe, store.info, feed, budget=3200, device=device)
+    feed = Loader(store.split("train"), recipe.data, device, training=True, seed=0)
+    return build_trainer(recipe, store.info, feed, budget=3200, device=device)
 
 
 def totals(made: Trainer, steps: int) -> list[float]:
@@ -91,14 +94,14 @@ def test_memory_is_measured_and_the_batch_split(monkeypatch: pytest.MonkeyPatch)
     made = trainer(recipe)
     free = free_memory(CUDA)
     assert free is not None
-    assert fitting(made) is None
-    release(CUDA)
+    assert find_micro_batch(made) is None
+    release_memory(CUDA)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     made.step()
     peak = torch.cuda.max_memory_allocated() - before
-    monkeypatch.setattr("ectype.training.memory.free_memory", lambda device: int(0.7 * peak))
-    chosen = fitting(made)
+    monkeypatch.setattr("ectype.core.memory.free_memory", lambda device: int(0.7 * peak))
+    chosen = find_micro_batch(made)
     assert chosen is not None
     assert chosen < 256
 
@@ -113,11 +116,11 @@ def test_running_out_of_memory_halves_and_goes_on() -> None:
         **EXACT,
     }
     made = trainer(small("ae", **changes))
-    release(CUDA)
+    release_memory(CUDA)
     torch.cuda.reset_peak_memory_stats()
-    made.rehearsal().step()
-    release(CUDA)
-    peak, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
+    made.dry_run_copy().step()
+    release_memory(CUDA)
+    peak, total = (torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory)
     torch.cuda.set_per_process_memory_fraction(0.6 * peak / total)
     try:
         with pytest.warns(EctypeWarning, match="out of memory with 256 images at a time"):
@@ -131,14 +134,12 @@ def test_running_out_of_memory_halves_and_goes_on() -> None:
 
 @pytest.mark.parametrize("name", ["vae", "gan"])
 def test_a_run_is_evaluated_alike_on_both(name: str, tmp_path: Path) -> None:
-    run = ectype.train(
-        small(name, **{"run.device": "cuda", "train.images": 640, "monitor.every": 320}), out=tmp_path / "run"
-    )
+    run = train(small(name, **{"run.device": "cuda", "train.images": 640, "monitor.every": 320}), out=tmp_path / "run")
     assert torch.cuda.get_device_name() in run.environment_file.read_text()
-    on = {device: {f.name: f for f in evaluate(run, device=device).figures} for device in ("cpu", "cuda")}
+    on = {device: {f.key: f for f in evaluate(run, device=device).figures} for device in ("cpu", "cuda")}
     assert on["cpu"].keys() == on["cuda"].keys()
     for key, figure in on["cpu"].items():
-        if key.split()[0] in ("PSNR", "SSIM", "MSE", "−ELBO", "coverage", "precision"):
+        if metric_of(key) in ("psnr", "ssim", "mse", "negative_elbo", "coverage", "precision"):
             assert on["cuda"][key].value == pytest.approx(figure.value, rel=2e-2, abs=2e-2), key
     shown = []
     for device in ("cpu", "cuda"):
@@ -156,12 +157,12 @@ def test_what_was_begun_on_a_gpu_goes_on_elsewhere(tmp_path: Path) -> None:
 
     recipe = small("vae", **{"run.device": "cuda", "train.images": 640, "monitor.every": 320})
     with pytest.raises(Interrupted):
-        ectype.train(recipe, out=tmp_path / "run", callbacks=[Stop()])
+        train(recipe, out=tmp_path / "run", callbacks=[Stop()])
     newest = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert newest is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EctypeWarning)  # that what follows is not bit-equal
-        run = ectype.train(recipe.override({"run.device": "cpu"}), out=tmp_path / "run")
+        run = train(recipe.override({"run.device": "cpu"}), out=tmp_path / "run")
     assert run.summary()["seen"] == 640
 
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from ectype.data.batch import Batch, Moment
-from ectype.errors import RecipeError
-from ectype.objectives.base import Group, LossTerms, Objective, Turn
-from ectype.recipe import load_recipe
-from ectype.training.average import Average
-from ectype.training.optimizers import Mover
+from ectype.config.recipe import load_recipe
+from ectype.core.errors import RecipeError
+from ectype.core.random import StepContext
+from ectype.data.batch import Batch
+from ectype.nets.param_groups import ParameterGroup
+from ectype.objectives.base import LossTerms, Objective, Turn
+from ectype.training.ema import WeightAverage
+from ectype.training.optimizers import PlayerOptimizer
 from ectype.training.trainer import Diverged
 
 from .stand_ins import RECIPE, Pixels, close, game, play, same
@@ -53,7 +55,7 @@ def test_only_the_moving_player_moves_and_the_others_norms_stay_still() -> None:
     assert any(not torch.equal(before[key], after[key]) for key in before if key.startswith("critic"))
     trainer.step()
     running = objective.critic[2].running_mean.clone()
-    trainer._play(objective.turns[1], trainer.order.take(0, 16))
+    trainer._take_turn(objective.turns[1], trainer.order.take(0, 16))
     assert torch.equal(objective.critic[2].running_mean, running)
     assert objective.critic[2].track_running_stats
     assert all(parameter.requires_grad for parameter in objective.parameters())
@@ -65,9 +67,9 @@ def test_turns_play_when_they_are_due() -> None:
     for place, turn in enumerate(objective.turns):
         score = turn.score
 
-        def noted(batch: Batch, moment: Moment, score=score, name=turn.player) -> LossTerms:
-            played.append((name, moment.step))
-            return score(batch, moment)
+        def noted(batch: Batch, context: StepContext, score=score, name=turn.player) -> LossTerms:
+            played.append((name, context.step))
+            return score(batch, context)
 
         objective.turns[place] = turn._replace(score=noted)
     play(objective, 6)
@@ -79,7 +81,7 @@ def test_looking_changes_nothing() -> None:
     objective = game()
     trainer = play(objective, 3)
     torch.randn(5)
-    trainer.rehearsal().step()
+    trainer.dry_run_copy().step()
     trainer.take_metrics()
     for _ in range(3):
         trainer.step()
@@ -100,9 +102,9 @@ class Broken(Objective):
     def model(self) -> nn.Module:
         return self.net
 
-    def score(self, batch: Batch, moment: Moment) -> LossTerms:
+    def score(self, batch: Batch, context: StepContext) -> LossTerms:
         value = self.net(batch.image.flatten(1)).square().mean()
-        if moment.step == self.at:
+        if context.step == self.at:
             value = torch.sqrt(value * 0) if self.only_gradient else value * math.nan
         return LossTerms({"loss": (1.0, value)})
 
@@ -137,23 +139,23 @@ def test_terms_are_logged_by_themselves_and_averaged() -> None:
 # ── Movers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def mover(schedule: str = "cosine", **keys) -> Mover:
+def mover(schedule: str = "cosine", **keys) -> PlayerOptimizer:
     config = load_recipe("ae", {"schedule": schedule, "lr": 1.0, "optimizer.warmup": 0.1, **keys}).optimizer
-    return Mover(nn.Linear(3, 3), config, 1000)
+    return PlayerOptimizer(nn.Linear(3, 3), config, 1000)
 
 
 def test_the_rate_rises_holds_and_falls() -> None:
-    assert 0 < mover().rate(0) < 0.02
-    assert mover().rate(50) == pytest.approx(0.505, abs=0.01)
-    assert mover().rate(100) == pytest.approx(1.0)
-    assert mover().rate(550) == pytest.approx(0.5)
-    assert mover().rate(1000) == pytest.approx(0.0)
-    assert mover("linear").rate(775) == pytest.approx(0.25)
-    assert mover("linear", hold=0.5).rate(540) == pytest.approx(1.0)
-    assert mover("linear", hold=0.5).rate(775) == pytest.approx(0.5)
-    assert mover("constant").rate(999) == 1.0
-    assert mover(final=0.1).rate(1000) == pytest.approx(0.1)
-    assert mover(**{"optimizer.warmup": 0}).rate(0) == 1.0
+    assert 0 < mover().learning_rate(0) < 0.02
+    assert mover().learning_rate(50) == pytest.approx(0.505, abs=0.01)
+    assert mover().learning_rate(100) == pytest.approx(1.0)
+    assert mover().learning_rate(550) == pytest.approx(0.5)
+    assert mover().learning_rate(1000) == pytest.approx(0.0)
+    assert mover("linear").learning_rate(775) == pytest.approx(0.25)
+    assert mover("linear", hold=0.5).learning_rate(540) == pytest.approx(1.0)
+    assert mover("linear", hold=0.5).learning_rate(775) == pytest.approx(0.5)
+    assert mover("constant").learning_rate(999) == 1.0
+    assert mover(final=0.1).learning_rate(1000) == pytest.approx(0.1)
+    assert mover(**{"optimizer.warmup": 0}).learning_rate(0) == 1.0
 
 
 class Grouped(nn.Module):
@@ -162,10 +164,10 @@ class Grouped(nn.Module):
         self.slow, self.late = nn.Linear(2, 1), nn.Linear(2, 1)
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
-    def parameter_groups(self) -> list[Group]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         return [
-            Group([*self.slow.parameters(), *self.frozen.parameters()], scale=0.1),
-            Group(list(self.late.parameters()), starts=100),
+            ParameterGroup([*self.slow.parameters(), *self.frozen.parameters()], lr_scale=0.1),
+            ParameterGroup(list(self.late.parameters()), starts=100),
         ]
 
 
@@ -174,16 +176,16 @@ def test_groups_have_rates_and_starts_of_their_own(optimizer: str) -> None:
     torch.manual_seed(0)
     player = Grouped()
     config = load_recipe("ae", {"optimizer.name": optimizer, "lr": 0.1, "schedule": "constant", "optimizer.warmup": 0})
-    moves = Mover(player, config.optimizer, 1000)
+    moves = PlayerOptimizer(player, config.optimizer, 1000)
     before = copy.deepcopy(player)
 
     def move(seen: int) -> None:
-        moves.clear()
+        moves.zero_grad()
         x = player.frozen(torch.ones(1, 2))
         (player.slow(x) + player.late(x)).sum().backward()
         gradients = moves.gradients(seen)
         assert len(gradients) == (2 if seen == 0 else 4)  # what does not move yet is in no norm and no limit
-        moves.move(seen, torch.nn.utils.get_total_norm(gradients))
+        moves.step(seen, torch.nn.utils.get_total_norm(gradients))
 
     move(0)
     assert torch.equal(player.frozen.weight, before.frozen.weight)
@@ -199,12 +201,12 @@ def test_the_average_follows_with_its_half_life_and_copies_counters() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
     with torch.no_grad():
         model[0].weight.fill_(0)
-    average = Average(model, half_life=100)
+    average = WeightAverage(model, half_life=100)
     with torch.no_grad():
         model[0].weight.fill_(1)
         model[1].num_batches_tracked.fill_(7)
     for _ in range(10):
-        average.follow(10, 10**6)
+        average.update(10, 10**6)
     assert float(average.model[0].weight) == pytest.approx(0.5)
     assert int(average.model[1].num_batches_tracked) == 7
     assert not average.model[0].weight.requires_grad
@@ -213,11 +215,11 @@ def test_the_average_follows_with_its_half_life_and_copies_counters() -> None:
 def test_a_young_average_stays_near_its_model() -> None:
     """However long its half-life: its first steps are forgotten when twenty times as many have been made."""
     model = nn.Linear(1, 1)
-    average = Average(model, half_life=10**6)
+    average = WeightAverage(model, half_life=10**6)
     for step in range(1, 101):
         with torch.no_grad():
             model.weight.fill_(step)
-        average.follow(10, 10 * step)
+        average.update(10, 10 * step)
         assert 0.9 * step <= float(average.model.weight) <= step
 
 
@@ -246,7 +248,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 def test_settings_of_a_player_that_is_none_are_refused() -> None:
     """But for those of a critic that is switched off."""
-    with pytest.raises(RecipeError, match=r"players\.critc: no such player; did you mean 'critic'"):
+    with pytest.raises(RecipeError, match=r"players\.critc: there is no such player; did you mean 'critic'"):
         play(game(), 0, RECIPE.override({"optimizer.players": {"critc": {"lr": 1e-4}}}))
     play(game(), 0, RECIPE.override({"optimizer.players": {"critic": {"lr": 1e-4}}}))
 

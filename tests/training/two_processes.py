@@ -7,25 +7,25 @@ from pathlib import Path
 
 import torch
 
-from ectype.training.distributed import launched
+from ectype.core.distributed import process_group
+from ectype.evaluation.monitor import Monitor, Verdict
 from ectype.training.loop import fit
-from ectype.training.monitor import Monitor, Verdict
 from tests.training.stand_ins import game, play
 
 torch.set_num_threads(1)
-with launched(torch.device("cpu")) as world:
+with process_group(torch.device("cpu")) as world:
     assert world.size == 2
-    assert world.agree(world.rank) == 0
+    assert world.broadcast(world.rank) == 0
     assert world.any(world.rank == 1)
     assert not world.any(False)
     torch.save(play(game(), 10, world=world).tensors(), Path(sys.argv[1]) / f"{world.rank}.pt")
-    monitor = Monitor(32, None, halts=True)
+    monitor = Monitor(32, None, stop_on_fatal=True)
     # The first process alone knows what real images look like, and both must stop by what it says of them.
     outcome = fit(
         play(game(), 0, world=world),
         monitor,
-        (lambda model: {"FD": 1.0}) if world.first else lambda model: {},
-        judge=(lambda values, monitor: Verdict("collapsed", "as planned")) if world.first else None,
+        (lambda model: {"FD": 1.0}) if world.is_first else lambda model: {},
+        judge=(lambda values, monitor: Verdict("collapsed", "as planned")) if world.is_first else None,
         save=lambda: None,
         callbacks=[],
         log_every=1e9,

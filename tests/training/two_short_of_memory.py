@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from ectype.training.distributed import launched
+from ectype.core.distributed import process_group
 from tests.training.stand_ins import game, play, scarce
 
 torch.set_num_threads(1)
-with launched(torch.device("cpu")) as world:
+with process_group(torch.device("cpu")) as world:
     objective = scarce(game(), most=4, since=3) if world.rank == 1 else game()
     trainer = play(objective, 10, world=world)
     assert trainer.micro_batch == 4

@@ -1,43 +1,80 @@
-"""What commands share: the application, its two consoles, and what becomes of an error."""
+"""What commands share: the application, its two consoles, and how errors are printed."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
-from ectype.errors import EctypeError, EctypeWarning, Interrupted
+from ectype.core.console import ActivityConsole
+from ectype.core.errors import EctypeError, EctypeWarning, Interrupted
 
-__all__ = ["Device", "Run", "Seed", "app", "columns", "main", "measuring", "out", "say"]
+__all__ = ["Device", "Run", "Seed", "app", "columns", "err", "main", "out", "say"]
+
+GROUPS = {
+    "Train": ("train", "presets", "data", "compare", "study"),
+    "Use": ("sample", "reconstruct", "translate", "score", "nearest", "encode", "decode"),
+    "Understand": ("evaluate", "diagnose", "report", "runs", "keep"),
+    "Share": ("export", "push"),
+}
+"""Headings of `ectype --help` → commands, in the order in which they are shown."""
+
+
+class GroupedCommands(TyperGroup):
+    """Lists commands under headings, each with one complete line at 80 columns."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each heading."""
+        for heading, names in GROUPS.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            rows = [(name, command.get_short_help_str(limit=400)) for name, command in commands if command is not None]
+            with formatter.section(heading):
+                formatter.write_dl(rows, col_max=12)
+
 
 app = typer.Typer(
     name="ectype",
-    help="From a folder of images to a trained, watched, measured and comparable image model.",
+    cls=GroupedCommands,
+    help="From a folder of images to a trained, monitored, measured and comparable image model.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 2 recipe or usage, 3 images, 4 model, 5 checkpoint, 6 training, 7 run, "
-    "75 stopped by Ctrl-C or SIGTERM and saved (the same command goes on; train with --resume or --out).",
+    "75 stopped by Ctrl-C or SIGTERM and saved (repeat the command; train with --resume or --out).",
 )
 
-out = Console()
-err = Console(stderr=True)
+out = ActivityConsole()
+err = ActivityConsole(stderr=True)
 
-Run = Annotated[
-    Path, typer.Argument(help="A run's directory, such as runs/vae-001; to use it, also user/name on the Hub.")
-]
-Seed = Annotated[int, typer.Option(help="Repeats the same draws.")]
+Run = Annotated[Path, typer.Argument(help="A run's directory, such as runs/vae-001, or a model on the Hub, user/name.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random draws.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"ectype {version('ectype')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From a folder of images to a trained, monitored, measured and comparable image model."""
 
 
 def say(text: str) -> None:
@@ -45,15 +82,8 @@ def say(text: str) -> None:
     out.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-@contextmanager
-def measuring() -> Iterator[Callable[[str], None]]:
-    """On a terminal, a line that says what is being measured while it is."""
-    with err.status("measuring") as status:
-        yield lambda what: status.update(f"measuring {escape(what)}")
-
-
 def columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """A line for each row, cut at the terminal's edge and nowhere else."""
+    """Print a table with one line for each row, cut at the terminal's edge."""
     table = Table(box=None, pad_edge=False)
     for heading in headings:
         table.add_column(heading, no_wrap=True)
@@ -64,8 +94,8 @@ def columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 
 def main() -> None:
-    """Run a command; what a user can mend is one line on stderr and a non-zero exit."""
-    # Threads that spin while they wait make a machine that has other work too many times slower (GNU OpenMP's default).
+    """Run a command. An error that a user can fix is one line on stderr and a non-zero exit code."""
+    # By default, idle threads of GNU OpenMP spin, which slows down a machine that has other work many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.simplefilter("always", EctypeWarning)
     warnings.showwarning = lambda message, *_, **__: err.print(
@@ -74,12 +104,12 @@ def main() -> None:
     try:
         app()
     except EctypeError as error:
-        colour = "yellow" if isinstance(error, Interrupted) else "red"
+        color = "yellow" if isinstance(error, Interrupted) else "red"
         word = "stopped" if isinstance(error, Interrupted) else "error"
-        err.print(f"[{colour}]{word}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[{color}]{word}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        err.print("[yellow]stopped:[/] what was saved before is kept", highlight=False)
+        err.print("[yellow]stopped:[/] checkpoints that were saved are kept", highlight=False)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)

@@ -1,7 +1,8 @@
-"""The cache of prepared images: directories that appear whole or not at all.
+"""The cache of prepared images: folders that appear complete or not at all.
 
-An entry is written beside its place, flushed to disk and renamed into it. A lock file lets a second process wait for
-the first instead of repeating its work; where a file system knows no locks, both work and the rename decides.
+An entry is written to a temporary folder next to its place, flushed to disk, and renamed. A lock file lets a second
+process wait for the first instead of repeating its work. On a file system without locks both work, and the rename
+decides which result is kept.
 """
 
 from __future__ import annotations
@@ -17,28 +18,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ectype import paths
-from ectype.errors import DataError
+from ectype.core import files
+from ectype.core.errors import DataError
 
-__all__ = ["Cleaned", "cache_root", "clean", "load", "locked", "publish", "writing"]
+__all__ = [
+    "CleanResult",
+    "cache_root",
+    "clean",
+    "entry_lock",
+    "load_manifest",
+    "publish_entry",
+    "temporary_entry",
+    "write_error",
+]
 
-FORMAT = 3
-"""Version of the files in an entry; others are prepared anew."""
+FORMAT_VERSION = 4
+"""Version of the files in an entry. Entries of other versions are prepared again."""
 
 MANIFEST = "manifest.json"
-_ENTRY = re.compile(r".+-[0-9a-f]{12}-[0-9a-f]{12}(\.tmp-.+|\.lock)?")
+_ENTRY_NAME = re.compile(r".+-[0-9a-f]{12}-[0-9a-f]{12}(\.tmp-.+|\.lock)?")
 
 
 def cache_root() -> Path:
-    """Where prepared images go."""
-    return paths.cache_root() / "data"
+    """Return the folder of prepared images."""
+    return files.cache_root() / "data"
 
 
-def load(entry: Path) -> dict[str, Any] | None:
-    """The manifest of an entry; None where there is none, of this format, with all its files of their sizes."""
+def load_manifest(entry: Path) -> dict[str, Any] | None:
+    """Return the manifest of an entry.
+
+    Returns:
+        None if there is no entry, if it has another format version, or if a file is missing or has another size.
+    """
     try:
         manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
+        if manifest["format"] != FORMAT_VERSION:
             return None
         for name, size in manifest["files"].items():
             if (entry / name).stat().st_size != size:
@@ -49,15 +63,19 @@ def load(entry: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(entry: Path) -> Iterator[bool]:
-    """Be the only process that prepares this entry; yields False where the file system cannot promise that.
+def entry_lock(entry: Path) -> Iterator[bool]:
+    """Hold the lock of an entry, waiting for other processes. The system releases the lock of a process that dies.
 
-    The system releases the lock of a process that dies.
+    Yields:
+        Whether the lock is held: False on a file system without locks.
+
+    Raises:
+        DataError: The lock file cannot be written.
     """
     try:
         file = _lock_path(entry).open("ab")
     except OSError as error:
-        raise no_room(entry.parent, error) from None
+        raise write_error(entry.parent, error) from None
     with file:
         yield _lock(file.fileno(), wait=True) is True
 
@@ -67,7 +85,7 @@ def _lock_path(entry: Path) -> Path:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool | None:
-    """Take a lock: whether it was free, None where there are no locks."""
+    """Take a lock. Return whether it was free, or None if the file system has no locks."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -88,64 +106,74 @@ def _lock(descriptor: int, *, wait: bool) -> bool | None:
 
 
 @contextlib.contextmanager
-def writing(entry: Path, *, alone: bool) -> Iterator[Path]:
-    """A new directory beside an entry's place, removed at the end unless it was published.
+def temporary_entry(entry: Path, *, locked: bool) -> Iterator[Path]:
+    """Create a temporary folder next to an entry's place, and remove it at the end unless it was published.
 
     Args:
-        entry: The place.
-        alone: Whether we hold the entry's lock, so that other directories of this kind belong to processes that died.
+        entry: The entry's place.
+        locked: Whether the entry's lock is held. Other temporary folders of the entry then belong to processes that
+            died, and are removed.
 
     Raises:
-        DataError: The disk is full, or may not be written.
+        DataError: The disk is full, or cannot be written to.
     """
-    place = entry.with_name(f"{entry.name}.tmp-{os.getpid()}")
+    folder = entry.with_name(f"{entry.name}.tmp-{os.getpid()}")
     try:
-        for stale in entry.parent.glob(f"{entry.name}.tmp-*") if alone else ():
+        for stale in entry.parent.glob(f"{entry.name}.tmp-*") if locked else ():
             shutil.rmtree(stale, ignore_errors=True)
-        place.mkdir(parents=True)
-        yield place
+        folder.mkdir(parents=True)
+        yield folder
     except OSError as error:
-        raise no_room(place.parent, error) from None
+        raise write_error(folder.parent, error) from None
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def no_room(place: Path, error: OSError | None = None, needed: int | None = None) -> DataError:
-    """What to say when prepared images cannot be written."""
-    fix = "free some space, or set ECTYPE_CACHE to a folder on a larger disk."
+def write_error(folder: Path, error: OSError | None = None, required_bytes: int | None = None) -> DataError:
+    """Return the error to raise if prepared images cannot be written.
+
+    Args:
+        folder: The folder of entries.
+        error: What happened; None if the free space is known to be too small.
+        required_bytes: Size of the prepared images.
+    """
     if error is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
-        need = "" if needed is None else f" ({needed / 1e6:,.0f} MB are needed)"
-        return DataError(f"no room for prepared images in '{place}'{need}: {fix}")
+        required = "" if required_bytes is None else f" ({required_bytes / 1e6:,.0f} MB are required)"
+        return DataError(
+            f"not enough disk space for prepared images in '{folder}'{required}: free some, or set ECTYPE_CACHE to a "
+            "folder on a larger disk."
+        )
     return DataError(
-        f"prepared images cannot be written to '{place}' ({error.strerror or error}): set ECTYPE_CACHE to a folder "
-        "that can be."
+        f"prepared images cannot be written to '{folder}' ({error.strerror or error}): set ECTYPE_CACHE to a writable "
+        "folder."
     )
 
 
-def publish(place: Path, entry: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest, flush everything, and rename the directory into its place, all or nothing."""
-    files = {path.name: path.stat().st_size for path in sorted(place.iterdir())}
-    text = json.dumps({"format": FORMAT, **manifest, "files": files}, indent=1, ensure_ascii=True)
-    (place / MANIFEST).write_text(text, encoding="utf-8")
-    for path in place.iterdir():
+def publish_entry(folder: Path, entry: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest to a temporary folder, flush its files to disk, and rename it to the entry's place."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    text = json.dumps({"format": FORMAT_VERSION, **manifest, "files": sizes}, indent=1, ensure_ascii=True)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    for path in folder.iterdir():
         _flush(path)
-    _flush(place)
+    _flush(folder)
     try:
-        os.rename(place, entry)
+        os.rename(folder, entry)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.EACCES):
             raise
-        if load(entry) is None:  # an entry of another format, or damaged; else another process was faster
+        # If the existing entry is valid, another process was faster. Otherwise it has another format or is damaged.
+        if load_manifest(entry) is None:
             shutil.rmtree(entry)
-            os.rename(place, entry)
+            os.rename(folder, entry)
     _flush(entry.parent)
 
 
 def _flush(path: Path) -> None:
-    """Have a file or directory on disk, where the platform can promise that."""
+    """Flush a file or folder to disk, where the platform supports it."""
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() or sys.platform != "win32" else os.O_RDWR)
-    except OSError:  # directories cannot be opened on Windows
+    except OSError:  # folders cannot be opened on Windows
         return
     try:
         os.fsync(descriptor)
@@ -156,32 +184,37 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def forget_older(entry: Path) -> None:
-    """Remove what was prepared of the same source before it changed. Whoever has it mapped keeps it until they end."""
+def remove_outdated(entry: Path) -> None:
+    """Remove the entries of the same source before it changed. Processes that have mapped their files keep them."""
     for other in entry.parent.glob(entry.name.rpartition("-")[0] + "-*"):
         if other.is_dir() and other != entry and not other.name.startswith(entry.name) and ".tmp-" not in other.name:
             shutil.rmtree(other, ignore_errors=True)
             _lock_path(other).unlink(missing_ok=True)
 
 
-class Cleaned(NamedTuple):
-    """What was removed: prepared sources, and bytes on disk."""
+class CleanResult(NamedTuple):
+    """What `clean` has removed."""
 
     entries: int
     bytes: int
+    """Bytes on disk."""
 
 
-def clean(cache: Path | None = None) -> Cleaned:
-    """Remove all prepared images, except those being prepared right now. Nothing else in the folder is touched."""
+def clean(cache: Path | None = None) -> CleanResult:
+    """Remove all prepared images, except those that are being prepared. Other files in the folder are not touched.
+
+    Args:
+        cache: The folder of entries; None for `cache_root()`.
+    """
     root = cache or cache_root()
     entries = size = 0
     if not root.is_dir():
-        return Cleaned(0, 0)
+        return CleanResult(0, 0)
     for path in sorted(root.iterdir()):
-        if not (match := _ENTRY.fullmatch(path.name)) or path.is_symlink():
+        if not (match := _ENTRY_NAME.fullmatch(path.name)) or path.is_symlink():
             continue
         entry = path.with_name(path.name.removesuffix(match[1])) if match[1] else path
-        if _busy(entry):
+        if _is_locked(entry):
             continue
         if path.is_dir():
             size += sum(file.stat().st_size for file in path.iterdir())
@@ -189,10 +222,10 @@ def clean(cache: Path | None = None) -> Cleaned:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return Cleaned(entries, size)
+    return CleanResult(entries, size)
 
 
-def _busy(entry: Path) -> bool:
+def _is_locked(entry: Path) -> bool:
     try:
         with open(_lock_path(entry), "rb") as file:
             return _lock(file.fileno(), wait=False) is False

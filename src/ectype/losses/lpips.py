@@ -8,28 +8,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ectype.errors import ModelError, did_you_mean
-from ectype.losses.features import FeatureLoss, Features, Maps, load_features, unit
-from ectype.nets.pretrained import Frozen, load_weights
+from ectype.core.errors import ModelError, did_you_mean
+from ectype.losses.features import (
+    FeatureExtractor,
+    FeatureLoss,
+    FeatureMapPairs,
+    load_feature_extractor,
+    normalize_channels,
+)
+from ectype.nets.pretrained import FrozenNetwork, load_weights
 
 __all__ = ["LPIPS"]
 
 
 class LPIPS(FeatureLoss):
-    """LPIPS in version 0.1 of its authors, linear layers on a fixed network; at least 0, lower is more alike.
+    """LPIPS, version 0.1: the authors' linear layers on a fixed network. At least 0; lower means more similar.
 
-    The features of each layer are scaled to length 1 over channels at every place; their squared differences, weighted
-    channel by channel as people's judgements taught, are summed over channels, averaged over places and summed over
-    layers. Images are given in [0, 1], which is LPIPS' `normalize=True`.
+    The feature vectors of each layer are scaled to length 1 at every position. Their squared differences are weighted
+    per channel with weights that were fitted to human judgments, summed over channels, averaged over positions and
+    summed over layers. Images are expected in [0, 1], which corresponds to `normalize=True` of the original.
 
     Args:
-        channels: 1 or 3, of the images.
-        network: VGG16, which the authors advise to train with, or AlexNet, which they advise to measure with.
-        features: The network's layers, to be used instead of those with the published weights.
-        linear: A layer's non-negative weights [c] each, to be used instead of the published ones.
+        channels: Channels of the images, 1 or 3.
+        network: VGG16, which the authors recommend as a training loss, or AlexNet, which they recommend as a metric.
+        features: A feature extractor to use instead of the one with the published weights.
+        linear: Non-negative channel weights [c] of each layer to use instead of the published ones.
 
     Raises:
-        ModelError: Another network, or weights that cannot be had.
+        ModelError: If the network is another one or the weights are not available.
     """
 
     def __init__(
@@ -37,26 +43,28 @@ class LPIPS(FeatureLoss):
         channels: int,
         *,
         network: str = "VGG16",
-        features: Features | None = None,
+        features: FeatureExtractor | None = None,
         linear: Sequence[Float[Tensor, " _"]] | None = None,
     ) -> None:
         published = ("VGG16", "AlexNet")
         if network not in published:
             raise ModelError(f"LPIPS has no linear layers for '{network}'; {did_you_mean(network, published)}")
-        features = load_features(network) if features is None else features
+        features = load_feature_extractor(network) if features is None else features
         super().__init__(channels, features)
         if linear is None:
             weights = load_weights(f"LPIPS of {network}")
             linear = [weights[f"lin{layer}.model.1.weight"].flatten() for layer in range(len(weights))]
-        self.least = max(layer.least for layer in features.layers.values())
-        self.linear = Frozen(nn.ParameterList(linear))
+        self.min_side_px = max(layer.min_side_px for layer in features.layers.values())
+        self.linear = FrozenNetwork(nn.ParameterList(linear))
 
-    def compare(self, maps: Maps) -> Float[Tensor, " b"]:
+    def compare(self, maps: FeatureMapPairs) -> Float[Tensor, " b"]:
         weights = list(self.linear.net.parameters())
         if len(maps) < len(weights):
-            raise ModelError(f"LPIPS of {self.network} needs images of {self.least} pixels a side at least.")
+            raise ModelError(f"LPIPS of {self.network} needs images of at least {self.min_side_px} pixels a side.")
         distances = [
-            torch.einsum("bchw,c->bhw", (unit(made) - unit(wanted)).square(), weight).mean((1, 2))
-            for (made, wanted), weight in zip(maps, weights, strict=True)
+            torch.einsum(
+                "bchw,c->bhw", (normalize_channels(output) - normalize_channels(target)).square(), weight
+            ).mean((1, 2))
+            for (output, target), weight in zip(maps, weights, strict=True)
         ]
         return torch.stack(distances).sum(0)

@@ -1,4 +1,4 @@
-"""Autoencoders: an encoder, a bottleneck, a decoder, and what the decoder's numbers mean."""
+"""Autoencoders: an encoder, a bottleneck, a decoder, and a likelihood that interprets the decoder's output."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ectype.data.batch import Moment
-from ectype.errors import ModelError
-from ectype.models.base import AT_ONCE, Draw, Model, importance_bound
-from ectype.models.bottlenecks import BottleneckConfig, Coded, Gaussian, IdentityConfig, Posterior
+from ectype.config.schema import DataInfo, ModelConfig
+from ectype.core.errors import ModelError
+from ectype.core.random import StepContext
+from ectype.models.base import DrawNormal, Model
+from ectype.models.bottlenecks import BottleneckConfig, BottleneckOutput, Gaussian, IdentityConfig, Posterior
 from ectype.models.corruptions import CorruptionConfig, NoneConfig
 from ectype.models.densities import Density, StandardNormal
+from ectype.models.importance import MAX_ELEMENTS_PER_DECODE, importance_weighted_bound
 from ectype.models.likelihoods import LikelihoodConfig, MSEConfig
 from ectype.models.quantizers import Quantizer
-from ectype.nets.coder import CoderConfig, Scaled
+from ectype.nets.coder import CoderConfig, ScalesOutput
 from ectype.nets.conv import ConvConfig
-from ectype.nets.groups import Group, grouped
-from ectype.nets.squares import WithCode, WithSquares
-from ectype.sections import DataInfo, ModelConfig
+from ectype.nets.param_groups import ParameterGroup, parameter_groups_of
+from ectype.nets.pca_residual import PCADecoderResidual, PCAEncoderResidual
 
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
+    "AutoencoderOutput",
     "GaussianAutoencoder",
-    "Pass",
     "QuantizedAutoencoder",
     "VariationalAutoencoder",
 ]
@@ -45,101 +46,127 @@ class AutoencoderConfig(ModelConfig):
     corruption: CorruptionConfig = NoneConfig()
     likelihood: LikelihoodConfig = MSEConfig()
     start_at_mean: bool = True
-    """Whether the decoder's last bias starts where its output is the mean image, where that layer has a bias for each
-    pixel or each channel. Otherwise the first part of training is spent on finding it."""
+    """Whether the decoder's last bias is initialized so that its output is the mean training image, if that layer has
+    one bias per pixel or per channel. Otherwise the first part of training is spent on learning it."""
 
     def build(self, info: DataInfo) -> Autoencoder:
         if self.bottleneck.discrete:
             return QuantizedAutoencoder(self, info)
         if self.bottleneck.kind != "gaussian":
             return Autoencoder(self, info)
-        stated = self.likelihood.build(info).density is not None
-        return (VariationalAutoencoder if stated else GaussianAutoencoder)(self, info)
+        has_density = self.likelihood.build(info).density_name is not None
+        return (VariationalAutoencoder if has_density else GaussianAutoencoder)(self, info)
 
 
-class Pass(NamedTuple):
-    """One training pass through an autoencoder."""
+class AutoencoderOutput(NamedTuple):
+    """Result of one training pass through an autoencoder."""
 
     raw: Float[Tensor, "b kc h w"]
-    """What the decoder gave."""
-    coded: Coded
+    """Output of the decoder, to be interpreted by the likelihood."""
+    bottleneck: BottleneckOutput
 
 
 class Autoencoder(Model):
-    """Encodes images, decodes codes; samples by decoding draws of a density on its codes.
+    """Encodes images and decodes codes; samples by decoding draws from a density on the codes.
 
-    The densities fitted on the codes of a run are in `densities`; `sample` uses the one that `density` names.
+    Args:
+        config: Networks, bottleneck, corruption and likelihood.
+        info: Shape of the images.
+
+    Attributes:
+        code_shape: Shape of one code.
+        densities: Densities on the codes by name; those other than "normal" are fitted after training.
+        density: Name of the density that `sample` uses by default.
+
+    Raises:
+        ModelError: The parts do not fit together.
+
+    Example:
+        >>> model = AutoencoderConfig(net=ConvConfig(latent_dim=8, width=4)).build(DataInfo(channels=3, size=(16, 16)))
+        >>> code = model.encode(torch.rand(2, 3, 16, 16))
+        >>> code.shape, model.decode(code).shape
+        (torch.Size([2, 8]), torch.Size([2, 3, 16, 16]))
     """
 
     prior: str | None = None
-    """The density that codes were trained towards; None where one must first be fitted."""
+    """Name of the density that the codes are trained towards; None if one must be fitted first."""
 
     def __init__(self, config: AutoencoderConfig, info: DataInfo) -> None:
         super().__init__(info)
         self.code_shape = config.net.code_shape(info)
         self.corruption = config.corruption
+        self.accepts_noise = not isinstance(config.corruption, NoneConfig)
         self.bottleneck = config.bottleneck.build(self.code_shape)
         self.likelihood = config.likelihood.build(info)
-        self.encoder = config.net.encoder(info, self.bottleneck.heads)
-        self.decoder = config.net.decoder(info, self.likelihood.heads)
-        if isinstance(self.decoder, WithCode) and not self.likelihood.linear:
-            raise ModelError(
-                "shortcut=pca gives pixels, not what a sigmoid makes pixels of: set likelihood.output=linear."
-            )
+        self.encoder = config.net.encoder(info, self.bottleneck.params_per_element)
+        self.decoder = config.net.decoder(info, self.likelihood.params_per_element)
+        if isinstance(self.decoder, PCADecoderResidual) and not self.likelihood.linear:
+            raise ModelError("shortcut=pca outputs pixels directly, without a sigmoid: set likelihood.output=linear.")
         self.densities: dict[str, Density] = {"normal": StandardNormal(self.code_shape)}
         self.density = "normal"
         self._start_at_mean = config.start_at_mean
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """Weights of the decoder's last layer, where the gradients of losses are compared."""
+        """Weight of the decoder's last layer, where the gradients of losses are compared."""
         return [parameter for parameter in self.decoder.parameters() if parameter.ndim > 1][-1]
 
-    def start_from(self, mean: Float[Tensor, "c h w"], some: Callable[[], Float[Tensor, "n c h w"]]) -> None:
-        """Set the decoder's last bias so that a network that knows nothing yet gives the mean image.
+    def initialize_from_data(
+        self, mean: Float[Tensor, "c h w"], get_images: Callable[[], Float[Tensor, "n c h w"]]
+    ) -> None:
+        """Initialize the decoder's last bias so that an untrained decoder returns the mean image.
 
-        Networks around a linear code begin with that of the images instead.
+        Networks with a PCA shortcut are initialized with the principal components of the images instead.
+
+        Args:
+            mean: Mean training image, in [0, 1].
+            get_images: Returns a sample of the training images, in [0, 1].
         """
-        if isinstance(self.encoder, WithSquares) and isinstance(self.decoder, WithCode):
-            self.decoder.start_from(self.encoder.start_from(some()))
+        if isinstance(self.encoder, PCAEncoderResidual) and isinstance(self.decoder, PCADecoderResidual):
+            self.decoder.init_from_pca(self.encoder.init_from_images(get_images()))
             return
-        last = [module for module in self.decoder.modules() if isinstance(getattr(module, "bias", None), nn.Parameter)]
-        if not self._start_at_mean or not last:
+        layers = [layer for layer in self.decoder.modules() if isinstance(getattr(layer, "bias", None), nn.Parameter)]
+        if not self._start_at_mean or not layers:
             return
-        bias = last[-1].bias
+        bias = layers[-1].bias
         assert isinstance(bias, Tensor)
-        channels = self.likelihood.start(mean)
-        if isinstance(self.decoder, Scaled):
-            channels = self.decoder.unscaled(channels)
-        start = channels.flatten() if bias.numel() == channels.numel() else channels.mean((1, 2))
+        raw = self.likelihood.inverse_mean(mean)
+        if isinstance(self.decoder, ScalesOutput):
+            raw = self.decoder.invert_output_scaling(raw)
+        start = raw.flatten() if bias.numel() == raw.numel() else raw.mean((1, 2))
         if bias.numel() == start.numel():
             with torch.no_grad():
                 bias.copy_(start)
 
-    def parameter_groups(self) -> Sequence[Group]:
-        """What parts ask for, such as a pretrained encoder; all the rest moves at the full rate."""
-        return grouped(self)
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Return the parameter groups, with the learning rates that submodules such as pretrained encoders ask for."""
+        return parameter_groups_of(self)
 
-    def run(self, image: Image, moment: Moment) -> Pass:
-        """A training pass: the image corrupted, coded with noise where the bottleneck wants it, and decoded."""
-        features = self.encoder(self.corruption.apply(image, moment))
-        coded = self.bottleneck(features, lambda *shape: moment.normal("code", *shape))
-        return Pass(self.decoder(coded.code).float(), coded)
+    def forward_train(self, image: Image, context: StepContext) -> AutoencoderOutput:
+        """Run a training pass: corrupt the images, encode them, apply the bottleneck with noise, and decode.
+
+        Args:
+            image: Images in [0, 1].
+            context: Current step; the source of all randomness.
+        """
+        features = self.encoder(self.corruption.apply(image, context))
+        output = self.bottleneck(features, lambda *shape: context.normal("code", *shape))
+        return AutoencoderOutput(self.decoder(output.code).float(), output)
 
     def encode(self, image: Image) -> Code:
-        """The code of each image: the mean of its posterior where the bottleneck is Gaussian."""
+        """Return the code of each image in [0, 1]; of a Gaussian bottleneck the posterior mean."""
         return self.bottleneck.code(self.encoder(image))
 
     def decode(self, code: Code) -> Image:
-        """The expected image of each code, clamped to [0, 1]."""
-        return self.expect(code).clamp(0, 1)
+        """Return the expected image of each code, clamped to [0, 1]."""
+        return self.decode_unclamped(code).clamp(0, 1)
 
-    def expect(self, code: Code) -> Image:
-        """The expected image of each code, as the decoder gives it."""
+    def decode_unclamped(self, code: Code) -> Image:
+        """Return the expected image of each code; a linear decoder may leave [0, 1]."""
         return self.likelihood.mean(self.decoder(code).float())
 
     def reconstruct(self, image: Image) -> Image:
-        """Each image through its code and back."""
+        """Encode and decode images in [0, 1]."""
         return self.decode(self.encode(image))
 
     def sample(
@@ -150,96 +177,114 @@ class Autoencoder(Model):
         generator: torch.Generator | None = None,
         density: str | None = None,
     ) -> Image:
-        """Decode `n` draws of a density on codes.
+        """Decode draws from a density on the codes.
 
         Args:
-            n: How many images.
-            label: Not for autoencoders: they know no classes.
-            generator: Of the draws; a given one repeats them.
-            density: Of `densities`; the model's own default if not given.
+            n: Number of images.
+            label: Must be None, because autoencoders are unconditional.
+            generator: Random generator, for reproducible samples.
+            density: A key of `densities`; the model's default if None.
+
+        Returns:
+            `n` images in [0, 1].
 
         Raises:
-            ModelError: A label, or a density that was not fitted.
+            ModelError: A label was given, or the density was not fitted.
         """
         if label is not None:
             raise ModelError("this model knows no classes: leave the label out, or train a conditional one.")
         name = density or self.density
         if name not in self.densities:
-            raise ModelError(f"no density '{name}' was fitted on these codes; have {', '.join(self.densities)}.")
+            raise ModelError(
+                f"no density '{name}' was fitted to the codes of this model: choose from {', '.join(self.densities)}."
+            )
         return self.render(self.densities[name].sample(n, generator=generator))
 
-    def latents(self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None) -> Code:
-        """`n` draws of the density that `density` names; see `Density.sample`."""
+    def sample_latents(
+        self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
+    ) -> Code:
+        """Draw `n` codes from the default density; see `Density.sample`."""
         return self.densities[self.density].sample(n, truncation=truncation, generator=generator)
 
     def render(self, latent: Code, *, label: Tensor | None = None) -> Image:
-        """The expected image of each code; labels are not for autoencoders."""
+        """Return the expected image of each code.
+
+        Raises:
+            ModelError: A label was given.
+        """
         if label is not None:
             raise ModelError("this model knows no classes: leave the label out, or train a conditional one.")
-        here = next(self.parameters())
-        return self.decode(latent.to(here.device, here.dtype))
+        parameter = next(self.parameters())
+        return self.decode(latent.to(parameter.device, parameter.dtype))
 
 
 class QuantizedAutoencoder(Autoencoder):
-    """An autoencoder with finitely many codes."""
+    """An autoencoder with a finite set of codes."""
 
     bottleneck: Quantizer
 
     @property
     def codebook_size(self) -> int:
-        """How many values an index has."""
+        """Number of values that an index can have."""
         return self.bottleneck.codebook_size
 
     def indices(self, image: Image) -> Int[Tensor, " b *code"]:
-        """Which codes stand for each image: one index for each group and position."""
+        """Return the codebook indices of each image, one for each group and position."""
         return self.bottleneck.indices(self.encoder(image))
 
     def render(self, latent: Code, *, label: Tensor | None = None) -> Image:
-        """The expected image of the codes nearest to those given: a density knows nothing of a codebook."""
-        here = next(self.parameters())
-        return super().render(self.bottleneck.nearest(latent.to(here.device, here.dtype)), label=label)
+        """Return the expected image of the codes nearest to the given ones, which a density draws off the codebook."""
+        parameter = next(self.parameters())
+        return super().render(self.bottleneck.nearest(latent.to(parameter.device, parameter.dtype)), label=label)
 
 
 class GaussianAutoencoder(Autoencoder):
-    """An autoencoder with a Gaussian posterior for each code, and N(0, I) before it."""
+    """An autoencoder with a Gaussian posterior for each code, and the prior N(0, I)."""
 
     prior = "normal"
     bottleneck: Gaussian
 
     def posterior(self, image: Image) -> Posterior:
-        """q(z|x) of each image."""
+        """Return q(z|x) of each image."""
         return self.bottleneck.posterior(self.encoder(image))
 
-    def draws(self, image: Image, k: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "k b c h w"]:
-        """`k` images from draws of q(z|x) for each image: alike, never the same."""
+    def sample_posterior(
+        self, image: Image, k: int, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "k b c h w"]:
+        """Return `k` reconstructions of each image, decoded from draws of q(z|x)."""
         posterior = self.posterior(image)
         noise = torch.randn(k, *posterior.mean.shape, generator=generator).to(posterior.mean)
-        return self.decode(posterior.draw(noise).flatten(0, 1)).unflatten(0, (k, -1))
+        return self.decode(posterior.sample(noise).flatten(0, 1)).unflatten(0, (k, -1))
 
 
 class VariationalAutoencoder(GaussianAutoencoder):
-    """A Gaussian autoencoder whose decoder states a density: it bounds the likelihood of an image."""
+    """A Gaussian autoencoder whose likelihood is a density, so that it bounds the log-likelihood of an image."""
 
-    def log_weights(self, image: Image, draw: Draw) -> Float[Tensor, "k b"]:
-        """Log p(x, z) − log q(z|x) of each draw; see `Weighs`."""
+    def log_weights(self, image: Image, draw: DrawNormal) -> Float[Tensor, "k b"]:
+        """Return log p(x, z) − log q(z|x) of each draw of z; see `ImportanceWeighted`."""
         posterior = self.posterior(image)
         noise = draw("code", *self.code_shape).to(posterior.mean)
-        code, k = posterior.draw(noise), len(noise)
+        code, k = posterior.sample(noise), len(noise)
         raw = self.decoder(code.flatten(0, 1)).float()
         log_pixels = self.likelihood.log_prob(raw, image.repeat(k, 1, 1, 1)).view(k, len(image))
-        # The constants of prior and posterior cancel; ε² is ((z − μ)/σ)² without rounding.
+        # The constants of prior and posterior cancel; ε² equals ((z − μ)/σ)² without its rounding errors.
         return log_pixels + 0.5 * (noise**2 + posterior.log_variance - code**2).flatten(2).sum(2)
 
-    def recognition(self) -> nn.Module:
-        """Encoder and bottleneck."""
+    def inference_network(self) -> nn.Module:
+        """Return encoder and bottleneck."""
         return nn.ModuleList([self.encoder, self.bottleneck])
 
-    def generation(self) -> nn.Module:
-        """Decoder and likelihood."""
+    def generative_network(self) -> nn.Module:
+        """Return decoder and likelihood."""
         return nn.ModuleList([self.decoder, self.likelihood])
 
     def log_likelihood(
-        self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None, chunk: int = AT_ONCE
+        self,
+        image: Image,
+        *,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+        max_elements: int = MAX_ELEMENTS_PER_DECODE,
     ) -> Float[Tensor, " b"]:
-        """The importance-weighted bound in nats; see `importance_bound`."""
-        return importance_bound(self, image, samples=samples, generator=generator, chunk=chunk)
+        """Return the importance-weighted bound of each image in nats; see `importance_weighted_bound`."""
+        return importance_weighted_bound(self, image, samples=samples, generator=generator, max_elements=max_elements)

@@ -1,54 +1,69 @@
-"""What a model can do: callers ask for these, never for a family's name."""
+"""The base class of models, and their capabilities as protocols.
+
+Code that uses a model asks what it can do, as in `isinstance(model, Samples)`, and never which family it belongs to.
+"""
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, TypeGuard, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ectype.data.batch import Batch, Moment
-from ectype.errors import ModelError
-from ectype.sections import DataInfo
+from ectype.config.schema import DataInfo
+from ectype.core.random import StepContext
+from ectype.data.batch import Batch
+from ectype.models.input_checks import CHECKED_METHODS, with_input_checks
 
 __all__ = [
-    "Draw",
-    "DrawsLabels",
-    "DrawsLatents",
-    "DrawsPosterior",
+    "ClassConditional",
+    "DrawNormal",
     "Encodes",
-    "Exports",
-    "FromLatents",
+    "HasExportGraphs",
+    "HasLogLikelihood",
+    "ImportanceWeighted",
+    "InitializesFromData",
+    "InitializesFromPretrained",
+    "LatentSampler",
+    "MayRequirePretrained",
     "Model",
-    "NeedsStart",
+    "ODESampler",
     "Reconstructs",
     "Samples",
-    "Scores",
-    "Solves",
-    "StandsOn",
-    "StartsFromData",
-    "StartsFromWeights",
+    "SamplesPosterior",
     "Translates",
-    "Weighs",
-    "conditional",
+    "UsesFrozenCoder",
     "evaluating",
-    "has_own_codes",
-    "importance_bound",
-    "own_parts",
-    "reconstructs_itself",
-    "truncated_normal",
+    "is_conditional",
+    "is_trained_to_encode",
+    "is_trained_to_reconstruct",
+    "own_modules",
 ]
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class Model(nn.Module):
-    """What is trained and shipped: a module that knows which images it is for."""
+    """Base class of all models: a module that is trained, saved and loaded, and knows the images it was built for.
+
+    Args:
+        info: Shape and classes of the images.
+
+    Attributes:
+        checks_inputs: Whether the public methods check their arguments; see `ectype.models.input_checks`.
+        accepts_noise: Whether inputs may leave [0, 1], because the model was trained on noisy images.
+    """
+
+    checks_inputs: bool = False
+    accepts_noise: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in CHECKED_METHODS.keys() & vars(cls).keys():
+            setattr(cls, name, with_input_checks(name, vars(cls)[name]))
 
     def __init__(self, info: DataInfo) -> None:
         super().__init__()
@@ -60,293 +75,269 @@ Image = Float[Tensor, "b c h w"]
 
 @runtime_checkable
 class Reconstructs(Protocol):
-    """Returns an image for an image."""
+    """A model that returns a reconstruction of an image."""
 
     def reconstruct(self, image: Image) -> Image:
-        """Images in [0, 1] to images in [0, 1] of the same size."""
+        """Reconstruct images.
+
+        Args:
+            image: Images in [0, 1].
+
+        Returns:
+            Images in [0, 1] of the same size.
+        """
         ...
 
 
 @runtime_checkable
 class Encodes(Protocol):
-    """Has a code for every image and an image for every code."""
+    """A model that maps images to codes and codes to images."""
 
     code_shape: tuple[int, ...]
+    """Shape of the code of one image."""
 
     def encode(self, image: Image) -> Float[Tensor, " b *code"]:
-        """Images in [0, 1] to their codes."""
+        """Return the codes of images in [0, 1]."""
         ...
 
     def decode(self, code: Float[Tensor, " b *code"]) -> Image:
-        """Codes to images in [0, 1]."""
+        """Return the images of codes, in [0, 1]."""
         ...
 
 
 @runtime_checkable
 class Translates(Protocol):
-    """Makes of an image another map of its size, whatever that is."""
+    """A model that maps an image to another map of the same size, such as a mask or another image."""
 
     def translate(self, image: Image) -> Float[Tensor, "b k h w"]:
-        """Images of any size in [0, 1] to numbers in [0, 1]: a picture, or the probability of each class."""
+        """Translate images.
+
+        Args:
+            image: Images of any size in [0, 1].
+
+        Returns:
+            Values in [0, 1]: an image, or the probability of each class.
+        """
         ...
 
-    def pair(self, batch: Batch, moment: Moment) -> tuple[Image, Tensor]:
-        """What the model is shown of a batch, and what it should make of it. Raises `ModelError` without partners."""
+    def input_and_target(self, batch: Batch, context: StepContext) -> tuple[Image, Tensor]:
+        """Return the input that the model gets for a batch, and the output that it should produce.
+
+        Raises:
+            ModelError: The batch has no targets.
+        """
         ...
 
-    def picture(self, found: Tensor) -> Float[Tensor, "b 3 h w"]:
-        """What was found, or should have been, as it is shown to people: in [0, 1]."""
+    def to_rgb(self, output: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """Return an output or a target as RGB images in [0, 1], for display."""
         ...
 
 
 @runtime_checkable
 class Samples(Protocol):
-    """Makes images from nothing but chance."""
+    """A model that generates images from random noise."""
 
     def sample(self, n: int, *, label: Tensor | None = None, generator: torch.Generator | None = None) -> Image:
-        """`n` images in [0, 1]."""
+        """Return `n` generated images in [0, 1]."""
         ...
 
 
 @runtime_checkable
-class DrawsLatents(Protocol):
-    """Samples by rendering latents that it draws."""
+class LatentSampler(Protocol):
+    """A model that generates images in two steps: it draws latents and renders them."""
 
-    def latents(
+    def sample_latents(
         self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, " n *latent"]:
-        """`n` draws; with a truncation, noise beyond ± it is drawn again."""
+        """Draw `n` latents; with a truncation, from a normal distribution truncated to ±`truncation`."""
         ...
 
     def render(self, latent: Float[Tensor, " n *latent"], *, label: Tensor | None = None) -> Image:
-        """Images in [0, 1]; a conditional model needs the label of each."""
+        """Return the images of latents, in [0, 1]; a conditional model needs a label for each."""
         ...
 
 
 @runtime_checkable
-class Exports(Protocol):
-    """Names graphs of its own, such as one step of a sampler that takes many."""
+class HasExportGraphs(Protocol):
+    """A model that defines export graphs of its own, such as one step of a sampler that takes many."""
 
-    def exports(self) -> Mapping[str, tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]]]:
-        """Graphs by name: a module, examples of its inputs by name, and which of their axes may be of any length, each
-        with a name. One that is called as a graph that follows from what the model can do stands in for it.
+    def export_graphs(self) -> Mapping[str, tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]]]:
+        """Return the graphs by name.
+
+        A graph with the name of a default graph, such as "reconstruct", replaces it.
+
+        Returns:
+            For each name: a module, example inputs by name, and the dynamic axes of each input with their names.
         """
         ...
 
 
 @runtime_checkable
-class DrawsPosterior(Protocol):
-    """Has more than one image for an image."""
+class SamplesPosterior(Protocol):
+    """A model that can return several different reconstructions of the same image."""
 
-    def draws(self, image: Image, k: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "k b c h w"]:
-        """`k` images in [0, 1] for each."""
+    def sample_posterior(
+        self, image: Image, k: int, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "k b c h w"]:
+        """Return `k` reconstructions in [0, 1] of each image, decoded from draws of its posterior."""
         ...
 
 
 @runtime_checkable
-class Solves(Protocol):
-    """Samples in steps, of which fewer are faster and more are better."""
+class ODESampler(Protocol):
+    """A model that samples by solving an ODE: more steps take longer and are more accurate."""
 
     steps: int
+    """Steps of the solver."""
     solver: str
     """euler or heun."""
     guidance: float
-    """How far beyond the unlabelled velocity the labelled one is followed; 1: just it."""
+    """Scale of classifier-free guidance; 1 for none."""
 
 
 @runtime_checkable
-class Scores(Protocol):
-    """Knows, or bounds, the density of an image."""
+class HasLogLikelihood(Protocol):
+    """A model that computes the log-likelihood of an image, or a lower bound of it."""
 
     def log_likelihood(
         self, image: Image, *, samples: int = 1, generator: torch.Generator | None = None
     ) -> Float[Tensor, " b"]:
-        """Nats per image."""
+        """Return the log-likelihood or its bound, in nats per image."""
         ...
 
 
-Draw = Callable[..., Tensor]
-"""Called with a use and a shape [*code], gives standard normal numbers [k, b, *code]; k and b are the caller's."""
+DrawNormal = Callable[..., Tensor]
+"""Called with a name of the use and a shape [*code], returns standard normal noise [k, b, *code].
+
+The caller of `ImportanceWeighted.log_weights` supplies it, and decides on k and b.
+"""
 
 
 @runtime_checkable
-class Weighs(Protocol):
-    """Bounds the density of an image by draws of a code, each with a weight."""
+class ImportanceWeighted(Protocol):
+    """A model that bounds the log-likelihood of an image by weighted draws of its code."""
 
-    def log_weights(self, image: Image, draw: Draw) -> Float[Tensor, "k b"]:
-        """Log p(x, z) − log q(z|x) in nats of each draw of z, with gradients through z."""
+    def log_weights(self, image: Image, draw: DrawNormal) -> Float[Tensor, "k b"]:
+        """Return log p(x, z) − log q(z|x) in nats for each draw of z, with gradients through z."""
         ...
 
-    def recognition(self) -> nn.Module:
-        """The networks of q."""
+    def inference_network(self) -> nn.Module:
+        """Return the networks of q(z|x)."""
         ...
 
-    def generation(self) -> nn.Module:
-        """The networks of p."""
+    def generative_network(self) -> nn.Module:
+        """Return the networks of p(x, z)."""
         ...
-
-
-AT_ONCE = 2**21
-"""Numbers of images that are decoded at once by default: more no longer fit a processor's cache."""
-
-
-def importance_bound(
-    model: Weighs, image: Image, *, samples: int, generator: torch.Generator | None, chunk: int = AT_ONCE
-) -> Float[Tensor, " b"]:
-    """Log 1/k Σ w of k draws in nats (Burda et al. 2016, eq. 8): with one it is an unbiased estimate of the ELBO.
-
-    Args:
-        model: It weighs draws.
-        image: In [0, 1].
-        samples: Draws for each image, k.
-        generator: Of the draws, made one by one: what torch draws at once depends on how much is asked for.
-        chunk: Numbers of images decoded at once.
-    """
-    most, found = max(1, chunk // image.numel()), []
-    for start in range(0, samples, most):
-        k = min(most, samples - start)
-
-        def draw(use: str, *shape: int, k: int = k) -> Tensor:
-            drawn = [torch.randn(len(image), *shape, generator=generator) for _ in range(k)]
-            return torch.stack(drawn).to(image.device)
-
-        found.append(model.log_weights(image, draw))
-    return torch.logsumexp(torch.cat(found), dim=0) - math.log(samples)
 
 
 @runtime_checkable
-class StandsOn(Protocol):
-    """Makes codes of another model, which stays as it is: what that one can and cannot do is not this one's doing."""
+class UsesFrozenCoder(Protocol):
+    """A model that works on the codes of another, frozen model, and is not responsible for the quality of these."""
 
     coder: nn.Module
 
 
-def has_own_codes(model: nn.Module) -> bool:
-    """Whether a model was trained to encode, and so can be at fault for its codes."""
-    return isinstance(model, Encodes) and not isinstance(model, StandsOn)
+def is_trained_to_encode(model: nn.Module) -> bool:
+    """Return whether a model encodes with weights that it trained itself, so that bad codes are its own fault."""
+    return isinstance(model, Encodes) and not isinstance(model, UsesFrozenCoder)
 
 
-def reconstructs_itself(model: nn.Module) -> TypeGuard[Reconstructs]:
-    """Whether a model was trained to reconstruct, and so can be at fault for what it loses."""
-    return isinstance(model, Reconstructs) and not isinstance(model, StandsOn)
+def is_trained_to_reconstruct(model: nn.Module) -> TypeGuard[Reconstructs]:
+    """Return whether a model reconstructs with weights that it trained itself, so that lost detail is its own fault."""
+    return isinstance(model, Reconstructs) and not isinstance(model, UsesFrozenCoder)
 
 
-def own_parts(whole: nn.Module) -> list[nn.Module]:
-    """A module and all its parts but those of a coder that another run trained, which come with its weights."""
-    coders = [part.coder for part in whole.modules() if isinstance(part, StandsOn)]
-    borrowed = {part for coder in coders for part in coder.modules()}
-    return [part for part in whole.modules() if part not in borrowed]
-
-
-@runtime_checkable
-class StartsFromData(Protocol):
-    """Sets some of its first weights from the training images."""
-
-    def start_from(self, mean: Float[Tensor, "c h w"], some: Callable[[], Float[Tensor, "n c h w"]]) -> None:
-        """Called once, before the first step, with the mean training image and what gives some of them, in [0, 1]."""
-        ...
+def own_modules(module: nn.Module) -> list[nn.Module]:
+    """Return a module and its submodules, except those of frozen coders, whose weights come from another run."""
+    coders = [part.coder for part in module.modules() if isinstance(part, UsesFrozenCoder)]
+    frozen = {part for coder in coders for part in coder.modules()}
+    return [part for part in module.modules() if part not in frozen]
 
 
 @runtime_checkable
-class StartsFromWeights(Protocol):
-    """A model, or a part of one, that begins with weights that others trained.
+class InitializesFromData(Protocol):
+    """A model that computes some of its initial weights from the training images."""
 
-    Building it does not ask for them: a run's own checkpoints hold them afterwards.
-    """
-
-    def start_from_weights(self) -> None:
-        """Called once, before the first step. Raises `ModelError` where they cannot be had."""
-        ...
-
-
-@runtime_checkable
-class NeedsStart(Protocol):
-    """A model, or a part of one, that may be of no use unless a run starts from weights that there are."""
-
-    def needs_start(self) -> None:
-        """Called before the first step of a run that starts from nothing. Raises `ModelError` where it is of no use."""
-        ...
-
-
-@runtime_checkable
-class DrawsLabels(Protocol):
-    """Can be told the class of an image, and draws one where nobody says which."""
-
-    conditional: bool
-    """Whether this one is told."""
-
-    def labels(self, n: int, *, generator: torch.Generator | None = None) -> Int[Tensor, " n"]:
-        """`n` class indices, as frequent as among the training images."""
-        ...
-
-
-def conditional(model: nn.Module) -> bool:
-    """Whether a model is told the class of an image."""
-    return isinstance(model, DrawsLabels) and model.conditional
-
-
-class FromLatents(Model):
-    """Samples by rendering the latents that it draws, each with a label where it is told one.
-
-    Attributes:
-        conditional: Whether it is.
-    """
-
-    conditional: bool
-
-    @abstractmethod
-    def latents(
-        self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
-    ) -> Float[Tensor, " n *latent"]:
-        """See `DrawsLatents`."""
-
-    @abstractmethod
-    def render(self, latent: Float[Tensor, " n *latent"], *, label: Int[Tensor, " n"] | None = None) -> Image:
-        """See `DrawsLatents`."""
-
-    def labels(self, n: int, *, generator: torch.Generator | None = None) -> Int[Tensor, " n"]:
-        """`n` labels, each as often as it is among the training images."""
-        shares = torch.tensor(self.info.frequencies or [1.0] * len(self.info.classes))
-        return torch.multinomial(shares, n, replacement=True, generator=generator)
-
-    def sample(self, n: int, *, label: Tensor | None = None, generator: torch.Generator | None = None) -> Image:
-        """`n` new images.
+    def initialize_from_data(
+        self, mean: Float[Tensor, "c h w"], get_images: Callable[[], Float[Tensor, "n c h w"]]
+    ) -> None:
+        """Set initial weights; called once, before the first step.
 
         Args:
-            n: How many.
-            label: [n] class indices; drawn by the training images' frequencies if a conditional model is given none.
-            generator: Of the draws; a given one repeats them.
+            mean: Mean training image, in [0, 1].
+            get_images: Returns a sample of the training images, in [0, 1].
         """
-        latent = self.latents(n, generator=generator)
-        if label is None and self.conditional:
-            label = self.labels(n, generator=generator)
-        return self.render(latent, label=label)
+        ...
 
 
-def truncated_normal(
-    shape: tuple[int, ...], truncation: float | None = None, generator: torch.Generator | None = None
-) -> Tensor:
-    """Standard normal numbers; those beyond ±`truncation`, if given, drawn again (Brock et al. 2019).
+@runtime_checkable
+class InitializesFromPretrained(Protocol):
+    """A model, or a submodule, that starts from pretrained weights.
 
-    Drawn through the inverse of the distribution function, which is exact and needs no second try.
+    Building it does not load them, because a checkpoint of a run replaces them anyway.
     """
-    if truncation is None:
-        return torch.randn(shape, generator=generator)
-    if truncation <= 0:
-        raise ModelError(f"truncation={truncation:g} must be above 0; 0.5 to 1 is usual.")
-    edge = torch.special.ndtr(torch.tensor(-truncation, dtype=torch.float64))
-    share = torch.rand(shape, generator=generator, dtype=torch.float64)
-    return torch.special.ndtri(edge + share * (1 - 2 * edge)).float().clamp(-truncation, truncation)
+
+    def load_pretrained_weights(self) -> None:
+        """Load the weights; called once, before the first step of a run.
+
+        Raises:
+            ModelError: The weights are not available.
+        """
+        ...
+
+
+@runtime_checkable
+class MayRequirePretrained(Protocol):
+    """A model, or a submodule, that with some settings is useless unless a run starts from given weights."""
+
+    def check_trainable_from_scratch(self) -> None:
+        """Check that training can start from random weights; called before the first step of a run that does.
+
+        Raises:
+            ModelError: The settings only make sense with given weights.
+        """
+        ...
+
+
+@runtime_checkable
+class ClassConditional(Protocol):
+    """A model that can be conditioned on the class of an image."""
+
+    conditional: bool
+    """Whether this instance is conditional."""
+
+    def sample_labels(self, n: int, *, generator: torch.Generator | None = None) -> Int[Tensor, " n"]:
+        """Draw `n` class indices with the class frequencies of the training images."""
+        ...
+
+
+def is_conditional(model: nn.Module) -> bool:
+    """Return whether a model is conditioned on class labels."""
+    return isinstance(model, ClassConditional) and model.conditional
 
 
 @contextmanager
 def evaluating(model: M) -> Iterator[M]:
-    """A model in evaluation mode and without gradients, each of its parts put back afterwards as it was."""
+    """Put a model into evaluation mode without gradients, and restore the mode of every submodule afterwards.
+
+    Input checks are off meanwhile, because this package passes valid inputs.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        The same module.
+    """
     modes = {module: module.training for module in model.modules()}
+    checking = model if isinstance(model, Model) and model.checks_inputs else None
     model.eval()
     try:
+        if checking is not None:
+            checking.checks_inputs = False
         with torch.no_grad():
             yield model
     finally:
+        if checking is not None:
+            checking.checks_inputs = True
         for module, mode in modes.items():
             module.training = mode

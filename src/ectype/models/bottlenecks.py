@@ -1,4 +1,4 @@
-"""What stands between encoder and decoder."""
+"""Bottlenecks: the layer between encoder and decoder that turns the encoder's features into a code."""
 
 from __future__ import annotations
 
@@ -10,105 +10,113 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ectype.sections import Choice
+from ectype.config.schema import Choice
 
-__all__ = ["Bottleneck", "BottleneckConfig", "Coded", "Gaussian", "Identity", "Posterior"]
+__all__ = ["Bottleneck", "BottleneckConfig", "BottleneckOutput", "Gaussian", "Identity", "Posterior"]
 
-Noise = Callable[..., Tensor]
-"""Called with a shape, returns standard normal numbers."""
+NoiseSource = Callable[..., Tensor]
+"""Called with a shape, returns standard normal noise of that shape."""
 
 
 class Posterior(NamedTuple):
-    """A diagonal Gaussian for each image's code, q(z|x)."""
+    """The posterior q(z|x) of each image's code, a diagonal Gaussian.
+
+    Example:
+        >>> zeros = torch.zeros(1, 3)
+        >>> Posterior(mean=zeros, sigma=zeros + 1, log_variance=zeros).kl().sum().item()
+        0.0
+    """
 
     mean: Float[Tensor, " b *code"]
     sigma: Float[Tensor, " b *code"]
     log_variance: Float[Tensor, " b *code"]
 
-    def draw(self, noise: Float[Tensor, "*k b *code"]) -> Float[Tensor, "*k b *code"]:
-        """A code for each piece of noise; leading dimensions are further draws."""
+    def sample(self, noise: Float[Tensor, "*k b *code"]) -> Float[Tensor, "*k b *code"]:
+        """Return a code for each noise tensor; leading dimensions of the noise are further draws."""
         return self.mean + self.sigma * noise
 
     def kl(self) -> Float[Tensor, " b *code"]:
-        """KL(q(z|x) ‖ N(0, I)) per number of the code, in nats (Kingma and Welling 2014, appendix B)."""
+        """Return KL(q(z|x) ‖ N(0, I)) of each code dimension in nats (Kingma and Welling 2014, appendix B)."""
         return 0.5 * (self.mean**2 + self.sigma**2 - self.log_variance - 1)
 
 
-class Coded(NamedTuple):
-    """A code as the decoder gets it in training, and what it cost."""
+class BottleneckOutput(NamedTuple):
+    """The code that the decoder gets in training, and the penalties on it."""
 
     code: Float[Tensor, " b *code"]
     penalties: dict[str, Float[Tensor, " b *code"]]
-    """Named costs per number of the code, to be summed over it: nats per image where they are a KL."""
+    """Penalties by name for each code dimension, to be summed over the code; a KL is in nats."""
     notes: Mapping[str, Tensor] = {}
-    """Means over the images: single numbers to be logged, and what `Bottleneck.observe` wants to know of a batch."""
+    """Means over the images: scalars are logged, and `Bottleneck.update_buffers` uses what it needs."""
 
 
 class Bottleneck(nn.Module):
-    """Turns the encoder's numbers into a code."""
+    """Base class of bottlenecks."""
 
-    heads: ClassVar[int] = 1
-    """Numbers that the encoder gives for each number of the code."""
+    params_per_element: ClassVar[int] = 1
+    """Features that the encoder returns for each code dimension."""
     costs: ClassVar[tuple[str, ...]] = ()
-    """Names of its penalties."""
+    """Names of the penalties."""
     weights: ClassVar[Mapping[str, float]] = {}
-    """What a penalty weighs where an objective does not say."""
+    """Default weight of each penalty, unless an objective sets another."""
 
-    def forward(self, features: Float[Tensor, " b *features"], noise: Noise) -> Coded:
+    def forward(self, features: Float[Tensor, " b *features"], noise: NoiseSource) -> BottleneckOutput:
+        """Return the code of a training pass, with noise where the bottleneck is stochastic."""
         raise TypeError(f"{type(self).__name__} must define forward(features, noise)")
 
     def code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
-        """The code that stands for an image when nothing is drawn."""
+        """Return the deterministic code of each image."""
         raise TypeError(f"{type(self).__name__} must define code(features)")
 
-    def observe(self, notes: Mapping[str, Tensor]) -> None:
-        """Change buffers after a move, from notes averaged over the global batch."""
+    def update_buffers(self, notes: Mapping[str, Tensor]) -> None:
+        """Update buffers after a training step, from notes averaged over the global batch."""
 
 
 class Identity(Bottleneck):
-    """The encoder's numbers are the code."""
+    """Use the encoder's features as the code."""
 
-    def forward(self, features: Float[Tensor, " b *features"], noise: Noise) -> Coded:
-        return Coded(features, {})
+    def forward(self, features: Float[Tensor, " b *features"], noise: NoiseSource) -> BottleneckOutput:
+        return BottleneckOutput(features, {})
 
     def code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
         return features
 
 
 class Gaussian(Bottleneck):
-    """A diagonal Gaussian posterior; its mean stands for the image."""
+    """A diagonal Gaussian posterior; its mean is the deterministic code."""
 
-    heads = 2
+    params_per_element = 2
     costs = ("KL",)
 
     def posterior(self, features: Float[Tensor, " b *features"]) -> Posterior:
+        """Return the posterior whose mean and log variance are the two halves of the features."""
         mean, log_variance = features.chunk(2, dim=1)
-        # Far outside what training visits, it keeps one odd image from making the batch infinite; as in diffusers.
+        # The limits, as in diffusers, are never reached in normal training; they keep the loss of an outlier finite.
         log_variance = F.hardtanh(log_variance.float(), -30, 20)
         return Posterior(mean.float(), torch.exp(0.5 * log_variance), log_variance)
 
-    def forward(self, features: Float[Tensor, " b *features"], noise: Noise) -> Coded:
+    def forward(self, features: Float[Tensor, " b *features"], noise: NoiseSource) -> BottleneckOutput:
         posterior = self.posterior(features)
-        return Coded(posterior.draw(noise(*posterior.mean.shape)), {"KL": posterior.kl()})
+        return BottleneckOutput(posterior.sample(noise(*posterior.mean.shape)), {"KL": posterior.kl()})
 
     def code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
         return features.chunk(2, dim=1)[0]
 
 
 class BottleneckConfig(Choice):
-    """What the code is."""
+    """Kind of code."""
 
     family: ClassVar[str] = "bottleneck"
     discrete: ClassVar[bool] = False
-    """Whether there are finitely many codes: what is built is then a `Quantizer`."""
+    """Whether the set of codes is finite; `build` then returns a `Quantizer`."""
 
     def build(self, shape: tuple[int, ...]) -> Bottleneck:
-        """The bottleneck for codes of that shape: (d,) or (d, h, w)."""
+        """Build the bottleneck for codes of shape (d,) or (d, h, w)."""
         raise TypeError(f"{type(self).__name__} must define build(shape)")
 
 
 class IdentityConfig(BottleneckConfig):
-    """A plain code."""
+    """A plain deterministic code."""
 
     kind: Literal["identity"] = "identity"
 

@@ -1,4 +1,4 @@
-"""What a denoising autoencoder is shown instead of the clean image (Vincent et al. 2010)."""
+"""Corruptions of the input of a denoising autoencoder (Vincent et al. 2010)."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from ectype.data.batch import Moment
-from ectype.sections import Choice
+from ectype.config.schema import Choice
+from ectype.core.random import StepContext
 
 __all__ = ["CorruptionConfig"]
 
 Image = Float[Tensor, "b c h w"]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class CorruptionConfig(Choice):
-    """A random change to the input; the target stays clean."""
+    """A random change of the input; the target stays clean."""
 
     family: ClassVar[str] = "corruption"
 
     @property
     def active(self) -> bool:
-        """Whether anything is changed."""
+        """Whether the input is changed at all."""
         return True
 
-    def apply(self, image: Image, moment: Moment) -> Image:
-        """A changed copy. Noise may leave [0, 1]: clipping would hide how strong it is."""
-        raise TypeError(f"{type(self).__name__} must define apply(image, moment)")
+    def apply(self, image: Image, context: StepContext) -> Image:
+        """Return a corrupted copy of images in [0, 1].
+
+        Noise is not clipped to [0, 1], because clipping would weaken it.
+        """
+        raise TypeError(f"{type(self).__name__} must define apply(image, context)")
 
 
 class NoneConfig(CorruptionConfig):
-    """The image itself."""
+    """No corruption."""
 
     kind: Literal["none"] = "none"
 
@@ -43,44 +46,45 @@ class NoneConfig(CorruptionConfig):
     def active(self) -> bool:
         return False
 
-    def apply(self, image: Image, moment: Moment) -> Image:
+    def apply(self, image: Image, context: StepContext) -> Image:
         return image
 
 
 class NoiseConfig(CorruptionConfig):
-    """Gaussian noise on every number."""
+    """Gaussian noise on every pixel and channel."""
 
     kind: Literal["gaussian"] = "gaussian"
     sigma: float = Field(default=0.2, ge=0)
-    """Standard deviation, in units of the pixel range."""
+    """Standard deviation; pixels are in [0, 1]."""
 
-    def apply(self, image: Image, moment: Moment) -> Image:
-        return image + self.sigma * moment.normal("corruption", *image.shape)
+    def apply(self, image: Image, context: StepContext) -> Image:
+        return image + self.sigma * context.normal("corruption", *image.shape)
 
 
 class MaskingConfig(CorruptionConfig):
-    """Squares of pixels set to 0."""
+    """Random square blocks of pixels set to 0."""
 
     kind: Literal["masking"] = "masking"
-    share: Share = 0.5
-    """How much is masked, on average."""
+    share: Fraction = 0.5
+    """Expected fraction of masked pixels."""
     block: int = Field(default=1, ge=1)
-    """Side of a square in pixels."""
+    """Side of a block in pixels."""
 
-    def apply(self, image: Image, moment: Moment) -> Image:
+    def apply(self, image: Image, context: StepContext) -> Image:
         b, _, h, w = image.shape
-        kept = moment.uniform("corruption", b, 1, -(-h // self.block), -(-w // self.block)) >= self.share
+        kept = context.uniform("corruption", b, 1, -(-h // self.block), -(-w // self.block)) >= self.share
         mask = F.interpolate(kept.to(image), scale_factor=self.block, mode="nearest")
         return image * mask[..., :h, :w]
 
 
 class SaltAndPepperConfig(CorruptionConfig):
-    """Pixels set to black or white with equal chance."""
+    """Random pixels set to black or white, with equal probability."""
 
     kind: Literal["salt_and_pepper"] = "salt_and_pepper"
-    share: Share = 0.1
+    share: Fraction = 0.1
+    """Expected fraction of changed pixels."""
 
-    def apply(self, image: Image, moment: Moment) -> Image:
-        draw = moment.uniform("corruption", image.shape[0], 1, *image.shape[2:])
+    def apply(self, image: Image, context: StepContext) -> Image:
+        draw = context.uniform("corruption", image.shape[0], 1, *image.shape[2:])
         black, white = draw < self.share / 2, draw >= 1 - self.share / 2
         return torch.where(white, 1.0, torch.where(black, 0.0, image))

@@ -1,4 +1,4 @@
-"""What spoils an image, by name and amount: the input of a network that is to restore it."""
+"""Degradations of images by name and amount, which a restoration network learns to undo."""
 
 from __future__ import annotations
 
@@ -13,43 +13,48 @@ from jaxtyping import Float
 from PIL import Image as Pillow
 from torch import Tensor
 
-from ectype.data.batch import Moment
-from ectype.errors import RecipeError, did_you_mean
+from ectype.core.errors import RecipeError, did_you_mean
+from ectype.core.random import StepContext
 
 __all__ = ["DEGRADATIONS", "Amount", "blur", "check_degradations", "degrade"]
 
 Image = Float[Tensor, "b c h w"]
 Amount = float | tuple[float, float]
-"""One for all images, or the ends between which each image's is drawn."""
+"""One amount for all images, or the limits between which the amount of each image is drawn."""
 
 
 class Degradation(NamedTuple):
-    """One way to spoil images."""
+    """One way to degrade images."""
 
-    apply: Callable[[Image, Float[Tensor, " b"], Moment], Image]
-    """Images in [0, 1] and the amount of each to images; noise may leave [0, 1]."""
-    least: float
-    most: float
+    apply: Callable[[Image, Float[Tensor, " b"], StepContext], Image]
+    """Called with images in [0, 1] and an amount for each; returns images, which may leave [0, 1] by noise."""
+    minimum: float
+    maximum: float
     unit: str
 
 
-def _noise(image: Image, amount: Tensor, moment: Moment) -> Image:
-    # The draw of a denoising autoencoder's corruption: twins see the same noise.
-    return image + amount[:, None, None, None] * moment.normal("corruption", *image.shape)
+def _noise(image: Image, amount: Tensor, context: StepContext) -> Image:
+    # The same draw as a denoising autoencoder's corruption, so that both get the same noise.
+    return image + amount[:, None, None, None] * context.normal("corruption", *image.shape)
 
 
-def _mask(image: Image, amount: Tensor, moment: Moment) -> Image:
-    draw = moment.uniform("degrade.mask", len(image), 1, *image.shape[2:]).to(image.device)
+def _mask(image: Image, amount: Tensor, context: StepContext) -> Image:
+    draw = context.uniform("degrade.mask", len(image), 1, *image.shape[2:]).to(image.device)
     return image * (draw >= amount[:, None, None, None])
 
 
 def blur(image: Image, amount: Float[Tensor, " b"]) -> Image:
-    """Each image averaged by a Gaussian of its own standard deviation in pixels; borders are carried on."""
+    """Blur each image with a Gaussian of its own width, with replicated borders.
+
+    Args:
+        image: Images.
+        amount: Standard deviation of each image's Gaussian in pixels.
+    """
     radius = max(1, int(np.ceil(3 * float(amount.max()))))
-    place = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    kernel = torch.exp(-(place**2) / (2 * amount[:, None].clamp(min=1e-3) ** 2))
-    # To each image's own radius, whatever the others of its batch need.
-    kernel = kernel * (place.abs()[None] <= (3 * amount[:, None]).ceil().clamp(min=1))
+    offset = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-(offset**2) / (2 * amount[:, None].clamp(min=1e-3) ** 2))
+    # Cut each kernel at its own radius, so that an image does not depend on the others in its batch.
+    kernel = kernel * (offset.abs()[None] <= (3 * amount[:, None]).ceil().clamp(min=1))
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(image.shape[1], 0)
     b, c, h, w = image.shape
     flat = image.reshape(1, b * c, h, w)
@@ -60,7 +65,7 @@ def blur(image: Image, amount: Float[Tensor, " b"]) -> Image:
     return flat.view(b, c, h, w)
 
 
-def _downscale(image: Image, amount: Tensor, moment: Moment) -> Image:
+def _downscale(image: Image, amount: Tensor, context: StepContext) -> Image:
     result = []
     for one, factor in zip(image[:, None], amount.tolist(), strict=True):
         small = [max(1, round(side / factor)) for side in image.shape[2:]]
@@ -69,69 +74,76 @@ def _downscale(image: Image, amount: Tensor, moment: Moment) -> Image:
     return torch.cat(result).clamp(0, 1)
 
 
-def _grey(image: Image, amount: Tensor, moment: Moment) -> Image:
+def _grey(image: Image, amount: Tensor, context: StepContext) -> Image:
     if image.shape[1] == 1:
         return image
     grey = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     return image.lerp(grey.expand_as(image), amount[:, None, None, None])
 
 
-def _jpeg(image: Image, amount: Tensor, moment: Moment) -> Image:
+def _jpeg(image: Image, amount: Tensor, context: StepContext) -> Image:
     result = []
     pixels = (image.detach().clamp(0, 1) * 255).round().byte().cpu().numpy()
     for one, quality in zip(pixels, amount.tolist(), strict=True):
-        target = BytesIO()
-        shown = one[0] if len(one) == 1 else one.transpose(1, 2, 0)
-        Pillow.fromarray(shown).save(target, "JPEG", quality=round(quality))
-        back = np.array(Pillow.open(target))
-        result.append(torch.from_numpy(back[None] if back.ndim == 2 else back.transpose(2, 0, 1).copy()))
+        file = BytesIO()
+        picture = one[0] if len(one) == 1 else one.transpose(1, 2, 0)
+        Pillow.fromarray(picture).save(file, "JPEG", quality=round(quality))
+        decoded = np.array(Pillow.open(file))
+        result.append(torch.from_numpy(decoded[None] if decoded.ndim == 2 else decoded.transpose(2, 0, 1).copy()))
     return (torch.stack(result).float() / 255).to(image)
 
 
 DEGRADATIONS = {
     "blur": Degradation(
-        lambda image, amount, moment: blur(image, amount), 0, 64, "standard deviation of a Gaussian in pixels"
+        lambda image, amount, context: blur(image, amount), 0, 64, "standard deviation of a Gaussian in pixels"
     ),
-    "downscale": Degradation(_downscale, 1, 64, "times smaller, and back by bicubic"),
-    "grey": Degradation(_grey, 0, 1, "share of the colour that is taken"),
-    "noise": Degradation(_noise, 0, 10, "standard deviation of Gaussian noise, pixels being in [0, 1]"),
-    "mask": Degradation(_mask, 0, 1, "share of the pixels set to 0"),
+    "downscale": Degradation(_downscale, 1, 64, "factor of downscaling, before bicubic upscaling to the old size"),
+    "grey": Degradation(_grey, 0, 1, "fraction of the color that is removed"),
+    "noise": Degradation(_noise, 0, 10, "standard deviation of Gaussian noise, for pixels in [0, 1]"),
+    "mask": Degradation(_mask, 0, 1, "fraction of the pixels set to 0"),
     "jpeg": Degradation(_jpeg, 1, 95, "quality"),
 }
-"""In the order in which they are applied, whatever the order they are named in: as a camera and a file would."""
+"""Degradations by name, in the order in which they are applied: as a camera and then a file would."""
 
 
-def check_degradations(wanted: Mapping[str, Amount]) -> dict[str, Amount]:
-    """The same, in the order of `DEGRADATIONS`.
+def check_degradations(degradations: Mapping[str, Amount]) -> dict[str, Amount]:
+    """Return the degradations in the order of `DEGRADATIONS`.
+
+    Args:
+        degradations: Amounts by name.
 
     Raises:
-        RecipeError: An unknown name, or an amount out of its range.
+        RecipeError: A name is unknown, or an amount is out of range.
     """
-    for name, amount in wanted.items():
+    for name, amount in degradations.items():
         if name not in DEGRADATIONS:
             raise RecipeError(f"no degradation '{name}'; {did_you_mean(name, DEGRADATIONS)}")
         known = DEGRADATIONS[name]
         low, high = amount if isinstance(amount, tuple) else (amount, amount)
-        if not known.least <= low <= high <= known.most:
+        if not known.minimum <= low <= high <= known.maximum:
             raise RecipeError(
-                f"degrade={{{name}: {amount}}}: {known.unit}, from {known.least:g} to {known.most:g} (two of them, the "
-                "smaller first, to draw in between)."
+                f"degrade={{{name}: {amount}}} is out of range: give the {known.unit}, from {known.minimum:g} to "
+                f"{known.maximum:g}, or two of these, the smaller first, to draw a value between them for each image."
             )
-    return {name: wanted[name] for name in DEGRADATIONS if name in wanted}
+    return {name: degradations[name] for name in DEGRADATIONS if name in degradations}
 
 
-def degrade(image: Image, wanted: Mapping[str, Amount], moment: Moment) -> Image:
-    """Images in [0, 1] spoiled in all the ways named, noise not clipped: clipping would hide how strong it is."""
+def degrade(image: Image, degradations: Mapping[str, Amount], context: StepContext) -> Image:
+    """Degrade images.
+
+    Noise is not clipped to [0, 1], because clipping would weaken it.
+
+    Args:
+        image: Images in [0, 1].
+        degradations: Amounts by name; all are applied.
+        context: Current step; the source of all randomness.
+    """
     with torch.autocast(image.device.type, enabled=False):
-        return _degraded(image, wanted, moment)
-
-
-def _degraded(image: Image, wanted: Mapping[str, Amount], moment: Moment) -> Image:
-    for name, amount in wanted.items():
-        if isinstance(amount, tuple):
-            draw = moment.uniform(f"degrade.{name}.amount", len(image)).to(image)
-            each = amount[0] + (amount[1] - amount[0]) * draw
-        else:
-            each = image.new_full((len(image),), amount)
-        image = DEGRADATIONS[name].apply(image, each, moment)
-    return image
+        for name, amount in degradations.items():
+            if isinstance(amount, tuple):
+                draw = context.uniform(f"degrade.{name}.amount", len(image)).to(image)
+                amounts = amount[0] + (amount[1] - amount[0]) * draw
+            else:
+                amounts = image.new_full((len(image),), amount)
+            image = DEGRADATIONS[name].apply(image, amounts, context)
+        return image

@@ -1,4 +1,4 @@
-"""Flows: noise to images along the way that a trained velocity shows."""
+"""Flows: generate images by following a learned velocity field from noise."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.errors import ModelError
-from ectype.models.base import FromLatents, truncated_normal
+from ectype.config.schema import DataInfo, ModelConfig
+from ectype.core.errors import ModelError
+from ectype.models.noise_to_image import NoiseToImageModel, truncated_normal
 from ectype.nets.velocity import MLPVelocityConfig, UNetVelocityConfig, VelocityConfig
-from ectype.sections import DataInfo, ModelConfig
 
 __all__ = ["Flow", "FlowConfig"]
 
 Image = Float[Tensor, "b c h w"]
-LEAST_SPREAD = 1e-3
-"""Of images that hardly differ: dividing by less would make noise of rounding."""
+MIN_STD = 1e-3
+"""Least standard deviation that images are divided by; a smaller one would amplify rounding errors."""
 
 
 class FlowConfig(ModelConfig):
-    """A rectified flow (Liu et al. 2023; Lipman et al. 2023): straight ways from N(0, I) to images, or to codes."""
+    """A rectified flow (Liu et al. 2023; Lipman et al. 2023): straight paths from N(0, I) to images or codes."""
 
     kind: Literal["flow"] = "flow"
     net: VelocityConfig = UNetVelocityConfig()
     condition: Literal["auto", "none", "label"] = "auto"
-    """Whether it is told the class of an image. auto: where the images have two classes or more."""
+    """Whether the model is conditioned on class labels. auto: if the images have at least two classes."""
     steps: int = Field(default=20, ge=1)
-    """Of the solver, where a user does not say."""
+    """Default steps of the solver."""
     solver: Literal["heun", "euler"] = "heun"
-    """heun asks the network twice a step, and is exact to the second order."""
+    """heun evaluates the network twice per step and is accurate to second order."""
     guidance: float = Field(default=1.0, ge=0)
-    """How far beyond the velocity without a label that with it is followed (Ho and Salimans 2022); 1: just it."""
+    """Default scale of classifier-free guidance (Ho and Salimans 2022); 1 for none."""
 
     def on_codes(self, shape: tuple[int, ...]) -> FlowConfig:
-        """A vector has no neighbours that a convolution could see."""
+        """Replace the U-Net by an MLP for vector codes, which have no spatial structure."""
         if len(shape) == 1 and isinstance(self.net, UNetVelocityConfig):
             return self.model_copy(update={"net": MLPVelocityConfig()})
         return self
@@ -46,8 +46,8 @@ class FlowConfig(ModelConfig):
         return Flow(self, info)
 
 
-class _Step(nn.Module):
-    """A velocity as one module of tensors."""
+class _Velocity(nn.Module):
+    """The velocity of a flow as a module with tensor inputs, for export."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
@@ -57,17 +57,32 @@ class _Step(nn.Module):
         return self.flow.velocity(point, time, label)
 
 
-class Flow(FromLatents):
-    """At time 0 a point is noise, at time 1 an image; what it passes between is x_t = (1 − t) · noise + t · image.
+class Flow(NoiseToImageModel):
+    """A rectified flow: noise at time 0, an image at time 1, and x_t = (1 − t) · noise + t · image in between.
+
+    Args:
+        config: Velocity network, conditioning and solver.
+        info: Shape and classes of the images.
 
     Attributes:
-        conditional: Whether it is told labels.
-        steps: Of the solver.
-        guidance: 1 for none; only of a conditional flow.
+        conditional: Whether the model is conditioned on class labels.
+        steps: Steps of the solver.
+        solver: euler or heun.
+        guidance: Scale of classifier-free guidance, used with labels only; 1 for none.
+
+    Raises:
+        ModelError: Labels are required, and there are fewer than two classes.
+
+    Example:
+        >>> flow = FlowConfig(net=UNetVelocityConfig(width=8), steps=2).build(DataInfo(channels=1, size=(8, 8)))
+        >>> flow.sample(4, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([4, 1, 8, 8])
     """
 
     centre: Tensor
+    """Mean of the training images' pixels."""
     spread: Tensor
+    """Standard deviation of the training images' pixels."""
 
     def __init__(self, config: FlowConfig, info: DataInfo) -> None:
         super().__init__(info)
@@ -77,65 +92,86 @@ class Flow(FromLatents):
                 "one folder per class, or set condition=none."
             )
         self.conditional = config.condition != "none" and len(info.classes) > 1
-        self.steps, self.guidance, self.solver = config.steps, config.guidance, config.solver
+        self.steps, self.guidance, self.solver = (config.steps, config.guidance, config.solver)
         self.net = config.net.build(info, len(info.classes) if self.conditional else 0)
-        # Images as numbers of mean 0 and variance 1, which noise has too.
+        # Images are normalized to mean 0 and variance 1, like the noise.
         self.register_buffer("centre", torch.tensor(0.5))
         self.register_buffer("spread", torch.tensor(0.5))
 
     @torch.no_grad()
-    def start_from(self, mean: Float[Tensor, "c h w"], some: Callable[[], Float[Tensor, "n c h w"]]) -> None:
-        """Measure the mean and the spread of training images' numbers."""
-        images = some()
-        self.centre.copy_(images.mean())
-        self.spread.copy_(images.std().clamp(min=LEAST_SPREAD))
+    def initialize_from_data(
+        self, mean: Float[Tensor, "c h w"], get_images: Callable[[], Float[Tensor, "n c h w"]]
+    ) -> None:
+        """Measure the mean and standard deviation of the training images' pixels.
 
-    def standard(self, image: Image) -> Image:
-        """Images as the flow has them at time 1: mean 0, variance 1."""
+        Args:
+            mean: Not used.
+            get_images: Returns a sample of the training images, in [0, 1].
+        """
+        images = get_images()
+        self.centre.copy_(images.mean())
+        self.spread.copy_(images.std().clamp(min=MIN_STD))
+
+    def normalize(self, image: Image) -> Image:
+        """Normalize images in [0, 1] to the mean 0 and variance 1 that they have at time 1."""
         return (image - self.centre) / self.spread
 
     def velocity(self, point: Image, time: Float[Tensor, " b"], label: Int[Tensor, " b"] | None) -> Image:
-        """Where each point moves at its time, in units of standard images; without a label as for any class."""
+        """Return the velocity of points x_t.
+
+        Args:
+            point: Points between noise and normalized images.
+            time: Times in [0, 1].
+            label: Class indices; None for the unconditional velocity.
+        """
         return self.net(point, time, label).float()
 
-    def _guided(self, point: Image, time: Tensor, label: Tensor | None) -> Image:
-        found = self.velocity(point, time, label)
+    def _guided_velocity(self, point: Image, time: Tensor, label: Tensor | None) -> Image:
+        velocity = self.velocity(point, time, label)
         if label is None or self.guidance == 1:
-            return found
-        plain = self.velocity(point, time, None)
-        return plain + self.guidance * (found - plain)
+            return velocity
+        unconditional = self.velocity(point, time, None)
+        return unconditional + self.guidance * (velocity - unconditional)
 
-    def exports(self) -> dict[str, tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]]]:
-        """One graph beside those that follow from what it can do: `velocity`, for solvers of others."""
+    def export_graphs(self) -> dict[str, tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]]]:
+        """Return the graph `velocity`, for use with other solvers, in addition to the default graphs."""
         generator = torch.Generator().manual_seed(0)
-        inputs = {"point": self.latents(2, generator=generator), "time": torch.rand(2, generator=generator)}
+        inputs = {"point": self.sample_latents(2, generator=generator), "time": torch.rand(2, generator=generator)}
         if self.conditional:
-            inputs["label"] = self.labels(2, generator=generator)
-        return {"velocity": (_Step(self), inputs, {name: {0: "batch"} for name in inputs})}
+            inputs["label"] = self.sample_labels(2, generator=generator)
+        return {"velocity": (_Velocity(self), inputs, {name: {0: "batch"} for name in inputs})}
 
-    def latents(
+    def sample_latents(
         self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n c h w"]:
-        """`n` draws of the noise at time 0, cut off at ±`truncation` if given."""
+        """Draw `n` noise images for time 0, truncated to ±`truncation` if given."""
         return truncated_normal((n, *self.info.shape), truncation, generator)
 
     def render(self, latent: Image, *, label: Int[Tensor, " n"] | None = None) -> Image:
-        """Follow the velocity from noise at time 0 to images at time 1.
+        """Solve the ODE from noise at time 0 to images at time 1.
+
+        Args:
+            latent: Noise, from `sample_latents`.
+            label: Class indices; None for unconditional samples.
+
+        Returns:
+            Images in [0, 1].
 
         Raises:
-            ModelError: A label, where the flow knows no classes.
+            ModelError: A label was given to an unconditional model.
         """
         if label is not None and not self.conditional:
             raise ModelError("this model knows no classes: leave the label out, or train a conditional one.")
-        here = next(self.parameters())
-        point = latent.to(here.device, here.dtype)
-        label = None if label is None else label.to(here.device)
+        parameter = next(self.parameters())
+        point = latent.to(parameter.device, parameter.dtype)
+        label = None if label is None else label.to(parameter.device)
         step = 1 / self.steps
-        for number in range(self.steps):
-            time = point.new_full((len(point),), number * step)
-            first = self._guided(point, time, label)
-            ahead = point + step * first
+        for index in range(self.steps):
+            time = point.new_full((len(point),), index * step)
+            velocity = self._guided_velocity(point, time, label)
+            following = point + step * velocity
             if self.solver == "heun":
-                ahead = point + step / 2 * (first + self._guided(ahead, time + step, label))
-            point = ahead
+                velocity_after = self._guided_velocity(following, time + step, label)
+                following = point + step / 2 * (velocity + velocity_after)
+            point = following
         return (self.centre + self.spread * point).clamp(0, 1)

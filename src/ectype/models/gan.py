@@ -1,4 +1,4 @@
-"""Generators: an image for every draw of N(0, I), of an asked class where they were trained with labels."""
+"""Generators of GANs: map normal noise, and a class label if conditional, to images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.errors import ModelError
-from ectype.models.base import FromLatents, truncated_normal
+from ectype.config.schema import DataInfo, ModelConfig
+from ectype.core.errors import ModelError
+from ectype.models.noise_to_image import NoiseToImageModel, truncated_normal
 from ectype.nets.generators import ConvGeneratorConfig, GeneratorConfig
-from ectype.sections import DataInfo, ModelConfig
 
 __all__ = ["Generator", "GeneratorModelConfig"]
 
@@ -25,25 +25,37 @@ class GeneratorModelConfig(ModelConfig):
 
     kind: Literal["generator"] = "generator"
     latent_dim: int = Field(default=128, ge=1)
-    """Numbers drawn for an image."""
+    """Dimensions of the noise."""
     net: GeneratorConfig = ConvGeneratorConfig()
     output: Literal["linear", "tanh"] = "linear"
-    """Whether the network's numbers are cut off to [0, 1], outside of training only, so that no gradient is lost at
-    black and white, or squeezed into it."""
+    """How the output is brought to [0, 1]. linear: by clamping, outside of training only, so that black and white
+    pixels keep their gradient. tanh: by a tanh."""
     condition: Literal["none", "concat", "embedding"] = "none"
-    """How a label enters: one-hot beside the draw, or embedded."""
+    """How a class label is concatenated to the noise: one-hot, or as a learned embedding."""
     embedding: int = Field(default=64, ge=1)
-    """Numbers of an embedded label."""
+    """Dimensions of an embedded label."""
 
     def build(self, info: DataInfo) -> Generator:
         return Generator(self, info)
 
 
-class Generator(FromLatents):
-    """z ~ N(0, I), and a label where it is conditional, to an image.
+class Generator(NoiseToImageModel):
+    """Maps noise z ~ N(0, I), and a class label if conditional, to an image.
+
+    Args:
+        config: Network, noise dimensions and conditioning.
+        info: Shape and classes of the images.
 
     Attributes:
-        conditional: Whether it takes labels.
+        conditional: Whether the model is conditioned on class labels.
+
+    Raises:
+        ModelError: Labels are required, and there are fewer than two classes.
+
+    Example:
+        >>> generator = GeneratorModelConfig(latent_dim=16).build(DataInfo(channels=3, size=(16, 16)))
+        >>> generator.sample(4, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([4, 3, 16, 16])
     """
 
     def __init__(self, config: GeneratorModelConfig, info: DataInfo) -> None:
@@ -55,38 +67,56 @@ class Generator(FromLatents):
                 f"condition={config.condition} needs images of at least two classes, there are {len(info.classes)}: "
                 "put them into one folder per class, or train an unconditional gan."
             )
-        self.squeezed = config.output == "tanh"
-        told = len(info.classes) if self.conditional else 0
+        self.tanh = config.output == "tanh"
+        label_dim = len(info.classes) if self.conditional else 0
         self.embed = None
         if config.condition == "embedding":
-            self.embed = nn.Linear(told, config.embedding, bias=False)
+            self.embed = nn.Linear(label_dim, config.embedding, bias=False)
             nn.init.normal_(self.embed.weight)
-            told = config.embedding
-        self.net = config.net.build(config.latent_dim + told, info)
+            label_dim = config.embedding
+        self.net = config.net.build(config.latent_dim + label_dim, info)
 
     def forward(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"] | None = None) -> Image:
-        """Images as they are trained: in [0, 1] where the output is squeezed, else about there.
+        """Return images as they are trained.
+
+        Args:
+            z: Noise.
+            label: Class indices, if and only if the model is conditional.
+
+        Returns:
+            Images in [0, 1] with a tanh output, and roughly in [0, 1] with a linear one.
 
         Raises:
-            ModelError: A label too many or missing.
+            ModelError: A label is missing, or was given to an unconditional model.
         """
         if self.conditional != (label is not None):
-            said = "needs a label for each image" if self.conditional else "knows no classes: leave the label out"
-            raise ModelError(f"this model {said}.")
+            problem = "needs a label for each image" if self.conditional else "knows no classes: leave the label out"
+            raise ModelError(f"this model {problem}.")
         if label is not None:
-            told = F.one_hot(label, len(self.info.classes)).to(z.dtype)
-            z = torch.cat([z, told if self.embed is None else self.embed(told)], dim=1)
+            one_hot = F.one_hot(label, len(self.info.classes)).to(z.dtype)
+            z = torch.cat([z, one_hot if self.embed is None else self.embed(one_hot)], dim=1)
         raw = self.net(z).float()
-        # From the [−1, 1] of the literature to the [0, 1] of every public image.
-        return 0.5 * ((torch.tanh(raw) if self.squeezed else raw) + 1)
+        # The network works in the [−1, 1] of the literature; all public images are in [0, 1].
+        return 0.5 * ((torch.tanh(raw) if self.tanh else raw) + 1)
 
-    def latents(
+    def sample_latents(
         self, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n d"]:
-        """`n` draws of N(0, I), cut off at ±`truncation` if given."""
+        """Draw `n` noise vectors from N(0, I), truncated to ±`truncation` if given."""
         return truncated_normal((n, self.latent_dim), truncation, generator)
 
     def render(self, latent: Float[Tensor, "n d"], *, label: Int[Tensor, " n"] | None = None) -> Image:
-        """The image of each latent, of the class asked for where the model is conditional."""
-        here = next(self.parameters())
-        return self(latent.to(here.device, here.dtype), None if label is None else label.to(here.device)).clamp(0, 1)
+        """Return the images of latents in [0, 1].
+
+        Args:
+            latent: Noise, from `sample_latents`.
+            label: Class indices, if and only if the model is conditional.
+
+        Raises:
+            ModelError: A label is missing, or was given to an unconditional model.
+        """
+        parameter = next(self.parameters())
+        image = self(
+            latent.to(parameter.device, parameter.dtype), None if label is None else label.to(parameter.device)
+        )
+        return image.clamp(0, 1)

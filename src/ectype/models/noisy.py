@@ -1,4 +1,4 @@
-"""Codes with noise on them, so that a decoder learns to do with codes that are not quite those of an image."""
+"""A bottleneck that adds noise to codes in training, so that the decoder tolerates inexact codes."""
 
 from __future__ import annotations
 
@@ -10,50 +10,53 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from ectype.errors import ModelError
-from ectype.models.bottlenecks import Bottleneck, BottleneckConfig, Coded, Noise
+from ectype.core.errors import ModelError
+from ectype.models.bottlenecks import Bottleneck, BottleneckConfig, BottleneckOutput, NoiseSource
 
 __all__ = ["Noisy", "NoisyConfig"]
 
 
 class Noisy(Bottleneck):
-    """The features of each place, or of a vector, at mean 0 and deviation 1; in training noise is added.
+    """Features normalized to mean 0 and standard deviation 1 over the channels; in training noise is added.
 
-    z + σ ε with ε ~ N(0, I) and σ ~ |N(0, τ²)| drawn for each image (Zheng et al. 2025, "Diffusion transformers with
-    representation autoencoders", section 4.3): what a generator of codes makes is never quite a code, and a decoder
-    that has only seen those of images has gaps between them. Without the normalisation an encoder that is trained
-    would rise above any noise.
+    The code is z + σ ε with ε ~ N(0, I), and σ ~ |N(0, τ²)| drawn for each image (Zheng et al. 2025, "Diffusion
+    transformers with representation autoencoders", section 4.3). A generative model of codes never matches the codes of
+    real images exactly; a decoder that was trained on exact codes only generalizes badly between them. Without the
+    normalization a trainable encoder could make its features so large that the noise has no effect.
+
+    Args:
+        tau: τ; 0 for no noise.
     """
 
     def __init__(self, tau: float) -> None:
         super().__init__()
         self.tau = tau
 
-    def forward(self, features: Float[Tensor, " b *features"], noise: Noise) -> Coded:
+    def forward(self, features: Float[Tensor, " b *features"], noise: NoiseSource) -> BottleneckOutput:
         code = self.code(features)
         if not self.training or self.tau == 0:
-            return Coded(code, {})
-        # One draw for both: two of the same use would begin with the same numbers.
+            return BottleneckOutput(code, {})
+        # A single draw for σ and ε: two draws with the same name would begin with the same values.
         drawn = noise(len(code), 1 + math.prod(code.shape[1:]))
         sigma = self.tau * drawn[:, :1].abs()
-        return Coded(code + (sigma * drawn[:, 1:]).view_as(code), {})
+        return BottleneckOutput(code + (sigma * drawn[:, 1:]).view_as(code), {})
 
     def code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
-        last = features.float().movedim(1, -1)
-        return F.layer_norm(last, last.shape[-1:]).movedim(-1, 1).contiguous()
+        channels_last = features.float().movedim(1, -1)
+        return F.layer_norm(channels_last, channels_last.shape[-1:]).movedim(-1, 1).contiguous()
 
 
 class NoisyConfig(BottleneckConfig):
-    """Normalised features, noise on them in training."""
+    """Normalized features with noise in training."""
 
     kind: Literal["noisy"] = "noisy"
     tau: float = Field(default=0.8, ge=0)
-    """Of the noise's deviation σ ~ |N(0, τ²)|, where a number of the code has deviation 1; 0 for no noise."""
+    """τ of the noise's standard deviation σ ~ |N(0, τ²)|; codes have a standard deviation of 1. 0 for no noise."""
 
     def build(self, shape: tuple[int, ...]) -> Bottleneck:
         if shape[0] < 2:
             raise ModelError(
-                f"bottleneck=noisy brings the numbers of each place to mean 0 and deviation 1, and a code of "
-                f"{'×'.join(map(str, shape))} has one there: set latent_dim to at least 2."
+                f"bottleneck=noisy normalizes over the channels, and a code of shape {'×'.join(map(str, shape))} has "
+                "only one: set latent_dim to at least 2."
             )
         return Noisy(self.tau)

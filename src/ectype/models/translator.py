@@ -1,4 +1,4 @@
-"""Models from image to image: masks, other pictures, or what an image was before it was spoiled."""
+"""Models from image to image: segmentation, translation to other images, and restoration of degraded images."""
 
 from __future__ import annotations
 
@@ -10,66 +10,75 @@ from jaxtyping import Float
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
-from ectype.data.batch import Batch, Moment
-from ectype.data.masks import IGNORED
-from ectype.errors import ModelError, RecipeError
+from ectype.config.schema import DataInfo, ModelConfig
+from ectype.core.errors import ModelError, RecipeError
+from ectype.core.random import StepContext
+from ectype.data.batch import Batch
+from ectype.data.masks import IGNORE_INDEX
 from ectype.models.base import Model
 from ectype.models.degradations import Amount, check_degradations, degrade
-from ectype.nets.groups import Group, grouped
-from ectype.nets.mapper import MapperConfig
+from ectype.nets.dense_predictor import DensePredictorConfig
+from ectype.nets.param_groups import ParameterGroup, parameter_groups_of
 from ectype.nets.unet import UNetConfig
-from ectype.sections import DataInfo, ModelConfig
 
-__all__ = ["Painter", "Restorer", "Segmenter", "Translator", "TranslatorConfig"]
+__all__ = ["ImageTranslator", "Restorer", "Segmenter", "Translator", "TranslatorConfig"]
 
 Image = Float[Tensor, "b c h w"]
 
 
-def _checked(wanted: dict[str, Amount]) -> dict[str, Amount]:
+def _check(degradations: dict[str, Amount]) -> dict[str, Amount]:
     try:
-        return check_degradations(wanted)
+        return check_degradations(degradations)
     except RecipeError as error:
         raise ValueError(str(error)) from None
 
 
 class TranslatorConfig(ModelConfig):
-    """A network from image to image; what it makes is decided by what images come in pairs with, or are spoiled by."""
+    """A network from image to image; its output follows from the targets of the images, or from their degradation."""
 
     kind: Literal["translator"] = "translator"
-    net: MapperConfig = UNetConfig()
+    net: DensePredictorConfig = UNetConfig()
     output: Literal["sigmoid", "linear"] = "sigmoid"
-    """How a picture is kept in [0, 1]: by a sigmoid, or by cutting off what leaves it. Masks are always softmax."""
+    """How an output image is brought to [0, 1]: by a sigmoid, or by clamping. Masks always have a softmax."""
     residual: bool = False
-    """Whether the network says what to add to its input; for output=linear, and pictures of as many channels."""
-    degrade: Annotated[dict[str, Amount], AfterValidator(_checked)] = Field(default_factory=dict)
-    """How an image is spoiled that is then its own target, such as {noise: 0.2, blur: [0, 2]}: see
+    """Whether the network's output is added to its input; needs output=linear and as many channels as the input."""
+    degrade: Annotated[dict[str, Amount], AfterValidator(_check)] = Field(default_factory=dict)
+    """Degradations of the input, the target being the clean image, such as {noise: 0.2, blur: [0, 2]}: see
     `ectype.models.degradations`."""
     deep: bool = False
-    """Whether the network's lower levels give outputs too, for an objective that supervises them."""
+    """Whether the network's lower levels have outputs too, for deep supervision."""
 
     @model_validator(mode="after")
-    def _adds(self) -> TranslatorConfig:
+    def _check_residual(self) -> TranslatorConfig:
         if self.residual and self.output != "linear":
-            raise ValueError(f"residual=true adds to pixels, which output={self.output} would bend: set output=linear")
+            raise ValueError(
+                f"residual=true adds to pixels, which output={self.output} would distort: set output=linear"
+            )
         return self
 
     def build(self, info: DataInfo) -> Translator:
         if self.degrade:
             if info.target is not None:
-                raise ModelError("degrade spoils images without partners: set data.pairs=none, or leave degrade out.")
+                raise ModelError("degrade is for images without targets: set data.pairs=none, or leave degrade out.")
             return Restorer(self, info, info.channels)
         if info.target is None:
             raise ModelError(
-                "images without partners have nothing to be translated to: set data.pairs=masks or data.pairs=images, "
-                "or spoil them, model.degrade='{noise: 0.2}'."
+                "these images have no targets to be translated to: set data.pairs=masks or data.pairs=images, or "
+                "degrade them, as in model.degrade='{noise: 0.2}'."
             )
         if info.target.kind == "masks":
             return Segmenter(self, info, len(info.target.classes))
-        return Painter(self, info, info.target.channels)
+        return ImageTranslator(self, info, info.target.channels)
 
 
 class Translator(Model):
-    """A network and what its numbers mean."""
+    """Base class of models from image to image.
+
+    Args:
+        config: Network and output.
+        info: Shape of the images.
+        channels: Channels of the output.
+    """
 
     def __init__(self, config: TranslatorConfig, info: DataInfo, channels: int) -> None:
         super().__init__(info)
@@ -78,76 +87,87 @@ class Translator(Model):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """Weights that all outputs come through."""
+        """Weight of the last layer, where the gradients of losses are compared."""
         return self.net.last_layer
 
-    def parameter_groups(self) -> Sequence[Group]:
-        """What parts ask for, such as a pretrained encoder; all the rest moves at the full rate."""
-        return grouped(self)
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Return the parameter groups, with the learning rates that submodules such as pretrained encoders ask for."""
+        return parameter_groups_of(self)
 
-    def pair(self, batch: Batch, moment: Moment) -> tuple[Image, Tensor]:
-        """What the model is shown of a batch, and what it should make of it. Raises `ModelError` without partners."""
+    def input_and_target(self, batch: Batch, context: StepContext) -> tuple[Image, Tensor]:
+        """Return the input that the model gets for a batch, and the output that it should produce.
+
+        Raises:
+            ModelError: The batch has no targets.
+        """
         if batch.target is None:
-            raise ModelError("these images have no partners to learn from or compare with: set data.pairs.")
+            raise ModelError("these images have no targets to learn from or compare with: set data.pairs.")
         return batch.image, batch.target
 
-    def picture(self, found: Tensor) -> Float[Tensor, "b 3 h w"]:
-        """What was found, or should have been, as it is shown to people: in [0, 1]."""
-        return found.expand(-1, 3, -1, -1)
+    def to_rgb(self, output: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """Return an output or a target as RGB images in [0, 1], for display."""
+        return output.expand(-1, 3, -1, -1)
 
     def translate(self, image: Image) -> Float[Tensor, "b k h w"]:
-        """Images of any size in [0, 1] to maps of their size in [0, 1]."""
+        """Translate images of any size in [0, 1] to maps of the same size in [0, 1]."""
         raise NotImplementedError(f"{type(self).__name__} must define translate(image)")
 
 
 class Segmenter(Translator):
-    """Gives every pixel a class."""
+    """Predicts the class of every pixel."""
 
     def translate(self, image: Image) -> Float[Tensor, "b k h w"]:
-        """The probability of each class."""
+        """Return the probability of each class."""
         return self.net(image).float().softmax(1)
 
-    def picture(self, found: Tensor) -> Float[Tensor, "b 3 h w"]:
-        """Class indices, or the probabilities of classes, in the classes' colours; ignored pixels are grey."""
+    def to_rgb(self, output: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """Return class indices or probabilities in the colors of the classes; ignored pixels are gray."""
         assert self.info.target is not None
-        named = found.argmax(1) if found.ndim == 4 else found
-        colours = torch.full((IGNORED + 1, 3), 0.5)
-        colours[: self.channels] = torch.tensor(self.info.target.colours) / 255
-        return colours[named.cpu().long()].movedim(-1, 1)
+        indices = output.argmax(1) if output.ndim == 4 else output
+        colors = torch.full((IGNORE_INDEX + 1, 3), 0.5)
+        colors[: self.channels] = torch.tensor(self.info.target.colours) / 255
+        return colors[indices.cpu().long()].movedim(-1, 1)
 
 
-class Painter(Translator):
-    """Makes another picture."""
+class ImageTranslator(Translator):
+    """Predicts another image."""
 
     def __init__(self, config: TranslatorConfig, info: DataInfo, channels: int) -> None:
         super().__init__(config, info, channels)
         if config.residual and info.channels not in (channels, 1):
             raise ModelError(
-                f"residual=true adds to the input's {info.channels} channels, the picture has {channels}: set "
+                f"residual=true adds the output's {channels} channels to the input's {info.channels}: set "
                 "residual=false."
             )
         if config.residual:
-            self.net.start_silent()  # a fresh model leaves its input as it is
+            self.net.zero_init_heads()  # so that an untrained model returns its input
 
-    def paint(self, image: Image) -> Float[Tensor, "b k h w"]:
-        """The picture before it is cut to [0, 1], which is how it is trained."""
-        return self.finish(self.net(image), image)
+    def translate_unclamped(self, image: Image) -> Float[Tensor, "b k h w"]:
+        """Return the output image before it is clamped to [0, 1], as it is trained."""
+        return self.postprocess(self.net(image), image)
 
-    def finish(self, numbers: Float[Tensor, "b k h w"], image: Image) -> Float[Tensor, "b k h w"]:
-        """What unbounded numbers stand for, given the image they were made of."""
-        numbers = numbers.float()
+    def postprocess(self, output: Float[Tensor, "b k h w"], image: Image) -> Float[Tensor, "b k h w"]:
+        """Return the image that an output of the network stands for, not clamped.
+
+        Args:
+            output: Output of the network.
+            image: Input of the network, in [0, 1].
+        """
+        output = output.float()
         if self.config.residual:
-            numbers = numbers + image
-        return numbers if self.config.output == "linear" else numbers.sigmoid()
+            output = output + image
+        return output if self.config.output == "linear" else output.sigmoid()
 
     def translate(self, image: Image) -> Float[Tensor, "b k h w"]:
-        """The picture."""
-        return self.paint(image).clamp(0, 1)
+        """Return the output image."""
+        return self.translate_unclamped(image).clamp(0, 1)
 
 
-class Restorer(Painter):
-    """Makes of a spoiled image what it was."""
+class Restorer(ImageTranslator):
+    """Restores degraded images."""
 
-    def pair(self, batch: Batch, moment: Moment) -> tuple[Image, Tensor]:
-        """Images spoiled, noise not clipped, and as they were."""
-        return degrade(batch.image, self.config.degrade, moment), batch.image
+    accepts_noise = True
+
+    def input_and_target(self, batch: Batch, context: StepContext) -> tuple[Image, Tensor]:
+        """Return degraded images, with noise not clipped, and the clean ones."""
+        return degrade(batch.image, self.config.degrade, context), batch.image

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ectype.nets.resampling import Shuffle
+from ectype.nets.resampling import ShuffleConv
 
-__all__ = ["Activation", "Attention", "Residual", "activation", "he", "norm"]
+__all__ = ["Activation", "ResidualBlock", "SelfAttention2d", "activation", "group_norm", "he_init"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -19,7 +19,7 @@ Activation = Literal["relu", "leaky_relu", "silu", "gelu", "tanh", "none"]
 
 
 def activation(name: Activation) -> nn.Module:
-    """An activation by name; leaky_relu has the slope 0.2 of the GAN literature."""
+    """Return an activation by name; leaky_relu has a negative slope of 0.2, as in the GAN literature."""
     return {
         "relu": nn.ReLU,
         "leaky_relu": lambda: nn.LeakyReLU(0.2),
@@ -30,78 +30,93 @@ def activation(name: Activation) -> nn.Module:
     }[name]()
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation: no statistic crosses images, so batches may be split."""
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return a group normalization with up to 8 groups.
+
+    Its statistics are computed for each image separately, so splitting a batch does not change the result.
+    """
     return nn.GroupNorm(math.gcd(channels, 8), channels)
 
 
-def he(module: M) -> M:
-    """Weights drawn so that leaky_relu keeps a signal's size through any number of layers (He et al. 2015).
+def he_init(module: M) -> M:
+    """Initialize weights in place so that leaky_relu preserves the variance of activations (He et al. 2015).
 
-    For networks without normalisation, where PyTorch's own start would let it fade.
+    For networks without normalization, in which activations would vanish under PyTorch's default initialization.
+    Biases are set to 0.
+
+    Args:
+        module: Convolutions and linear layers, or a module that contains them.
+
+    Returns:
+        The same module.
     """
     for part in module.modules():
         if isinstance(part, nn.ConvTranspose2d):
-            # PyTorch counts what a number goes to, not what it comes from.
-            come = part.weight[:, 0].numel() / math.prod(part.stride)
-            nn.init.normal_(part.weight, std=nn.init.calculate_gain("leaky_relu", 0.2) / math.sqrt(come))
+            # PyTorch computes the fan-in of a transposed convolution from the wrong dimension of its weight.
+            fan_in = part.weight[:, 0].numel() / math.prod(part.stride)
+            nn.init.normal_(part.weight, std=nn.init.calculate_gain("leaky_relu", 0.2) / math.sqrt(fan_in))
         elif isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(part.weight, a=0.2, nonlinearity="leaky_relu")
         else:
             continue
         if part.bias is not None:
             nn.init.zeros_(part.bias)
-        if isinstance(part, Shuffle):
-            part.tie()
+        if isinstance(part, ShuffleConv):
+            part.tie_subpixels()
     return module
 
 
-class Residual(nn.Module):
-    """Two 3×3 convolutions beside the identity, which is all there is at the start (zero-initialised last layer).
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with an identity shortcut; a fresh block is the identity (zero-initialized last layer).
 
     Args:
-        channels: In and out.
+        channels: Input and output channels.
         act: Activation.
-        normalised: Whether a group normalisation stands before each activation.
+        normalized: Whether a group normalization precedes each activation.
+
+    Example:
+        >>> import torch
+        >>> block, x = ResidualBlock(8, "silu"), torch.ones(1, 8, 5, 5)
+        >>> torch.equal(block(x), x)
+        True
     """
 
-    def __init__(self, channels: int, act: Activation, *, normalised: bool = True) -> None:
+    def __init__(self, channels: int, act: Activation, *, normalized: bool = True) -> None:
         super().__init__()
         last = nn.Conv2d(channels, channels, 3, padding=1)
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
-        first = nn.Conv2d(channels, channels, 3, padding=1, bias=not normalised)
-        norms = [norm(channels) for _ in range(2)] if normalised else []
+        first = nn.Conv2d(channels, channels, 3, padding=1, bias=not normalized)
+        norms = [group_norm(channels) for _ in range(2)] if normalized else []
         self.body = nn.Sequential(
-            *norms[:1],
-            activation(act),
-            first if normalised else he(first),
-            *norms[1:],
-            activation(act),
-            last,
+            *norms[:1], activation(act), first if normalized else he_init(first), *norms[1:], activation(act), last
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return x + self.body(x)
 
 
-class Attention(nn.Module):
-    """Self-attention between all places of a map beside the identity, which is all there is at the start.
+class SelfAttention2d(nn.Module):
+    """Self-attention between all positions of a map with an identity shortcut; a fresh block is the identity.
 
-    Heads of 64 channels; time grows with the square of the number of places, so it is for small maps.
+    Heads have 64 channels each. The cost grows with the square of the number of positions, so it is for small maps.
+
+    Args:
+        channels: Input and output channels.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = math.gcd(channels, max(1, channels // 64))
-        self.norm = norm(channels)
+        self.norm = group_norm(channels)
+        # "ask" computes queries, keys and values, "answer" is the output projection; saved weights use these names.
         self.ask = nn.Conv2d(channels, 3 * channels, 1)
         self.answer = nn.Conv2d(channels, channels, 1)
         for parameter in self.answer.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        asked = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
-        query, key, value = asked.unbind(1)
-        found = F.scaled_dot_product_attention(query, key, value)
-        return x + self.answer(found.transpose(-1, -2).flatten(1, 2).view_as(x))
+        qkv = self.ask(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        query, key, value = qkv.unbind(1)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return x + self.answer(attended.transpose(-1, -2).flatten(1, 2).view_as(x))

@@ -1,4 +1,4 @@
-"""Networks that judge images: real or made."""
+"""Networks of critics, which score images as real or fake."""
 
 from __future__ import annotations
 
@@ -9,52 +9,76 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.nets.blocks import Activation, Residual, activation, he
+from ectype.config.schema import Choice
+from ectype.nets.blocks import Activation, ResidualBlock, activation, he_init
 from ectype.nets.mlp import mlp
-from ectype.sections import Choice
 
-__all__ = ["ConvCriticConfig", "CriticConfig", "CriticFeatures", "MLPCriticConfig"]
+__all__ = ["ConvCriticConfig", "CriticConfig", "CriticFeatures", "MLPCriticConfig", "append_planes"]
 
 
 class CriticFeatures(nn.Module):
-    """What a critic sees in an image, or in each patch of it; a linear layer above it gives the score.
+    """Base class of a critic's features of an image, or of each of its patches; a linear layer turns them into scores.
 
     Attributes:
-        numbers: Features per image or patch.
+        num_features: Features per image or patch.
+        returns_scores: Whether the single feature is the score itself, so that no linear layer follows.
     """
 
-    numbers: int
+    num_features: int
+    returns_scores: bool = False
 
     def forward(self, image: Float[Tensor, "b c h w"], extra: Float[Tensor, "b e"] | None) -> Float[Tensor, "b *p f"]:
-        """Images in [−1, 1], joined at the input by what else is known of them."""
+        """Compute the features.
+
+        Args:
+            image: Images [b, c, h, w] in [−1, 1].
+            extra: Further inputs for each image [b, e], such as an encoded label.
+
+        Returns:
+            Features [b, f] of images, or [b, p, f] of p patches.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define forward(image, extra)")
 
 
 class CriticConfig(Choice):
-    """A critic's network."""
+    """Base class of the configurations of a critic's network."""
 
     family: ClassVar[str] = "critic"
 
     def build(self, channels: int, size: tuple[int, int], extra: int) -> CriticFeatures:
-        """For images of that shape and so many other numbers joined at the input."""
+        """Build the network.
+
+        Args:
+            channels: Channels of the images.
+            size: Height and width of the images.
+            extra: Number of further inputs for each image.
+        """
         raise TypeError(f"{type(self).__name__} must define build(channels, size, extra)")
 
 
+def append_planes(image: Float[Tensor, "b c h w"], extra: Float[Tensor, "b e"] | None) -> Float[Tensor, "b c2 h w"]:
+    """Append each further input to the image as a constant channel."""
+    if extra is None:
+        return image
+    return torch.cat([image, extra[:, :, None, None].expand(-1, -1, *image.shape[2:])], dim=1)
+
+
 class MLPCriticConfig(CriticConfig):
-    """All pixels in a row, hidden layers."""
+    """Fully connected hidden layers on the flattened image."""
 
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
+    """Widths of the hidden layers."""
     activation: Activation = "leaky_relu"
 
     def build(self, channels: int, size: tuple[int, int], extra: int) -> CriticFeatures:
-        return _MLP([channels * size[0] * size[1] + extra, *self.hidden], self.activation)
+        return _MLPCritic([channels * size[0] * size[1] + extra, *self.hidden], self.activation)
 
 
-class _MLP(CriticFeatures):
+class _MLPCritic(CriticFeatures):
     def __init__(self, widths: list[int], act: Activation) -> None:
         super().__init__()
-        self.numbers = widths[-1]
+        self.num_features = widths[-1]
         self.body = nn.Sequential(*mlp(widths, act), *([activation(act)] if len(widths) > 1 else []))
 
     def forward(self, image: Float[Tensor, "b c h w"], extra: Float[Tensor, "b e"] | None) -> Float[Tensor, "b f"]:
@@ -63,36 +87,37 @@ class _MLP(CriticFeatures):
 
 
 class ConvCriticConfig(CriticConfig):
-    """Levels that halve the size by 4×4 convolutions; no normalisation, whose statistics a penalty would fight."""
+    """Levels of 4×4 convolutions that halve the size.
+
+    There is no normalization, because gradient penalties conflict with statistics across a batch.
+    """
 
     kind: Literal["conv"] = "conv"
     width: int = Field(default=32, ge=4, multiple_of=4)
-    """Channels at half the image's size; each halving doubles them."""
+    """Channels at half the image's size; each further level has twice as many."""
     max_width: int = Field(default=256, ge=4, multiple_of=4)
+    """Upper limit of the channels of a level."""
     depth: int = Field(default=0, ge=0)
     """Residual blocks per level."""
     bottom: int = Field(default=4, ge=1)
     """Levels are added until no side is longer than this."""
 
     def build(self, channels: int, size: tuple[int, int], extra: int) -> CriticFeatures:
-        return _Conv(self, channels, size, extra)
+        return _ConvCritic(self, channels, size, extra)
 
 
-class _Conv(CriticFeatures):
+class _ConvCritic(CriticFeatures):
     def __init__(self, config: ConvCriticConfig, channels: int, size: tuple[int, int], extra: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before, after = channels + extra, config.width
+        before, width = channels + extra, config.width
         while max(size) > config.bottom and min(size) > 1:
-            layers += [he(nn.Conv2d(before, after, 4, stride=2, padding=1)), activation("leaky_relu")]
-            layers += [Residual(after, "leaky_relu", normalised=False) for _ in range(config.depth)]
+            layers += [he_init(nn.Conv2d(before, width, 4, stride=2, padding=1)), activation("leaky_relu")]
+            layers += [ResidualBlock(width, "leaky_relu", normalized=False) for _ in range(config.depth)]
             size = (size[0] // 2, size[1] // 2)
-            before, after = after, min(2 * after, config.max_width)
+            before, width = width, min(2 * width, config.max_width)
         self.body = nn.Sequential(*layers)
-        self.numbers = before * size[0] * size[1]
+        self.num_features = before * size[0] * size[1]
 
     def forward(self, image: Float[Tensor, "b c h w"], extra: Float[Tensor, "b e"] | None) -> Float[Tensor, "b f"]:
-        if extra is not None:
-            planes = extra[:, :, None, None].expand(-1, -1, *image.shape[2:])
-            image = torch.cat([image, planes], dim=1)
-        return self.body(image).flatten(1)
+        return self.body(append_planes(image, extra)).flatten(1)

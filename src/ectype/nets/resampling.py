@@ -1,4 +1,7 @@
-"""Layers that change a map's size: halving, doubling, and the shortcuts around them."""
+"""Layers that change the size of a map: downsampling, upsampling, and parameter-free shortcuts around them.
+
+Attribute names of modules and parameters are part of saved weights.
+"""
 
 from __future__ import annotations
 
@@ -12,73 +15,77 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 __all__ = [
-    "Beside",
-    "Down",
-    "Patch",
-    "Shuffle",
-    "Squeeze",
-    "Stretch",
-    "Transposed",
-    "Up",
+    "DownConv",
+    "Residual",
+    "ShortcutDown",
+    "ShortcutUp",
+    "ShuffleConv",
+    "TransposedConv",
+    "UnshuffleConv",
+    "UpConv",
     "Upsampling",
-    "beside",
-    "filled",
-    "halved",
-    "quiet",
-    "unshuffle",
-    "upsampling",
+    "halved_size",
+    "pad_and_unshuffle",
+    "pad_or_crop_channels",
+    "scale_down_layer",
+    "upsampling_layers",
+    "with_shortcut",
 ]
 
 Upsampling = Literal["nearest", "transposed", "shuffle", "residual_shuffle"]
-QUIET = 0.03
-"""What the first weights of a convolution beside a shortcut are multiplied by, so that the shortcut is heard first.
-Not 0: channels that a shortcut copies would then never differ."""
+SHORTCUT_INIT_SCALE = 0.03
+"""Factor on the initial weights of a convolution with a shortcut around it, so that the shortcut dominates at first.
+It is not 0, because channels that the shortcut copies would then stay identical."""
 
 
 # ── Down ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def halved(size: tuple[int, int]) -> tuple[int, int]:
-    """The size behind a `Down`: odd sides round up."""
+def halved_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width after a `DownConv`: half of each, rounded up."""
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
-class Down(nn.Conv2d):
-    """Half the height and width (odd sides round up) by a convolution of stride 2, 3×3 if not said otherwise."""
+class DownConv(nn.Conv2d):
+    """Halves height and width, rounded up, with a convolution of stride 2."""
 
-    def __init__(self, before: int, after: int, kernel: int = 3) -> None:
-        super().__init__(before, after, kernel, stride=2, padding=kernel // 2)
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride=2, padding=kernel // 2)
 
 
-class Patch(nn.Conv2d):
-    """Squares of `factor` × `factor` pixels become channels (pixel unshuffle), then a convolution.
+class UnshuffleConv(nn.Conv2d):
+    """Turns blocks of `factor` × `factor` pixels into channels (pixel unshuffle), then applies a convolution.
 
-    Sides that do not divide are filled up with their last row or column.
+    Sides that are not multiples of the factor are padded by repeating their last row or column.
     """
 
-    def __init__(self, before: int, after: int, factor: int, kernel: int = 3) -> None:
-        super().__init__(before * factor**2, after, kernel, padding=kernel // 2)
+    def __init__(self, in_channels: int, out_channels: int, factor: int, kernel: int = 3) -> None:
+        super().__init__(in_channels * factor**2, out_channels, kernel, padding=kernel // 2)
         self.factor = factor
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        return super().forward(unshuffle(input, self.factor))
+        return super().forward(pad_and_unshuffle(input, self.factor))
 
 
-def unshuffle(x: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b d h2 w2"]:
-    """Squares of pixels as channels; sides that do not divide are filled up with their last row or column."""
-    down, right = -x.shape[2] % factor, -x.shape[3] % factor
-    if down or right:
-        x = F.pad(x, (0, right, 0, down), mode="replicate")
+def pad_and_unshuffle(x: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b d h2 w2"]:
+    """Apply pixel unshuffle; sides that are not multiples of the factor are padded with their last row or column.
+
+    Returns:
+        A tensor [b, c · factor², ⌈h / factor⌉, ⌈w / factor⌉].
+    """
+    bottom, right = -x.shape[2] % factor, -x.shape[3] % factor
+    if bottom or right:
+        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
     return F.pixel_unshuffle(x, factor)
 
 
 # ── Up ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _grown(x: Tensor, size: tuple[int, int], factor: int = 2) -> tuple[int, int]:
-    """The size above that of x: `size` where it leads there, else `factor` times its own.
+def _upsampled_size(x: Tensor, size: tuple[int, int], factor: int = 2) -> tuple[int, int]:
+    """Return `size` if dividing it by `factor` gives the size of x, otherwise `factor` times the size of x.
 
-    So a decoder of maps takes other maps than those of its own images: parts of them, or larger ones.
+    So a decoder of maps also accepts maps of other sizes than those of its own images: crops of them, or larger ones.
     """
     height, width = x.shape[2:]
     if (height, width) == (-(-size[0] // factor), -(-size[1] // factor)):
@@ -86,131 +93,153 @@ def _grown(x: Tensor, size: tuple[int, int], factor: int = 2) -> tuple[int, int]
     return height * factor, width * factor
 
 
-class Up(nn.Module):
-    """To a given size: 1×1 to the outgoing channels, nearest neighbour, a convolution, 3×3 if not said otherwise.
+class UpConv(nn.Module):
+    """Upsamples to a given size: 1×1 convolution to the output channels, nearest neighbor, then a convolution.
 
-    A constant comes out as a constant away from the border: no checkerboard, which transposed convolution and pixel
-    shuffling draw at the start and must unlearn (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
+    Away from the border a constant map stays constant: there is no checkerboard, which transposed convolution and pixel
+    shuffle produce at initialization and must unlearn (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
     """
 
-    def __init__(self, before: int, after: int, size: tuple[int, int], kernel: int = 3) -> None:
+    def __init__(self, in_channels: int, out_channels: int, size: tuple[int, int], kernel: int = 3) -> None:
         super().__init__()
         self.size = size
-        self.reduce = nn.Conv2d(before, after, 1)
-        self.smooth = nn.Conv2d(after, after, kernel, padding=kernel // 2)
+        self.reduce = nn.Conv2d(in_channels, out_channels, 1)
+        self.smooth = nn.Conv2d(out_channels, out_channels, kernel, padding=kernel // 2)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        return self.smooth(F.interpolate(self.reduce(x), size=_grown(x, self.size), mode="nearest"))
+        return self.smooth(F.interpolate(self.reduce(x), size=_upsampled_size(x, self.size), mode="nearest"))
 
 
-class Transposed(nn.ConvTranspose2d):
-    """To a given size by a transposed convolution of stride 2, 4×4 if not said otherwise.
+class TransposedConv(nn.ConvTranspose2d):
+    """Upsamples to a given size with a transposed convolution of stride 2.
 
-    Its kernel divides by its stride, so that all pixels hear of as many numbers; they hear them through different
-    weights, and a fresh one draws a checkerboard.
+    Its kernel is a multiple of its stride, so that every output pixel receives the same number of inputs. They pass
+    through different weights, however, so a fresh layer produces a checkerboard.
     """
 
-    def __init__(self, before: int, after: int, size: tuple[int, int], kernel: int = 4) -> None:
-        super().__init__(before, after, kernel, stride=2, padding=kernel // 2 - 1)
+    def __init__(self, in_channels: int, out_channels: int, size: tuple[int, int], kernel: int = 4) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride=2, padding=kernel // 2 - 1)
         self.size = size
 
     def forward(
         self, input: Float[Tensor, "b c h w"], output_size: list[int] | None = None
     ) -> Float[Tensor, "b d h2 w2"]:
-        height, width = _grown(input, self.size)
+        height, width = _upsampled_size(input, self.size)
         return super().forward(input, output_size)[:, :, :height, :width]
 
 
-class Shuffle(nn.Conv2d):
-    """To a given size: a convolution to `factor`² numbers for each outgoing one, which become pixels (Shi et al. 2016).
+class ShuffleConv(nn.Conv2d):
+    """Upsamples to a given size: a convolution to `factor`² channels per output channel, then pixel shuffle.
 
-    These begin with equal weights and have one bias, so that a fresh block is a convolution before nearest neighbour
-    and draws no checkerboard (ICNR, Aitken et al. 2017, arXiv 1707.02937).
+    From Shi et al. 2016. The channels that become the pixels of one block start with equal weights and share one bias,
+    so that a fresh layer equals a convolution followed by nearest neighbor and produces no checkerboard (ICNR, Aitken
+    et al. 2017, arXiv 1707.02937).
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+        size: Height and width of the output.
+        factor: Upsampling factor of both sides.
+        kernel: Side of the convolution's kernel.
+        gain: Factor on the initial weights.
     """
 
     def __init__(
         self,
-        before: int,
-        after: int,
+        in_channels: int,
+        out_channels: int,
         size: tuple[int, int],
         *,
         factor: int = 2,
         kernel: int = 3,
         gain: float = 1.0,
     ) -> None:
-        super().__init__(before, after * factor**2, kernel, padding=kernel // 2, bias=False)
+        super().__init__(in_channels, out_channels * factor**2, kernel, padding=kernel // 2, bias=False)
         self.size, self.factor, self.gain = size, factor, gain
-        self.bias = nn.Parameter(torch.zeros(after))
-        self.tie()
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.tie_subpixels()
 
     @torch.no_grad()
-    def tie(self) -> None:
-        """Give all pixels of a square the weights of the first, times `gain`: for weights that were just drawn."""
-        square = self.factor**2
-        self.weight.copy_(self.gain * self.weight[::square].repeat_interleave(square, dim=0))
+    def tie_subpixels(self) -> None:
+        """Give all pixels of a block the weights of its first one, times `gain`. Call it on freshly drawn weights."""
+        block = self.factor**2
+        self.weight.copy_(self.gain * self.weight[::block].repeat_interleave(block, dim=0))
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        height, width = _grown(input, self.size, self.factor)
+        height, width = _upsampled_size(input, self.size, self.factor)
         assert self.bias is not None
-        numbers = F.conv2d(input, self.weight, padding=self.padding)
-        return F.pixel_shuffle(numbers, self.factor)[:, :, :height, :width] + self.bias[:, None, None]
+        subpixels = F.conv2d(input, self.weight, padding=self.padding)
+        return F.pixel_shuffle(subpixels, self.factor)[:, :, :height, :width] + self.bias[:, None, None]
 
 
 # ── Shortcuts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _matched(x: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b d h w"]:
-    """So many channels without a weight: each repeated, or neighbours averaged.
+def _match_channels(x: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b d h w"]:
+    """Change the number of channels without parameters: repeat each, or average neighbors.
 
-    Numbers that do not divide are matched by the nearest power of two, then zeros are put on or cut off: three colours
-    fill three quarters of 32 channels, and are found there again.
+    If neither number divides the other, the nearest power of two is used as the factor and zeros are appended or
+    channels cropped: three color channels fill 24 of 32 channels, and are recovered from these.
     """
     before = x.shape[1]
-    many, few = max(before, channels), min(before, channels)
-    times = many // few if many % few == 0 else 2 ** round(math.log2(many / few))
+    more, fewer = max(before, channels), min(before, channels)
+    times = more // fewer if more % fewer == 0 else 2 ** round(math.log2(more / fewer))
     if channels >= before:
-        return filled(x.repeat_interleave(times, dim=1), channels)
-    return filled(filled(x, before + -before % times).unflatten(1, (-1, times)).mean(2), channels)
+        return pad_or_crop_channels(x.repeat_interleave(times, dim=1), channels)
+    padded = pad_or_crop_channels(x, before + -before % times)
+    return pad_or_crop_channels(padded.unflatten(1, (-1, times)).mean(2), channels)
 
 
-def filled(x: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b d h w"]:
-    """So many channels: zeros behind, or the last cut off."""
+def pad_or_crop_channels(x: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b d h w"]:
+    """Append channels of zeros, or drop the last channels, so that there are `channels` of them."""
     return F.pad(x, (0, 0, 0, 0, 0, channels - x.shape[1]))
 
 
-class Squeeze(nn.Module):
-    """Down by `factor` without weights: pixels become channels, whose neighbours are averaged (Chen et al. 2024, DC-AE,
-    arXiv 2410.10733). With a factor of 1 only the channels change.
+class ShortcutDown(nn.Module):
+    """Downsamples by `factor` without parameters: pixels become channels, and neighboring channels are averaged.
+
+    From Chen et al. 2024 (DC-AE, arXiv 2410.10733). With a factor of 1 only the number of channels changes.
 
     Args:
-        channels: Wanted.
-        factor: Of both sides.
-        carried: Of these, how many are filled, the first; the others are 0. All if not given.
+        channels: Output channels.
+        factor: Downsampling factor of both sides.
+        filled: Number of output channels that are filled, counted from the first; the others are 0. All if None.
+
+    Example:
+        >>> ShortcutDown(3, factor=2)(torch.ones(1, 3, 8, 8)).shape
+        torch.Size([1, 3, 4, 4])
     """
 
-    def __init__(self, channels: int, factor: int, carried: int | None = None) -> None:
+    def __init__(self, channels: int, factor: int, filled: int | None = None) -> None:
         super().__init__()
-        self.channels, self.factor, self.carried = channels, factor, carried or channels
+        self.channels, self.factor, self.filled = channels, factor, filled or channels
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        return filled(_matched(unshuffle(x, self.factor), self.carried), self.channels)
+        return pad_or_crop_channels(_match_channels(pad_and_unshuffle(x, self.factor), self.filled), self.channels)
 
 
-class Stretch(nn.Module):
-    """Up to a given size without weights: channels are repeated and become pixels, the other way of `Squeeze`."""
+class ShortcutUp(nn.Module):
+    """Upsamples to a given size without parameters, the inverse of `ShortcutDown`: repeated channels become pixels.
 
-    def __init__(self, channels: int, size: tuple[int, int], factor: int, carried: int | None = None) -> None:
+    Args:
+        channels: Output channels.
+        size: Height and width of the output.
+        factor: Upsampling factor of both sides.
+        filled: Number of output channels that are filled, counted from the first; the others are 0. All if None.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], factor: int, filled: int | None = None) -> None:
         super().__init__()
-        self.channels, self.size, self.factor, self.carried = channels, size, factor, carried or channels
+        self.channels, self.size, self.factor, self.filled = (channels, size, factor, filled or channels)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        height, width = _grown(x, self.size, self.factor)
-        pixels = F.pixel_shuffle(_matched(x, self.carried * self.factor**2), self.factor)
-        return filled(pixels[:, :, :height, :width], self.channels)
+        height, width = _upsampled_size(x, self.size, self.factor)
+        pixels = F.pixel_shuffle(_match_channels(x, self.filled * self.factor**2), self.factor)
+        return pad_or_crop_channels(pixels[:, :, :height, :width], self.channels)
 
 
-class Beside(nn.Module):
-    """The sum of what two modules make of the same map: layers with weights, and a shortcut around them."""
+class Residual(nn.Module):
+    """The sum of two modules applied to the same map: layers with parameters, and a shortcut around them."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -221,47 +250,47 @@ class Beside(nn.Module):
 
 
 @torch.no_grad()
-def quiet(layer: nn.Module) -> None:
-    """Make a fresh layer start so that what stands beside it is heard first."""
+def scale_down_layer(layer: nn.Module) -> None:
+    """Multiply the fresh weights of a layer by `SHORTCUT_INIT_SCALE`, so that its shortcut dominates at first."""
     for parameter in layer.parameters():
-        parameter.mul_(QUIET)
+        parameter.mul_(SHORTCUT_INIT_SCALE)
 
 
-def beside(layers: Sequence[nn.Module], shortcut: nn.Module) -> Beside:
-    """Layers around a shortcut; the last one starts quiet."""
-    quiet(layers[-1])
-    return Beside(nn.Sequential(*layers), shortcut)
+def with_shortcut(layers: Sequence[nn.Module], shortcut: nn.Module) -> Residual:
+    """Put a shortcut around layers, and scale down the initial weights of the last one."""
+    scale_down_layer(layers[-1])
+    return Residual(nn.Sequential(*layers), shortcut)
 
 
-def upsampling(
+def upsampling_layers(
     kind: Upsampling,
-    before: int,
-    after: int,
+    in_channels: int,
+    out_channels: int,
     size: tuple[int, int],
     *,
-    first: Sequence[nn.Module] = (),
+    pre_layers: Sequence[nn.Module] = (),
     kernel: int = 3,
     factor: int = 2,
-    carried: int | None = None,
+    filled: int | None = None,
 ) -> list[nn.Module]:
-    """The layers that bring a map to a size.
+    """Return the layers that upsample a map to a given size.
 
     Args:
-        kind: nearest: `Up`. transposed: `Transposed`, one wider than the kernel. shuffle: `Shuffle`. residual_shuffle:
-            the same beside `Stretch`, so that a fresh decoder repeats pixels.
-        before: Incoming channels.
-        after: Outgoing channels.
-        size: Height and width wanted.
-        first: What comes before, and is left out of the shortcut: normalisation and activation.
-        kernel: Of the convolution.
-        factor: How much smaller the incoming map is; other than 2 only for shuffling.
-        carried: How many outgoing channels the shortcut fills; all if not given.
+        kind: nearest: `UpConv`. transposed: `TransposedConv` with a kernel one larger. shuffle: `ShuffleConv`.
+            residual_shuffle: the same with a `ShortcutUp` around it, so that a fresh decoder repeats pixels.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        size: Height and width of the output.
+        pre_layers: Layers that come first, inside the shortcut: normalization and activation.
+        kernel: Side of the convolution's kernel.
+        factor: Upsampling factor of both sides; other than 2 only for shuffle and residual_shuffle.
+        filled: Number of output channels that the shortcut fills; all if None.
     """
     if kind == "nearest":
-        return [*first, Up(before, after, size, kernel)]
+        return [*pre_layers, UpConv(in_channels, out_channels, size, kernel)]
     if kind == "transposed":
-        return [*first, Transposed(before, after, size, kernel + 1)]
+        return [*pre_layers, TransposedConv(in_channels, out_channels, size, kernel + 1)]
     if kind == "shuffle":
-        return [*first, Shuffle(before, after, size, factor=factor, kernel=kernel)]
-    last = Shuffle(before, after, size, factor=factor, kernel=kernel, gain=QUIET)
-    return [Beside(nn.Sequential(*first, last), Stretch(after, size, factor, carried))]
+        return [*pre_layers, ShuffleConv(in_channels, out_channels, size, factor=factor, kernel=kernel)]
+    last = ShuffleConv(in_channels, out_channels, size, factor=factor, kernel=kernel, gain=SHORTCUT_INIT_SCALE)
+    return [Residual(nn.Sequential(*pre_layers, last), ShortcutUp(out_channels, size, factor, filled))]

@@ -8,20 +8,29 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.data.batch import Batch, Moment
-from ectype.errors import ModelError
+from ectype.config.schema import DataInfo, ObjectiveConfig
+from ectype.core.errors import ModelError
+from ectype.core.random import StepContext
+from ectype.data.batch import Batch
 from ectype.models.gan import Generator
-from ectype.objectives.adversary import Adversary, AdversaryConfig, Given
+from ectype.objectives.adversary import Adversary, AdversaryConfig, Conditioning
 from ectype.objectives.base import LossTerms, Objective, Turn
-from ectype.sections import DataInfo, ObjectiveConfig
 
 __all__ = ["Adversarial", "AdversarialConfig"]
 
 
 class Adversarial(Objective):
-    """Two players: the critic learns to tell real images from made ones, the generator to keep it from that.
+    """A GAN: the critic learns to distinguish real from generated images, and the generator to prevent it.
 
-    Made images have the labels of the batch, so classes are as frequent among them as among the real ones.
+    Generated images have the labels of the batch, so that their class frequencies are those of the real images.
+
+    Args:
+        model: A `Generator`.
+        config: Critic, losses and conditioning.
+        info: Shape and classes of the images.
+
+    Raises:
+        ModelError: The model is no generator, or only one of generator and critic is conditional.
     """
 
     def __init__(self, model: nn.Module, config: AdversarialConfig, info: DataInfo) -> None:
@@ -30,15 +39,15 @@ class Adversarial(Objective):
             raise ModelError("objective=adversarial trains generators: choose model=generator.")
         if model.conditional != (config.condition != "none"):
             raise ModelError(
-                "generator and critic must both be told the label, or neither: set model.condition and "
+                "generator and critic must both be conditioned on the label, or neither: set model.condition and "
                 "objective.condition together."
             )
         self.generator = model
-        given = None if config.condition == "none" else Given(config.condition, len(info.classes))
-        self.adversary = Adversary(config.adversary, info, given)
+        conditioning = None if config.condition == "none" else Conditioning(config.condition, len(info.classes))
+        self.adversary = Adversary(config.adversary, info, conditioning)
         self.players = {"critic": self.adversary, "generator": model}
         self.turns = [
-            Turn("critic", self.score_critic, after=self.adversary.moved),
+            Turn("critic", self.score_critic, after=self.adversary.after_update),
             Turn("generator", self.score_generator, every=config.critic_steps),
         ]
 
@@ -46,35 +55,35 @@ class Adversarial(Objective):
     def model(self) -> Generator:
         return self.generator
 
-    def compilable(self) -> list[nn.Module]:
-        return [self.generator.net, *([self.adversary.critic] if self.adversary.compiles else [])]
+    def compilable_modules(self) -> list[nn.Module]:
+        return [self.generator.net, *([self.adversary.critic] if self.adversary.compilable else [])]
 
-    def _made(self, batch: Batch, moment: Moment) -> tuple[Tensor, Tensor | None]:
+    def _generate(self, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor | None]:
         label = batch.label if self.generator.conditional else None
-        z = moment.normal("z", len(batch.image), self.generator.latent_dim)
+        z = context.normal("z", len(batch.image), self.generator.latent_dim)
         return self.generator(z, label), label
 
-    def score_critic(self, batch: Batch, moment: Moment) -> LossTerms:
-        """The critic's loss on real images and as many made ones."""
+    def score_critic(self, batch: Batch, context: StepContext) -> LossTerms:
+        """Compute the critic's loss on real images and equally many generated ones."""
         with torch.no_grad():
-            made, label = self._made(batch, moment)
-        return self.adversary.against(batch.image, made, label, moment)
+            fake, label = self._generate(batch, context)
+        return self.adversary.critic_loss(batch.image, fake, label, context)
 
-    def score_generator(self, batch: Batch, moment: Moment) -> LossTerms:
-        """The generator's loss on made images, each beside a real one where they are judged in pairs."""
-        made, label = self._made(batch, moment)
-        return LossTerms({"adversarial": (1.0, self.adversary.fooled_by(made, batch.image, label, moment))})
+    def score_generator(self, batch: Batch, context: StepContext) -> LossTerms:
+        """Compute the generator's loss on generated images, paired with real ones if the loss compares pairs."""
+        fake, label = self._generate(batch, context)
+        return LossTerms({"adversarial": (1.0, self.adversary.generator_loss(fake, batch.image, label, context))})
 
 
 class AdversarialConfig(ObjectiveConfig):
-    """Generator against critic."""
+    """A generator against a critic."""
 
     kind: Literal["adversarial"] = "adversarial"
     adversary: AdversaryConfig = AdversaryConfig()
     condition: Literal["none", "concat", "embedding", "projection"] = "none"
-    """How the critic is told the label."""
+    """How the critic is conditioned on the label."""
     critic_steps: int = Field(default=1, ge=1)
-    """The critic's moves for each of the generator's."""
+    """Updates of the critic for each of the generator."""
 
     def build(self, model: nn.Module, info: DataInfo, *, images: int) -> Adversarial:
         return Adversarial(model, self, info)

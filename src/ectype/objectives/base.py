@@ -1,4 +1,4 @@
-"""Training as a game played in turns, and an objective as its rules."""
+"""The interface of objectives: players, their turns, and the losses that they minimize."""
 
 from __future__ import annotations
 
@@ -8,57 +8,78 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from ectype.data.batch import Batch, Moment
-from ectype.nets.groups import Group, Grouped
+from ectype.core.random import StepContext
+from ectype.data.batch import Batch
 
-__all__ = ["Group", "Grouped", "LossTerms", "Objective", "Phase", "Restarts", "Turn", "Validates"]
+__all__ = ["CriticPhase", "HasTrainingProgress", "LossTerms", "Objective", "Turn", "Validates"]
 
 
-Phase = Literal["whole", "waiting", "judged"]
-"""whole: it is, from the first step to the last. waiting: it is, but a critic is still to join. judged: a critic's
-gradient counts beside it."""
+CriticPhase = Literal["whole", "waiting", "judged"]
+"""What a critic contributes to the model's loss. The values are stored in checkpoints.
+
+whole: there is no critic, and the validation loss is all that training minimizes. waiting: a critic has not started to
+contribute yet. judged: the gradient of a critic contributes.
+"""
 
 
 class LossTerms(NamedTuple):
-    """What one turn found on one micro-batch."""
+    """The losses of one turn on one micro-batch.
+
+    Example:
+        >>> import torch
+        >>> loss = LossTerms({"L1": (1.0, torch.tensor(2.0)), "KL": (0.5, torch.tensor(4.0))})
+        >>> loss.total(), loss.title()
+        (tensor(4.), 'L1 + 0.5·KL')
+    """
 
     terms: Mapping[str, tuple[float | Tensor, Tensor]]
-    """Name → (weight, value averaged over the images); the player minimises Σ weight · value."""
+    """Name → (weight, mean over the images); the player minimizes Σ weight · value."""
     notes: Mapping[str, Tensor] = {}
-    """Averaged and logged like terms, never minimised."""
+    """Further values, averaged and logged like terms, but never minimized."""
 
     def total(self) -> Tensor:
-        """Σ weight · value."""
+        """Return Σ weight · value."""
         first, *others = (value if weight == 1 else weight * value for weight, value in self.terms.values())
         return sum(others, start=first)
 
     def title(self) -> str:
-        """What the total is, such as ½·SSE + 0.5·KL."""
+        """Return a formula of the total, such as ½·SSE + 0.5·KL."""
         weighted = ((float(weight), name) for name, (weight, _) in self.terms.items())
         return " + ".join(name if weight == 1 else f"{weight:g}·{name}" for weight, name in weighted)
 
 
 class Turn(NamedTuple):
-    """One player's move."""
+    """One player's part of a training step: a loss and an update of the player's weights.
+
+    Example:
+        >>> turn = Turn("critic", score=lambda batch, context: LossTerms({}), every=2)
+        >>> turn.player, turn.every, turn.starts
+        ('critic', 2, 0)
+    """
 
     player: str
-    """Whose weights move."""
-    score: Callable[[Batch, Moment], LossTerms]
+    """Key of `Objective.players`: whose weights are updated."""
+    score: Callable[[Batch, StepContext], LossTerms]
+    """Computes the loss of a micro-batch."""
     every: int = 1
-    """Plays when step % every == 0."""
+    """The turn is played when step % every == 0."""
     starts: int = 0
-    """Images seen before its first move."""
+    """Images seen before the first update."""
     after: Callable[[dict[str, Tensor]], None] | None = None
-    """Called once per move with the notes averaged over the global batch: here buffers change."""
-    ready: Callable[[], bool] | None = None
-    """Whether it plays yet, where that is decided in training, by buffers; None for always."""
+    """Called once per update with the notes averaged over the global batch; the place to change buffers."""
+    is_active: Callable[[], bool] | None = None
+    """Returns whether the turn is played yet, if that is decided during training by buffers; None for always."""
 
 
 class Objective(nn.Module):
-    """Players, their turns, and the model that comes out of it.
+    """Base class of objectives: players, their turns, and the model that results from training.
 
-    All state lives in buffers. A forward pass changes no buffer but BatchNorm's; every other changes in a turn's
-    `after`, from notes averaged over the global batch, so that neither micro-batches nor processes change it.
+    All state is in buffers. A forward pass changes no buffers but those of BatchNorm; all others change in a turn's
+    `after`, from notes averaged over the global batch, so that neither micro-batches nor processes affect them.
+
+    Attributes:
+        players: Modules by name, each with an optimizer of its own.
+        turns: The turns of a training step, in order.
     """
 
     players: dict[str, nn.Module]
@@ -67,41 +88,41 @@ class Objective(nn.Module):
     @property
     @abstractmethod
     def model(self) -> nn.Module:
-        """What is averaged, evaluated and shipped."""
+        """The model that is averaged, evaluated and saved."""
 
-    def compilable(self) -> list[nn.Module]:
-        """What `torch.compile` may be used on: all but what is differentiated twice."""
+    def compilable_modules(self) -> list[nn.Module]:
+        """Return the modules that `torch.compile` may be applied to: all but those that are differentiated twice."""
         return [child for player in self.players.values() for child in player.children()]
 
     @property
-    def phase(self) -> Phase:
-        """Whether the loss on held-out images is what training is after."""
+    def critic_phase(self) -> CriticPhase:
+        """What a critic contributes to the model's loss, and so whether the validation loss alone ranks models."""
         return "whole"
 
-    def rehearse(self) -> None:
-        """On a copy that is thrown away: have every player in the game, so that a step costs what it will cost."""
+    def activate_all_players(self) -> None:
+        """Make all players active, so that a step has its final cost; only for copies that are then discarded."""
 
     @property
-    def whole(self) -> str | None:
-        """Why a batch may not be split without changing the result; None if it may."""
+    def batch_dependent(self) -> str | None:
+        """Why splitting a batch would change the result, as a clause for a warning; None if it would not."""
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in self.modules()):
-            return "BatchNorm takes its statistics over the part of a batch that it sees"
+            return "BatchNorm computes its statistics over the part of a batch that it gets"
         return None
 
 
 @runtime_checkable
-class Restarts(Protocol):
-    """A part of an objective that counts the course of a run, which begins anew where weights of another are taken."""
+class HasTrainingProgress(Protocol):
+    """A part of an objective that tracks the progress of a run in buffers."""
 
-    def restart(self) -> None:
-        """As at the start of a run; weights stay."""
+    def reset_progress(self) -> None:
+        """Reset the progress to the start of a run, when weights were taken from another run; weights stay."""
         ...
 
 
 @runtime_checkable
 class Validates(Protocol):
-    """An objective whose loss on held-out images says how good a model is."""
+    """An objective whose validation loss measures how good a model is."""
 
-    def validate(self, model: nn.Module, batch: Batch, moment: Moment) -> LossTerms:
-        """The terms of a model, such as the averaged one, as they stand at the end of training."""
+    def validate(self, model: nn.Module, batch: Batch, context: StepContext) -> LossTerms:
+        """Return the loss of a model, such as the averaged one, with the weights of the end of training."""
         ...

@@ -1,4 +1,4 @@
-"""Learn the velocity of straight ways from noise to images."""
+"""Flow matching: learn the velocity of straight paths from noise to images."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.data.batch import Batch, Moment
-from ectype.errors import ModelError
+from ectype.config.schema import DataInfo, ObjectiveConfig
+from ectype.core.errors import ModelError
+from ectype.core.random import StepContext
+from ectype.data.batch import Batch
 from ectype.models.flow import Flow
 from ectype.objectives.base import LossTerms, Objective, Turn
-from ectype.sections import DataInfo, ObjectiveConfig
 
 __all__ = ["FlowMatching", "FlowMatchingConfig"]
 
 
 class FlowMatching(Objective):
-    """E ‖v(x_t, t) − (image − noise)‖² per number, x_t = (1 − t) · noise + t · image (Liu et al. 2023, eq. 1).
+    """Minimize the mean of (v(x_t, t) − (image − noise))² (Liu et al. 2023, eq. 1).
 
-    Its value says little of the samples: most of it is what cannot be known of the noise. They are watched instead.
+    The points are x_t = (1 − t) · noise + t · image. Most of this loss is the unpredictable part of the noise, so it
+    says little about the quality of samples. Training is monitored by the samples instead.
+
+    Args:
+        model: A `Flow`.
+        config: Distribution of times, and label dropout.
+
+    Raises:
+        ModelError: The model is no flow.
     """
 
     def __init__(self, model: nn.Module, config: FlowMatchingConfig) -> None:
@@ -35,34 +44,35 @@ class FlowMatching(Objective):
     def model(self) -> Flow:
         return self.flow
 
-    def score(self, batch: Batch, moment: Moment) -> LossTerms:
-        """The one turn: a time and noise for each image."""
-        image = self.flow.standard(batch.image)
+    def score(self, batch: Batch, context: StepContext) -> LossTerms:
+        """Compute the loss at one random time for each image."""
+        image = self.flow.normalize(batch.image)
         n = len(image)
-        noise = moment.normal("noise", *image.shape)
+        noise = context.normal("noise", *image.shape)
         uniform = self.config.time == "uniform"
-        time = moment.uniform("time", n) if uniform else torch.sigmoid(moment.normal("time", n))
+        time = context.uniform("time", n) if uniform else torch.sigmoid(context.normal("time", n))
         t = time.view(-1, 1, 1, 1)
-        label = self._told(batch, moment)
-        found = self.flow.velocity((1 - t) * noise + t * image, time, label)
-        return LossTerms({"velocity mse": (1.0, (found - (image - noise)).square().mean())})
+        label = self._label_with_dropout(batch, context)
+        velocity = self.flow.velocity((1 - t) * noise + t * image, time, label)
+        return LossTerms({"velocity mse": (1.0, (velocity - (image - noise)).square().mean())})
 
-    def _told(self, batch: Batch, moment: Moment) -> Tensor | None:
+    def _label_with_dropout(self, batch: Batch, context: StepContext) -> Tensor | None:
+        """Return the labels, some of them replaced by the index that stands for no label."""
         if not self.flow.conditional or batch.label is None:
             return None
-        unsaid = moment.uniform("unlabelled", len(batch.label)) < self.config.unlabelled
-        return torch.where(unsaid, len(self.flow.info.classes), batch.label)
+        dropped = context.uniform("unlabelled", len(batch.label)) < self.config.unlabelled
+        return torch.where(dropped, len(self.flow.info.classes), batch.label)
 
 
 class FlowMatchingConfig(ObjectiveConfig):
-    """Velocities of straight ways."""
+    """The velocity of straight paths from noise to images."""
 
     kind: Literal["flow_matching"] = "flow_matching"
     time: Literal["uniform", "logit_normal"] = "logit_normal"
-    """How often each time is asked for. logit_normal: the middle more often, where most is to be learnt (Esser et al.
+    """Distribution of the times. logit_normal: more often in the middle, where there is most to learn (Esser et al.
     2024)."""
     unlabelled: float = Field(default=0.1, ge=0, lt=1)
-    """Share of labels that are left out, so that guidance has something to compare with."""
+    """Fraction of labels that are dropped, so that classifier-free guidance has an unconditional velocity."""
 
     def build(self, model: nn.Module, info: DataInfo, *, images: int) -> FlowMatching:
         return FlowMatching(model, self)

@@ -1,4 +1,4 @@
-"""From the first step to the last: when to log, check, save and stop."""
+"""The training loop: when to log, check, save and stop."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ectype.errors import Interrupted
-from ectype.training.memory import fitting
-from ectype.training.monitor import Monitor, Verdict
+from ectype.core.errors import Interrupted
+from ectype.evaluation.monitor import Monitor, Verdict
+from ectype.training.micro_batch import find_micro_batch
 from ectype.training.trainer import Trainer
 
-__all__ = ["Callback", "Check", "Choices", "Outcome", "choose", "fit"]
+__all__ = ["Callback", "Check", "TunedSettings", "Outcome", "tune_settings", "fit"]
 
-EPOCH = 100
-"""Updates that a check after each epoch waits for where the images are few: noise between two of them is no end."""
-CHECK_SHARE = 0.07
-"""Of the training time: what checks may cost where their interval is chosen for the user; under a tenth, with room for
-a machine that is busier later."""
-CHECKS = 40
-"""And how many there are at most in a whole budget."""
+MIN_UPDATES_PER_EPOCH_CHECK = 100
+"""Minimum number of updates between two checks with `monitor.every=epoch`: with few images, two checks that are closer
+together differ mostly by noise."""
+MAX_CHECK_SHARE = 0.07
+"""Fraction of the training time that checks may take with `monitor.every=auto`: under a tenth, with room for a machine
+that is busier later."""
+MAX_CHECKS = 40
+"""Maximum number of checks in a budget with `monitor.every=auto`."""
 
 Measure = Callable[[nn.Module], dict[str, float]]
-"""A model to named numbers; the first is what the monitor follows, lower being better."""
+"""Maps a model to named values; the monitor follows the first, lower is better."""
 Judge = Callable[[Mapping[str, float], Monitor], Verdict]
-"""These numbers and all that came before to a verdict."""
+"""Maps these values and the history of the monitor to a verdict."""
 
 
 class Check(NamedTuple):
-    """What one look found."""
+    """The result of one check."""
 
     seen: int
     step: int
@@ -44,7 +45,7 @@ class Check(NamedTuple):
     last: bool
     verdict: Verdict | None = None
     seconds: float = 0.0
-    """That it took, writing the checkpoint not included."""
+    """Duration without writing the checkpoint."""
 
 
 class Outcome(NamedTuple):
@@ -56,82 +57,82 @@ class Outcome(NamedTuple):
     seen: int
     step: int
     best_step: int | None
-    """Of the checkpoint that the monitor liked best."""
+    """Step of the best checkpoint by the monitor."""
     check_seconds: float = 0.0
-    """Spent on checks, since the start or the last resuming."""
+    """Time spent on checks since the start, or since the run was resumed."""
 
 
 class Callback:
-    """What users and the program hang into the loop. Every method may be left out; none may change the training."""
+    """Base class of callbacks. Override any of its methods; none of them may change the training."""
 
     def started(self, trainer: Trainer, monitor: Monitor) -> None:
-        """Before the first step, or the first after resuming."""
+        """Called before the first step, or the first one after resuming."""
 
     def stepped(self, trainer: Trainer) -> None:
-        """After every step."""
+        """Called after every step."""
 
     def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
-        """Every few seconds, with means since the last time."""
+        """Called every few seconds with the means since the last call."""
 
     def checked(self, trainer: Trainer, check: Check) -> None:
-        """After every check, when its checkpoint is safe."""
+        """Called after every check, when its checkpoint is saved."""
 
     def ended(self, outcome: Outcome | None) -> None:
-        """At the end; None where an error or a signal ended it."""
+        """Called at the end; `outcome` is None if an error or a signal ended the run."""
 
 
-class Choices(NamedTuple):
-    """What is chosen once, at the start, and kept in every checkpoint."""
+class TunedSettings(NamedTuple):
+    """Settings that are chosen once at the start and stored in every checkpoint."""
 
     budget: int
     every: int
     micro_batch: int | None = None
-    """Images at a time; None for all. Halved in the run where memory does not suffice after all."""
+    """Images at a time; None for all. Halved during the run if memory runs out."""
 
 
-def choose(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> Choices:
-    """Turn minutes into images and `auto` into an interval and a micro-batch, by steps of a copy that is thrown away.
+def tune_settings(trainer: Trainer, measure: Measure | None, *, most: float = 2.0) -> TunedSettings:
+    """Convert minutes to images, and `auto` to an interval and a micro-batch, by timing steps of a copy.
 
     Args:
-        trainer: At its start.
-        measure: What a check costs.
+        trainer: A trainer at its start.
+        measure: The measurement of a check, which is timed as well.
         most: Seconds to spend on timing steps.
     """
     recipe = trainer.recipe
-    trainer.micro_batch = fitting(trainer)
+    trainer.micro_batch = find_micro_batch(trainer)
     minutes, every = recipe.train.minutes, recipe.monitor.every
     budget = recipe.train.images
     if every == "epoch":
-        every = max(len(trainer.feed), EPOCH * trainer.batch)
+        every = max(len(trainer.loader), MIN_UPDATES_PER_EPOCH_CHECK * trainer.batch)
     if minutes is not None or every == "auto":
-        copy = trainer.rehearsal()
-        if recipe.train.compile:  # copies are not compiled, and would be timed at another speed
-            for part in copy.objective.compilable():
+        copy = trainer.dry_run_copy()
+        if recipe.train.compile:  # a copy is not compiled, and would be timed at another speed
+            for part in copy.objective.compilable_modules():
                 part.compile()
         for _ in range(3):
             copy.step()
         started, steps = time.perf_counter(), 0
-        # Steps exchange messages: all processes must make as many, and each has a clock of its own.
-        while trainer.world.agree((elapsed := time.perf_counter() - started) < most or steps < 5):
+        # Steps exchange messages, so all processes must make the same number, although their clocks differ.
+        while trainer.world.broadcast((elapsed := time.perf_counter() - started) < most or steps < 5):
             copy.step()
-            _wait(trainer.device)
+            _synchronize(trainer.device)
             steps += 1
         per_image = elapsed / (steps * trainer.batch)
         trainer.micro_batch = copy.micro_batch
         started = time.perf_counter()
-        if measure is not None and trainer.world.first:
+        if measure is not None and trainer.world.is_first:
             measure(copy.model)
         check = time.perf_counter() - started
         if minutes is not None:
-            share = check / every if isinstance(every, int) else CHECK_SHARE * per_image
+            share = check / every if isinstance(every, int) else MAX_CHECK_SHARE * per_image
             budget = max(trainer.batch, int(minutes * 60 / (per_image + share)))
         if every == "auto":
-            every = max(budget // CHECKS, int(check / per_image / CHECK_SHARE))
+            every = max(budget // MAX_CHECKS, int(check / per_image / MAX_CHECK_SHARE))
     rounded = max(trainer.batch, -(-min(int(every), budget) // trainer.batch) * trainer.batch)
-    return trainer.world.agree(Choices(budget, rounded, trainer.micro_batch))
+    return trainer.world.broadcast(TunedSettings(budget, rounded, trainer.micro_batch))
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -146,16 +147,16 @@ def fit(
     callbacks: Sequence[Callback],
     log_every: float,
 ) -> Outcome:
-    """Train until the budget is spent or the monitor's patience is, checking and saving on the way.
+    """Train until the budget or the monitor's patience is used up, with checks and checkpoints on the way.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM came; the step was finished and saved.
+        Interrupted: Ctrl-C or SIGTERM was received; the step was finished and saved.
         Diverged: See `Trainer.step`.
     """
     world = trainer.world
 
-    def tell(method: str, *arguments: Any) -> None:
-        if world.first:
+    def notify(method: str, *arguments: Any) -> None:
+        if world.is_first:
             for callback in callbacks:
                 getattr(callback, method)(*arguments)
 
@@ -163,48 +164,50 @@ def fit(
         nonlocal since, since_seen
         metrics, now = trainer.take_metrics(), time.perf_counter()
         metrics["images/s"] = (trainer.seen - since_seen) / max(1e-9, now - since)
-        tell("logged", trainer.seen, trainer.step_count, metrics)
+        notify("logged", trainer.seen, trainer.step_count, metrics)
         since, since_seen = time.perf_counter(), trainer.seen
 
-    def leaving() -> bool:
-        # Asking the other processes costs a message: now and then is soon enough.
-        return asked() if world.size == 1 else trainer.step_count % 16 == 0 and world.any(asked())
+    def should_stop() -> bool:
+        # Asking the other processes costs a message, so it is done only now and then.
+        return stop_requested() if world.size == 1 else trainer.step_count % 16 == 0 and world.any(stop_requested())
 
     best_step, checking = None, 0.0
     if monitor.best_seen is not None:
         best_step = -(-monitor.best_seen // trainer.batch)
-    tell("started", trainer, monitor)
+    notify("started", trainer, monitor)
     since, since_seen = time.perf_counter(), trainer.seen
     try:
-        with _signals() as asked:
+        with _signals() as stop_requested:
             while trainer.seen < trainer.budget and not monitor.done:
                 before = trainer.seen
                 trainer.step()
-                tell("stepped", trainer)
+                notify("stepped", trainer)
                 if time.perf_counter() - since >= log_every:
                     log()
                 last = trainer.seen >= trainer.budget
                 if last or monitor.due(before, trainer.seen):
                     if trainer.seen > since_seen:
                         log()
-                    looked = time.perf_counter()
-                    values = world.agree(measure(trainer.model) if measure is not None and world.first else {})
-                    # One process knows what real images look like, and judges for all.
-                    judged = judge(values, monitor) if world.first and judge is not None and values else None
-                    verdict = world.agree(judged)
-                    better = bool(values) and monitor.record(trainer.seen, values, verdict, trainer.objective.phase)
+                    check_started = time.perf_counter()
+                    values = world.broadcast(measure(trainer.model) if measure is not None and world.is_first else {})
+                    phase = trainer.objective.critic_phase
+                    monitor.is_last_check = last or (bool(values) and monitor.ends_with(trainer.seen, values, phase))
+                    # The first process has the reference of real images, and decides for all.
+                    judged = judge(values, monitor) if world.is_first and judge is not None and values else None
+                    verdict = world.broadcast(judged)
+                    better = bool(values) and monitor.record(trainer.seen, values, verdict, phase)
                     best_step = trainer.step_count if better else best_step
-                    took = time.perf_counter() - looked
+                    took = time.perf_counter() - check_started
                     checking += took
                     save()
                     check = Check(trainer.seen, trainer.step_count, values, better, last, verdict, took)
-                    tell("checked", trainer, check)
+                    notify("checked", trainer, check)
                     since, since_seen = time.perf_counter(), trainer.seen
-                if leaving():
+                if should_stop():
                     save()
                     raise Interrupted(
-                        f"stopped at {trainer.seen:,} of {trainer.budget:,} images, all saved: "
-                        "the same command with --resume goes on from there."
+                        f"stopped at {trainer.seen:,} of {trainer.budget:,} images and saved: "
+                        "repeat the command with --resume to continue."
                     )
         early = monitor.done
         outcome = Outcome(
@@ -216,32 +219,32 @@ def fit(
             checking,
         )
     except BaseException:
-        for callback in callbacks if world.first else ():
-            # What ended it may be a disk that is full, which a file that is closed meets once more.
+        for callback in callbacks if world.is_first else ():
+            # If a full disk ended the run, closing a file may fail once more.
             with contextlib.suppress(OSError):
                 callback.ended(None)
         raise
-    tell("ended", outcome)
+    notify("ended", outcome)
     return outcome
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Callable[[], bool]]:
-    """Have Ctrl-C and SIGTERM ask instead of break; a second Ctrl-C breaks."""
-    asked = threading.Event()
+    """Turn Ctrl-C and SIGTERM into requests to stop; a second Ctrl-C interrupts at once."""
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield requested.is_set
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
+    def request(number: int, frame: FrameType | None) -> None:
+        requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
         for number in before:
-            signal.signal(number, ask)
-        yield asked.is_set
+            signal.signal(number, request)
+        yield requested.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""How players move: an optimizer for each, learning rates from the images seen."""
+"""Optimizers of players, with learning rates that depend on the images seen."""
 
 from __future__ import annotations
 
@@ -10,43 +10,54 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ectype.objectives.base import Group, Grouped
-from ectype.sections import OptimizerConfig
+from ectype.config.schema import OptimizerConfig
+from ectype.nets.param_groups import HasParameterGroups, ParameterGroup
 
-__all__ = ["Mover"]
+__all__ = ["PlayerOptimizer"]
 
 
-class Mover:
-    """Moves one player: groups with rates and starts of their own, a schedule, a limit on the gradient's norm."""
+class PlayerOptimizer:
+    """Updates one player: parameter groups with their own rates and starts, a schedule, and gradient clipping.
+
+    Args:
+        player: The module whose parameters are updated.
+        config: Optimizer settings of this player.
+        budget: Images to train on; the schedule ends there.
+    """
 
     def __init__(self, player: nn.Module, config: OptimizerConfig, budget: int) -> None:
         self.config, self.budget = config, budget
-        given = player.parameter_groups() if isinstance(player, Grouped) else [Group(list(player.parameters()))]
+        given = (
+            player.parameter_groups()
+            if isinstance(player, HasParameterGroups)
+            else [ParameterGroup(list(player.parameters()))]
+        )
         self.groups = [
-            Group([p for p in group.parameters if p.requires_grad], group.scale, group.starts) for group in given
+            ParameterGroup([p for p in group.parameters if p.requires_grad], group.lr_scale, group.starts)
+            for group in given
         ]
         self.parameters = [p for group in self.groups for p in group.parameters]
         self.optimizers = _build(config, self.groups)
 
-    def rate(self, seen: int) -> float:
-        """The learning rate after so many images: a linear rise, then the schedule's fall over the rest."""
+    def learning_rate(self, seen: int) -> float:
+        """Return the learning rate after `seen` images: a linear warm-up, then the schedule."""
         config = self.config
         ramp = config.warmup * self.budget
         if seen < ramp:
-            # Half an image ahead, so that the first move is not lost to a rate of zero.
+            # Half an image ahead, so that the rate of the first update is not zero.
             return config.lr * min(1.0, (seen + 0.5 * ramp / max(1.0, ramp)) / ramp)
         fall = max(1.0, (self.budget - ramp) * (1 - config.hold))
         done = min(1.0, max(0.0, 1 - (self.budget - seen) / fall))
-        falls = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[config.schedule]
-        return config.lr * (config.final + (1 - config.final) * falls)
+        decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[config.schedule]
+        return config.lr * (config.final + (1 - config.final) * decay)
 
-    def clear(self) -> None:
-        """Forget gradients."""
+    def zero_grad(self) -> None:
+        """Remove all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
     def gradients(self, seen: int) -> list[Tensor]:
-        """The gradients of what moves after so many images; those of groups that do not yet are dropped."""
+        """Return the gradients of the groups that are trained after `seen` images, and remove the others."""
         for group in self.groups:
             if seen < group.starts:
                 for parameter in group.parameters:
@@ -55,15 +66,15 @@ class Mover:
 
     @staticmethod
     def norm(gradients: list[Tensor]) -> Tensor:
-        """The norm of all gradients together."""
+        """Return the norm of all gradients together."""
         each = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
         return torch.linalg.vector_norm(torch.stack(each))
 
-    def move(self, seen: int, norm: Tensor) -> float:
-        """Make one update from the gradients at hand, whose norm is given; returns the learning rate."""
+    def step(self, seen: int, norm: Tensor) -> float:
+        """Make one update from the gradients, whose norm is `norm`, and return the learning rate."""
         if self.config.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, norm)
-        rate = self.rate(seen)
+        rate = self.learning_rate(seen)
         for optimizer in self.optimizers:
             for settings in optimizer.param_groups:
                 settings["lr"] = rate * settings["scale"]
@@ -71,7 +82,7 @@ class Mover:
         return rate
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimizers' state by name, for a checkpoint."""
+        """Return the state of the optimizers by name, for a checkpoint."""
         return {
             f"{place}.{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
             for place, optimizer in enumerate(self.optimizers)
@@ -80,27 +91,27 @@ class Mover:
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take the state back."""
+        """Load the state from a checkpoint."""
         states: list[dict[int, dict[str, Any]]] = [{} for _ in self.optimizers]
         for key, value in tensors.items():
             place, index, name = key.split(".", 2)
             states[int(place)].setdefault(int(index), {})[name] = value
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-            # A file knows no memory format, and a fused kernel walks weights and state by their place in memory.
+            # A file does not store the memory format, but a fused kernel needs weights and state in the same one.
             for parameter, held in optimizer.state.items():
                 for name, value in held.items():
                     if value.shape == parameter.shape:
                         held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _build(config: OptimizerConfig, groups: Sequence[Group]) -> list[Optimizer]:
+def _build(config: OptimizerConfig, groups: Sequence[ParameterGroup]) -> list[Optimizer]:
     def settings(keep: str = "all") -> list[dict[str, Any]]:
         wanted = {"all": lambda p: True, "matrices": lambda p: p.ndim == 2, "others": lambda p: p.ndim != 2}[keep]
-        chosen = [(group.scale, [p for p in group.parameters if wanted(p)]) for group in groups]
+        chosen = [(group.lr_scale, [p for p in group.parameters if wanted(p)]) for group in groups]
         return [{"params": params, "scale": scale} for scale, params in chosen if params]
 
-    # One kernel for all of a step; the state stays on the parameters' device.
+    # `fused`: one kernel for all parameters of a step.
     common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     adam: dict[str, Any] = {**common, "betas": config.betas, "eps": config.eps, "fused": True}
     if config.name == "sgd":
@@ -109,8 +120,8 @@ def _build(config: OptimizerConfig, groups: Sequence[Group]) -> list[Optimizer]:
         return [torch.optim.Adam(settings(), **adam)]
     if config.name == "adamw":
         return [torch.optim.AdamW(settings(), **adam)]
-    # Orthogonalised momentum is for matrices (Jordan et al. 2024); scaled to the step sizes of AdamW, which moves the
-    # rest, one learning rate serves both (Liu et al. 2025, "Muon is scalable").
+    # Muon is for matrices (Jordan et al. 2024). Its updates are scaled to those of AdamW, which updates the rest, so
+    # that one learning rate serves both (Liu et al. 2025, "Muon is scalable").
     matrices, others = settings("matrices"), settings("others")
     muon = torch.optim.Muon(matrices, **common, momentum=0.95, adjust_lr_fn="match_rms_adamw") if matrices else None
     return [*([muon] if muon else []), *([torch.optim.AdamW(others, **adam)] if others else [])]

@@ -1,4 +1,4 @@
-"""The loop that plays any objective: for each turn, a score, its gradient, and one player's move."""
+"""One training step of any objective: for each turn, a loss, its gradient, and an update of one player."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from ectype.config.recipe import Recipe
+from ectype.core.distributed import World
+from ectype.core.errors import EctypeWarning, RecipeError, TrainingError, did_you_mean
+from ectype.core.memory import half_micro_batch, out_of_memory, release_memory
+from ectype.core.random import EpochOrder, SeededStepContext
 from ectype.data.batch import Batch
-from ectype.errors import EctypeWarning, RecipeError, TrainingError, did_you_mean
 from ectype.objectives.base import Objective, Turn
-from ectype.recipe import Recipe
-from ectype.training.average import Average
-from ectype.training.distributed import World
-from ectype.training.memory import halved, out_of_memory, release
-from ectype.training.optimizers import Mover
-from ectype.training.position import Order, Position
-from ectype.training.still import RunningStatistics, Still
+from ectype.training.ema import WeightAverage
+from ectype.training.freeze import FreezeOthers, RunningStatistics
+from ectype.training.optimizers import PlayerOptimizer
 
-__all__ = ["Diverged", "Feed", "Trainer"]
+__all__ = ["Diverged", "BatchLoader", "Trainer"]
 
 
 @runtime_checkable
-class Feed(Protocol):
-    """Training images by their index, as a batch at a moment: augmented, binarised, on the device."""
+class BatchLoader(Protocol):
+    """Returns training images by their index as a batch: augmented, binarized, on the device."""
 
     def __len__(self) -> int: ...
 
-    def __call__(self, index: Int[Tensor, " b"], moment: Position) -> Batch:
-        """The images of these indices."""
+    def __call__(self, index: Int[Tensor, " b"], context: SeededStepContext) -> Batch:
+        """Return the images of these indices."""
         ...
 
 
 class Diverged(TrainingError):
-    """A loss or gradient is not a number. The update was not made; the batch is kept as evidence."""
+    """A loss or gradient is not finite. The update was not made; the batch is kept as evidence."""
 
     def __init__(self, turn: str, culprit: str, values: dict[str, float], batch: Batch, step: int, seen: int) -> None:
         super().__init__(
             f"{culprit} is not a finite number at step {step} ({seen:,} images): the update was not made. "
             "Try a smaller optimizer.lr, or optimizer.clip=1."
         )
-        self.turn, self.values, self.batch, self.step, self.seen = turn, values, batch, step, seen
+        self.turn, self.values, self.batch, self.step, self.seen = (turn, values, batch, step, seen)
 
 
-class _Scored(NamedTuple):
-    """What one move is made from, beside the gradients; averaged over this process's share of the batch."""
+class _Losses(NamedTuple):
+    """Losses and notes of one update, averaged over this process's part of the batch."""
 
     values: dict[str, Tensor]
     notes: dict[str, Tensor]
@@ -56,15 +56,34 @@ class _Scored(NamedTuple):
 
 
 class Trainer:
-    """Players, their optimizers, the averaged model, and two counters: images seen and updates made.
+    """Holds players, their optimizers, the averaged model, and two counters: images seen and updates made.
 
-    Everything that happens in `step` derives from these and from the recipe; nothing is asked of a clock.
+    What `step` does depends only on these and on the recipe, never on a clock.
+
+    Args:
+        objective: The players and their turns.
+        loader: Returns training images by their index.
+        recipe: The complete recipe of the run.
+        budget: Images to train on.
+        device: Where the objective is.
+        world: The processes that share the work.
+
+    Attributes:
+        seen: Images shown so far.
+        step_count: Updates made so far.
     """
 
     def __init__(
-        self, objective: Objective, feed: Feed, recipe: Recipe, *, budget: int, device: torch.device, world: World
+        self,
+        objective: Objective,
+        loader: BatchLoader,
+        recipe: Recipe,
+        *,
+        budget: int,
+        device: torch.device,
+        world: World,
     ) -> None:
-        self.objective, self.feed, self.recipe, self.world, self.device = objective, feed, recipe, world, device
+        self.objective, self.loader, self.recipe, self.world, self.device = (objective, loader, recipe, world, device)
         self.budget = budget
         self.seen = 0
         self.step_count = 0
@@ -72,180 +91,186 @@ class Trainer:
         self.batch = train.batch
         asked = recipe.run.micro_batch
         self.micro_batch = None if asked == "auto" else asked
-        """Images per forward pass; None for this process's whole share of a batch."""
-        # A critic may be switched off in a recipe that says how it would move.
+        """Images per forward pass; None for all of this process's part of a batch."""
+        # A recipe may hold settings of a critic that is switched off.
         known = [*objective.players, "critic"]
         if unknown := next((name for name in recipe.optimizer.players if name not in known), None):
-            raise RecipeError(f"optimizer.players.{unknown}: no such player; {did_you_mean(unknown, known)}")
-        self.order = Order(len(feed), train.seed)
-        self.movers = {
-            name: Mover(player, recipe.optimizer.of(name), budget) for name, player in objective.players.items()
+            raise RecipeError(f"optimizer.players.{unknown}: there is no such player; {did_you_mean(unknown, known)}")
+        self.order = EpochOrder(len(loader), train.seed)
+        self.optimizers = {
+            name: PlayerOptimizer(player, recipe.optimizer.for_player(name), budget)
+            for name, player in objective.players.items()
         }
-        self.average = Average(objective.model, train.ema_images) if train.ema_images else None
+        self.average = WeightAverage(objective.model, train.ema_images) if train.ema_images else None
         bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=True)
-        self._still = {name: Still(objective, name) for name in objective.players}
-        self._statistics = {name: RunningStatistics(player) for name, player in objective.players.items()}
+        self._freeze_others = {name: FreezeOthers(objective, name) for name in objective.players}
+        self._running_statistics = {name: RunningStatistics(player) for name, player in objective.players.items()}
         self._sums: dict[str, tuple[float, int]] = {}
         objective.train()
 
     @property
     def model(self) -> nn.Module:
-        """What is evaluated and shipped: the averaged model where there is one."""
+        """The model that is evaluated and saved: the averaged one if there is one."""
         return self.objective.model if self.average is None else self.average.model
 
-    def restart_average(self) -> None:
-        """Have the averaged model begin where the model stands now."""
+    def restart_ema(self) -> None:
+        """Reset the averaged weights to the current weights."""
         if self.average is not None:
             self.average.model.load_state_dict(self.objective.model.state_dict())
 
-    def rehearsal(self) -> Trainer:
-        """A copy to try things on, such as how long a step takes."""
+    def dry_run_copy(self) -> Trainer:
+        """Return a copy for measurements, such as how long a step takes."""
         objective = copy.deepcopy(self.objective)
-        objective.rehearse()
-        trainer = Trainer(objective, self.feed, self.recipe, budget=self.budget, device=self.device, world=self.world)
+        objective.activate_all_players()
+        trainer = Trainer(objective, self.loader, self.recipe, budget=self.budget, device=self.device, world=self.world)
         trainer.micro_batch = self.micro_batch
         return trainer
 
     def step(self) -> None:
-        """Show one global batch: every turn that is due, then the averaged model's step.
+        """Train on one global batch: play every turn that is due, then update the averaged weights.
 
         Raises:
             Diverged: A loss or gradient is not finite.
-            TrainingError: Memory does not suffice for one image at a time.
+            TrainingError: There is not enough memory for one image at a time.
         """
         index = self.order.take(self.seen, self.batch)
         for turn in self.objective.turns:
             due = self.step_count % turn.every == 0 and self.seen >= turn.starts
-            if due and (turn.ready is None or turn.ready()):
-                self._play(turn, index)
+            if due and (turn.is_active is None or turn.is_active()):
+                self._take_turn(turn, index)
         self.world.average_buffers(self.objective)
         self.seen += self.batch
         if self.average is not None:
-            self.average.follow(self.batch, self.seen)
+            self.average.update(self.batch, self.seen)
         self.step_count += 1
 
     @property
-    def share(self) -> int:
-        """Images of a batch that the process with the most of them has."""
+    def max_local_batch(self) -> int:
+        """Images of a global batch in the process that has the most of them."""
         return -(-self.batch // self.world.size)
 
-    def _parts(self) -> list[range]:
-        """This process's share of the batch, in pieces of the micro-batch's size."""
-        share = self.world.share(self.batch)
-        size = self.micro_batch or self.share
-        return [share[start : start + size] for start in range(0, len(share), size)]
+    def _micro_batches(self) -> list[range]:
+        """Return this process's part of the global batch, split into micro-batches."""
+        local = self.world.local_indices(self.batch)
+        size = self.micro_batch or self.max_local_batch
+        return [local[start : start + size] for start in range(0, len(local), size)]
 
-    def _score(self, turn: Turn, index: Int[Tensor, " b"]) -> _Scored:
-        """Gradients, and all that is said of them, piece by piece."""
+    def _compute_gradients(self, turn: Turn, index: Int[Tensor, " b"]) -> _Losses:
+        """Accumulate gradients over the micro-batches, and return the averaged losses and notes."""
         values: dict[str, Tensor] = {}
         notes: dict[str, Tensor] = {}
         batch = None
-        with self._still[turn.player].others():
-            for part in self._parts():
-                moment = Position(
+        with self._freeze_others[turn.player]():
+            for part in self._micro_batches():
+                context = SeededStepContext(
                     self.recipe.train.seed, self.seen, self.step_count, turn.player, part.start, self.batch, self.device
                 )
-                batch = self.feed(index[part.start : part.stop], moment)
-                share = len(part) / self.batch
+                batch = self.loader(index[part.start : part.stop], context)
+                weight = len(part) / self.batch  # of this micro-batch in the mean over the global batch
                 with self.autocast:
-                    scored = turn.score(batch, moment)
-                    total = scored.total()
-                (total if share == 1 else total * share).backward()
-                for name, (_, value) in scored.terms.items():
-                    _add(values, name, value, share)
-                _add(values, "total", total, share)
-                for name, value in scored.notes.items():
-                    _add(notes, name, value, share)
+                    loss = turn.score(batch, context)
+                    total = loss.total()
+                (total if weight == 1 else total * weight).backward()
+                for name, (_, value) in loss.terms.items():
+                    _add(values, name, value, weight)
+                _add(values, "total", total, weight)
+                for name, value in loss.notes.items():
+                    _add(notes, name, value, weight)
         assert batch is not None
-        return _Scored(values, notes, batch)
+        return _Losses(values, notes, batch)
 
-    def _try(self, turn: Turn, index: Int[Tensor, " b"]) -> _Scored | None:
-        """The same, or None where memory did not suffice, in any process: then all is as it was before."""
-        statistics, scored = self._statistics[turn.player], None
-        self.movers[turn.player].clear()
-        statistics.keep()
+    def _try_gradients(self, turn: Turn, index: Int[Tensor, " b"]) -> _Losses | None:
+        """Compute gradients. Return None, with everything as before, if any process ran out of memory."""
+        statistics, losses = self._running_statistics[turn.player], None
+        self.optimizers[turn.player].zero_grad()
+        statistics.save()
         try:
-            scored = self._score(turn, index)
+            losses = self._compute_gradients(turn, index)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-        # Asked at each move: who has failed cannot take part in the sum of gradients, and the others would wait there.
-        if self.world.any(scored is None):
-            statistics.put_back()
-            self.movers[turn.player].clear()
-            release(self.device)
+        # All processes agree at each update: one that failed cannot take part in the sum of gradients, where the
+        # others would wait for it.
+        if self.world.any(losses is None):
+            statistics.restore()
+            self.optimizers[turn.player].zero_grad()
+            release_memory(self.device)
             return None
-        return scored
+        return losses
 
-    def _halve(self) -> None:
-        before = min(self.micro_batch or self.share, self.share)
+    def _halve_micro_batch(self) -> None:
+        before = min(self.micro_batch or self.max_local_batch, self.max_local_batch)
         if before == 1:
             raise TrainingError(
-                "memory does not suffice for one image at a time: choose a smaller data.size or width of the model"
+                "there is not enough memory for one image at a time: choose a smaller data.size or a narrower model"
                 + ("." if self.recipe.run.checkpoint_activations else ", or run.checkpoint_activations=true.")
             )
-        self.micro_batch = halved(before)
-        if self.world.first:
-            why = f"; {self.objective.whole}, so this changes what is computed" if self.objective.whole else ""
+        self.micro_batch = half_micro_batch(before)
+        if self.world.is_first:
+            why = (
+                f"; {self.objective.batch_dependent}, so this changes what is computed"
+                if self.objective.batch_dependent
+                else ""
+            )
             warnings.warn(
-                f"out of memory with {before} images at a time: going on with {self.micro_batch}; batches still have "
-                f"{self.batch}{why}.",
+                f"out of memory with {before} images at a time: continuing with {self.micro_batch}; batches still have "
+                f"{self.batch} images{why}.",
                 EctypeWarning,
                 stacklevel=2,
             )
 
-    def _play(self, turn: Turn, index: Int[Tensor, " b"]) -> None:
-        mover = self.movers[turn.player]
-        while (scored := self._try(turn, index)) is None:
-            self._halve()
-        values, notes, batch = scored
-        gradients = mover.gradients(self.seen)
+    def _take_turn(self, turn: Turn, index: Int[Tensor, " b"]) -> None:
+        optimizer = self.optimizers[turn.player]
+        while (losses := self._try_gradients(turn, index)) is None:
+            self._halve_micro_batch()
+        values, notes, batch = losses
+        gradients = optimizer.gradients(self.seen)
         self.world.sum([*gradients, *values.values(), *notes.values()])
-        norm = mover.norm(gradients)
-        # One reading for all numbers. Kept as tensors, they would scatter small pieces over the heap at each step.
-        # Notes of many numbers (a codebook's counts) are for `after` alone.
-        told = {name: note for name, note in notes.items() if note.ndim == 0}
-        measured = {**values, **told, "gradient norm": norm}
-        said = dict(zip(measured, torch.stack([value.float() for value in measured.values()]).tolist(), strict=True))
-        # A loss may be finite and its gradient not, and the other way round: both are asked.
-        if not math.isfinite(said["total"]) or not math.isfinite(said["gradient norm"]):
-            culprit = next(f"'{name}'" for name, value in said.items() if not math.isfinite(value))
-            raise Diverged(turn.player, culprit, said, batch, self.step_count, self.seen)
-        said["rate"] = mover.move(self.seen, norm)
+        norm = optimizer.norm(gradients)
+        # Read all values at once: each read of a device waits for it. Notes with several elements, such as the counts
+        # of a codebook, are for `after` only.
+        scalars = {name: note for name, note in notes.items() if note.ndim == 0}
+        measured = {**values, **scalars, "gradient norm": norm}
+        logged = dict(zip(measured, torch.stack([value.float() for value in measured.values()]).tolist(), strict=True))
+        # A loss may be finite while its gradient is not, and vice versa.
+        if not math.isfinite(logged["total"]) or not math.isfinite(logged["gradient norm"]):
+            culprit = next(f"'{name}'" for name, value in logged.items() if not math.isfinite(value))
+            raise Diverged(turn.player, culprit, logged, batch, self.step_count, self.seen)
+        logged["rate"] = optimizer.step(self.seen, norm)
         if turn.after is not None:
             turn.after(notes)
         prefix = f"{turn.player}/" if len(self.objective.players) > 1 else ""
-        for name, value in said.items():
+        for name, value in logged.items():
             total, n = self._sums.get(prefix + name, (0.0, 0))
             self._sums[prefix + name] = (total + value, n + 1)
 
     def take_metrics(self) -> dict[str, float]:
-        """Means of all terms and notes since the last call."""
+        """Return the means of all losses and notes since the last call."""
         taken = {name: total / n for name, (total, n) in self._sums.items()}
         self._sums.clear()
         return taken
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """All tensors of a checkpoint, by file."""
+        """Return all tensors of a checkpoint, by file."""
         held = {"objective": dict(self.objective.state_dict())}
-        for name, mover in self.movers.items():
-            held[f"optimizer-{name}"] = mover.tensors()
+        for name, optimizer in self.optimizers.items():
+            held[f"optimizer-{name}"] = optimizer.tensors()
         if self.average is not None:
             held["average"] = dict(self.average.model.state_dict())
         return held
 
     def load(self, tensors: dict[str, dict[str, Tensor]], *, seen: int, steps: int) -> None:
-        """Go on from a checkpoint."""
+        """Continue from the tensors of a checkpoint."""
         self.objective.load_state_dict(tensors["objective"])
-        for name, mover in self.movers.items():
-            mover.load(tensors[f"optimizer-{name}"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load(tensors[f"optimizer-{name}"])
         if self.average is not None:
             self.average.model.load_state_dict(tensors["average"])
         self.seen, self.step_count = seen, steps
         self._sums.clear()
 
 
-def _add(into: dict[str, Tensor], name: str, value: Tensor, share: float) -> None:
-    value = value.detach() if share == 1 else value.detach() * share
+def _add(into: dict[str, Tensor], name: str, value: Tensor, weight: float) -> None:
+    value = value.detach() if weight == 1 else value.detach() * weight
     into[name] = into[name] + value if name in into else value

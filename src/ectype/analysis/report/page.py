@@ -1,0 +1,209 @@
+"""One or more runs as one HTML file that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from ectype.analysis.cost import format_gflop, format_gigabytes
+from ectype.analysis.diagnose.check import check_view
+from ectype.analysis.headline import headline_figures, headline_sentence, short_number
+from ectype.analysis.report.charts import Chart
+from ectype.analysis.report.components import Row, Section
+from ectype.analysis.report.opening import opening_rows
+from ectype.analysis.report.sections import sections
+from ectype.analysis.report.summary_text import describe_density, format_compression, summary_text
+from ectype.analysis.run_view import RunView
+from ectype.core.errors import CheckpointError, RunError
+from ectype.evaluation.comparison_stats import FigureComparison
+from ectype.evaluation.figure_names import display_name
+from ectype.evaluation.figures import Evaluation, Figure, format_number
+from ectype.models.base import Encodes
+from ectype.models.flop import count_flops
+from ectype.runs import checkpoint
+from ectype.runs.run_dir import RunDir
+
+__all__ = ["reproduction_commands", "write_report"]
+
+TEMPLATES = Path(__file__).parent
+COMPARED = ("mean_dice", "psnr", "psnr_above_pca", "ssim", "effective_rank", "linear_probe_accuracy")
+"""Figures of the table at the top of a page of several runs, if any of them has it."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What the template shows of one run."""
+
+    key: str
+    name: str
+    preset: str
+    opening: list[Row]
+    sentence: str
+    headline: list[Figure]
+    facts: list[tuple[str, str]]
+    summary: list[str]
+    evaluation: Evaluation
+    sections: list[Section]
+    recipe: str
+    environment: list[tuple[str, str]]
+    commands: list[str]
+
+
+def write_report(
+    target: Path,
+    views: Sequence[RunView],
+    *,
+    comparisons: Sequence[FigureComparison] = (),
+    conclusions: Sequence[str] = (),
+    charts: Sequence[Chart] = (),
+    pictures: Section | None = None,
+    command: str = "",
+) -> Path:
+    """Write one page about one or more runs.
+
+    The file contains all pictures, scripts and styles. It loads nothing from elsewhere, which its own content security
+    policy also forbids.
+
+    Args:
+        target: The HTML file. It is written under another name first, then renamed.
+        views: The runs, at least one.
+        comparisons: Figures of all arms over all seeds, if the runs were trained to be compared.
+        conclusions: What the comparison shows, sentence by sentence.
+        charts: Charts of the comparison.
+        pictures: The same images through all models.
+        command: The command that repeats the comparison.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: There are no runs, or the file cannot be written.
+    """
+    if not views:
+        raise RunError("a report needs at least one run.")
+    template = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("page.html.j2")
+    parts = [_part(view, f"run-{i}") for i, view in enumerate(views, 1)]
+    compared = {key: display_name(key) for key in COMPARED if any(key in part.evaluation for part in parts)}
+    page = template.render(
+        title=f"Comparison of {target.parent.resolve().name}" if conclusions else _title(parts),
+        comparisons=comparisons,
+        arms=list(dict.fromkeys(arm for comparison in comparisons for arm in comparison.values)),
+        conclusions=conclusions,
+        comparison_charts=charts,
+        side_by_side=pictures,
+        command=command,
+        parts=parts,
+        compared=compared if len(parts) > 1 and not comparisons else {},
+        number=format_number,
+        short_number=short_number,
+        style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
+        sorting=(TEMPLATES / "sort.js").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+        has_charts=bool(charts) or any(section.charts for part in parts for section in part.sections),
+    )
+    scratch = target.with_name(target.name + ".tmp")
+    try:
+        # A file's name may contain bytes that are no text.
+        scratch.write_text(page, encoding="utf-8", errors="replace")
+        scratch.replace(target)
+    except OSError as error:
+        raise RunError(f"cannot write '{target}' ({error.strerror}): choose another place with --out.") from None
+    return target
+
+
+def _title(parts: Sequence[_Part]) -> str:
+    return parts[0].name if len(parts) == 1 else f"{len(parts)} runs"
+
+
+def _part(view: RunView, key: str) -> _Part:
+    evaluation, about = view.evaluation, view.recipe.about
+    built = sections(view)
+    return _Part(
+        key=key,
+        name=view.run.name,
+        preset=f"{about.name}: {about.summary}" if about.summary else about.name,
+        opening=opening_rows(built),
+        sentence=headline_sentence(evaluation, check_view(view)),
+        headline=headline_figures(evaluation),
+        facts=_facts(view),
+        summary=[
+            " ".join(summary_text(evaluation, view.info)),
+            describe_density(evaluation.density, encodes=isinstance(view.model, Encodes)),
+        ],
+        evaluation=evaluation,
+        sections=built,
+        recipe=view.recipe.yaml(),
+        environment=_environment(view.run),
+        commands=reproduction_commands(view.run),
+    )
+
+
+def _facts(view: RunView) -> list[tuple[str, str]]:
+    """Return terms and values that describe a run: its images, its model and its training."""
+    evaluation, info = view.evaluation, view.info
+    height, width = info.size
+    summary = view.run.selected_attempt.summary()
+    color = "grayscale" if info.channels == 1 else "color"
+    facts = [
+        ("Images", f"{view.recipe.data.source}: {width}×{height}, {color}"),
+        ("Trained on", f"{evaluation.train_images:,} images"),
+        ("Tested on", f"{evaluation.test_images:,} {evaluation.test_set}, seed {evaluation.seed}"),
+        ("Parameters", f"{evaluation.parameters:,}"),
+    ]
+    if evaluation.code_elements is not None:
+        facts.append(("Compression", f"{format_compression(evaluation)} (image values ÷ code dimensions)"))
+    if (counted := count_flops(view.model)) is not None:
+        facts.append(("GFLOP per image", format_gflop(counted[1], counted[0])))
+    if "state" in summary:
+        minutes = f", {summary['seconds'] / 60:.1f} minutes" if "seconds" in summary else ""
+        facts.append(("Training", f"{summary['state']}: {summary.get('reason', '')}{minutes}"))
+    if summary.get("peak_memory"):
+        facts.append(("Peak memory", f"{format_gigabytes(summary['peak_memory'])} in training"))
+    if "shipped_step" in summary:
+        facts.append(("Weights", f"of step {summary['shipped_step']:,}"))
+    return facts
+
+
+def _environment(run: RunDir) -> list[tuple[str, str]]:
+    try:
+        found: dict[str, Any] = json.loads(run.environment_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [(key, shlex.join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in found.items()]
+
+
+def reproduction_commands(run: RunDir) -> list[str]:
+    """Return the commands that train a run again.
+
+    Settings that were chosen by timing are written out, because timing differs from run to run.
+    """
+    summary, selected = run.summary(), run.selected_attempt
+    recipe = selected.recipe
+    words = ["ectype", "train", str(selected.recipe_file), str(recipe.data.source)]
+    starts = {entry["attempt"]: entry["from"] for entry in summary.get("attempts", [])}
+    if start := starts.get(summary.get("shipped_attempt")):
+        words += ["--from", start]
+    if recipe.train.minutes is not None or recipe.monitor.every == "auto":
+        try:
+            newest = checkpoint.latest(selected.checkpoints)
+            choices = checkpoint.load_state(newest)["choices"] if newest is not None else None
+        except (CheckpointError, KeyError):
+            choices = None
+        if choices is not None:
+            words += [f"train.images={choices['budget']}", f"monitor.every={choices['every']}"]
+            words += ["train.minutes=null"] if recipe.train.minutes is not None else []
+    return [shlex.join([*words, "--out", f"{run.path}-again"])]

@@ -1,0 +1,161 @@
+"""The data section of a recipe, and what a network is told about the images that result from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from ectype.config.sections import Section
+
+__all__ = ["Augment", "DataConfig", "DataInfo", "Split", "Target"]
+
+
+class Target(NamedTuple):
+    """What the targets of paired images are: masks of classes, or other images."""
+
+    kind: Literal["masks", "images"]
+    channels: int = 1
+    """Channels of a target image."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes of a mask, in the order of their indices."""
+    shares: tuple[float, ...] = ()
+    """Fraction of the pixels of the training masks that belong to each class; they sum to 1."""
+    colours: tuple[tuple[int, int, int], ...] = ()
+    """RGB color in which each class is drawn."""
+    values: tuple[int | str, ...] = ()
+    """The value of each class in the mask files, as in `data.class_values`; empty if classes are not values."""
+
+
+class DataInfo(NamedTuple):
+    """What a network has to know about the images that it is built for."""
+
+    channels: int
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    classes: tuple[str, ...] = ()
+    """Class names, in the order of the labels; empty without labels."""
+    frequencies: tuple[float, ...] = ()
+    """Fraction of the training images in each class; they sum to 1."""
+    binary: bool = False
+    """Whether every pixel is 0 or 1."""
+    target: Target | None = None
+    """The targets of paired images; None for images without targets."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return (self.channels, *self.size)
+
+    @property
+    def num_elements(self) -> int:
+        """Number of elements of an image: channels × height × width."""
+        return self.channels * self.size[0] * self.size[1]
+
+
+class Split(Section):
+    """Which images are held out for validation and for the test."""
+
+    by: Literal["hash", "contiguous"] = "hash"
+    """hash: by the file name, so that a file stays in its split when others are added.
+    contiguous: one block of the sorted names for each split, for slices or video frames with similar neighbors."""
+    val: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of the images that are used to monitor training."""
+    test: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of the images that are used for the final evaluation only."""
+    group: str | None = None
+    """A regular expression that is searched in the path. Files with the same match (or first group) share a split."""
+
+
+class Augment(Section):
+    """Random changes to training images, drawn anew each time an image is shown."""
+
+    flip: bool = False
+    """Mirror horizontally with probability ½."""
+    turn: bool = False
+    """Rotate by multiples of 90° (180° if images are not square), for images without a preferred orientation."""
+    crop: float = Field(default=0.0, ge=0, lt=0.5)
+    """Zoom into a random window whose sides are shorter by up to this fraction."""
+    shift: float = Field(default=0.0, ge=0, lt=0.5)
+    """Shift by up to this fraction of each side; the border is filled by reflection."""
+    colour: float = Field(default=0.0, ge=0, le=1)
+    """Scale brightness, contrast and saturation by factors of up to 1 ± this value."""
+
+
+def _split_method(value: Any) -> Any:
+    return {"by": value} if isinstance(value, str) else value
+
+
+class DataConfig(Section):
+    """Where the images come from, and how they are prepared."""
+
+    source: str | None = None
+    """A folder, a zip or tar, IDX, .npz, .npy or Parquet files, hf:user/name, torchvision:Name, digits,
+    or memory:… for images passed from Python."""
+    labels: str | None = None
+    """A CSV file with the columns path and label; None takes labels from folder names."""
+    pairs: Literal["none", "masks", "images"] = "none"
+    """Whether each image has a target of the same name: a mask of classes (masks), or another image (images)."""
+    input: str | None = None
+    """The folder of the input images of pairs; left, right, top or bottom: the half of each file that is the input.
+    None finds the folder by its name."""
+    target: str | None = None
+    """The folder, or the half, of the targets; see `input`."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes of masks, in the order of their values."""
+    class_values: tuple[int | str, ...] | None = None
+    """The value or color (red, #ff0000) of each class in the masks, in order. None takes all values that occur in the
+    masks, in ascending order; so do masks with as many classes but other values than those given here."""
+    ignore: Literal["auto"] | int | str | None = "auto"
+    """The value or color of mask pixels that are ignored. auto: 255, where classes are 0, 1, … (Pascal VOC)."""
+    size: Literal["auto", "own"] | Annotated[int, Field(ge=4)] | tuple[int, int] = "auto"
+    """Pixels: one number, or height and width. auto: the images' own size if all agree and it is at most 128, else a
+    square of at most 64. own: the size of most images, with no side longer than 512."""
+    channels: Literal["auto", 1, 3] = "auto"
+    """1: gray, 3: RGB. auto: gray if all images are gray."""
+    resize: Literal["crop", "pad", "squash", "tiles"] = "crop"
+    """How images are brought to `size`. crop: cut to its aspect ratio; pad: fill up to it; squash: change the aspect
+    ratio; tiles: cut into parts of that size at full resolution, which keeps all details of large images."""
+    background: str = "white"
+    """The color of transparent pixels and of padding: any color name or code that Pillow knows."""
+    min_size: int = Field(default=4, ge=1)
+    """Images with a side shorter than this many pixels are rejected."""
+    max_rejects: float = Field(default=0.1, ge=0, le=1)
+    """Preparing stops with an error if more than this fraction of the images is rejected."""
+    binarise: Literal["none", "threshold", "static", "dynamic"] = "none"
+    """Make pixels black or white. threshold: at ½; static: drawn once, with the gray value as the probability of
+    white; dynamic: drawn anew each time an image is shown."""
+    split: Annotated[Split, BeforeValidator(_split_method)] = Split()
+    augment: Augment = Augment()
+
+    @field_validator("size")
+    @classmethod
+    def _check_side_length(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and min(value) < 4:
+            raise ValueError(f"a side of {min(value)} pixels is too small: use at least 4")
+        return value
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> DataConfig:
+        if self.resize == "tiles" and self.fixed_size is None:
+            raise ValueError("resize=tiles cuts images into parts and needs a fixed size: set size=256")
+        if self.pairs == "none" and (self.input is not None or self.target is not None):
+            raise ValueError("input and target are for pairs: set pairs=images or pairs=masks, or leave them out")
+        return self
+
+    @property
+    def preparation(self) -> dict[str, str]:
+        """Keys that, next to size and channels, change the prepared images; metrics are comparable if these agree."""
+        return {"resize": self.resize, "background": self.background, "binarise": self.binarise}
+
+    @property
+    def resize_mode(self) -> Literal["crop", "pad", "squash"]:
+        """How one image, or one tile of an image, is brought to its size."""
+        return "crop" if self.resize == "tiles" else self.resize
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width; None if they depend on the images."""
+        if isinstance(self.size, str):
+            return None
+        return (self.size, self.size) if isinstance(self.size, int) else self.size

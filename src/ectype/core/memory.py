@@ -1,0 +1,89 @@
+"""Memory: how much is free, how much was used, and whether an error means that it ran out."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+__all__ = ["free_memory", "half_micro_batch", "out_of_memory", "peak_memory", "release_memory"]
+
+
+# For cgroup v2, then v1: limit, usage, and the key in memory.stat of what can be dropped when memory runs low.
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that an allocation failed, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or ("Allocator" in text and ("can't allocate" in text or "not enough memory" in text))
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Free the memory of tensors that are no longer used."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
+    """Return how many bytes this process can still allocate on a device; None if the system does not report it.
+
+    If several processes share a machine, each gets an equal part.
+
+    Args:
+        device: The device.
+        root: The root of the file system (for tests).
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type != "cpu":
+        return None
+    try:
+        lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    # In a container, /proc/meminfo is about the host; the control group has the limit.
+    for limit, usage, droppable in _CGROUP_FILES:
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            cgroup = root / "sys/fs/cgroup"
+            stat = dict(line.split() for line in (cgroup / limit).with_name("memory.stat").read_text().splitlines())
+            used = int((cgroup / usage).read_text()) - int(stat[droppable])
+            free = min(free, int((cgroup / limit).read_text()) - used)
+    return max(0, free) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the peak memory so far in bytes: of tensors on CUDA, else of the whole process, with mapped images.
+
+    None if the system does not report it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # `getrusage` would also count the peak of the process that started this one.
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def half_micro_batch(size: int) -> int:
+    """Return half of a micro-batch, rounded up."""
+    return (size + 1) // 2

@@ -1,0 +1,339 @@
+"""Building an entry of the cache: all images of a source, decoded into a folder. Nothing here imports PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import shutil
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ectype.config.schema import DataConfig
+from ectype.core.errors import DataError
+from ectype.data.cache import write_error
+from ectype.data.decode import Spec, TargetSpec
+from ectype.data.decode_batch import DIGEST_BYTES, decode_batch
+from ectype.data.decode_pairs import split_halves
+from ectype.data.masks import IGNORE_INDEX, find_encoding
+from ectype.data.packed_strings import write_strings
+from ectype.data.prepared import Reject, summarize_reasons
+from ectype.data.raw_image import Pair, Raw, Rejected, SideBySide, Single
+from ectype.data.sources.base import Listing, Source
+from ectype.data.workers import Decode, DecodeResult, InspectMasks, Measure, run_tasks
+
+__all__ = ["MAX_OWN_SIDE_PX", "EntryBuilder"]
+
+MAX_SHARD_BYTES = 1 << 30
+"""Maximum bytes of a file of images."""
+MAX_BATCH_BYTES = 8 << 20
+"""Maximum bytes of decoded images that a worker holds, unless one image has more."""
+MAX_IMAGES_PER_BATCH = 64
+MAX_FILES_PER_MEASURING_BATCH = 256
+BATCHES_PER_WORKER = 4
+"""A worker should get at least this many batches, so that all workers end at about the same time."""
+MAX_AUTO_OWN_SIDE_PX = 128
+"""Longest side up to which `size: auto` keeps the images' own size."""
+MAX_AUTO_SQUARE_PX = 64
+"""Largest square that `size: auto` uses otherwise."""
+MAX_OWN_SIDE_PX = 512
+"""Longest side that `size: own` keeps."""
+MIN_SIDE_PX = 4
+NUM_PROBED_IMAGES = 32
+"""Images that are checked for color before all are decoded."""
+MIN_IMAGES_FOR_WORKERS = 64
+"""Fewer images are decoded faster in this process than other processes take to start."""
+DARK_16_BIT_VALUE = 1 << 15
+"""A warning is given if no 16-bit value reaches half of the range."""
+
+
+class EntryBuilder:
+    """Decodes a source into a folder.
+
+    Args:
+        source: The images.
+        config: What they are decoded to.
+        background: Color of transparent pixels and padding.
+        folder: The folder, which is empty.
+        progress: Called with the number of images that are decoded and the number of all images.
+        workers: Number of decoding processes.
+        file_classes: Names of the classes of masks if each has its own files.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        config: DataConfig,
+        background: tuple[int, int, int],
+        folder: Path,
+        progress: Callable[[int, int], None] | None,
+        workers: int,
+        file_classes: tuple[str, ...],
+    ) -> None:
+        self.source, self.config, self.background, self.folder = source, config, background, folder
+        self.progress, self.file_classes = progress, file_classes
+        self.listing: Listing = source.listing()
+        self.count = len(self.listing.names)
+        self.workers = 1 if source.decoded or self.count < MIN_IMAGES_FOR_WORKERS else workers
+
+    def build(self) -> dict[str, Any]:
+        """Write all files except the manifest, and return the manifest."""
+        size = self.config.fixed_size or self._auto_size()
+        target = self._target_spec() if self.config.pairs != "none" else None
+        if self.config.channels == "auto":
+            spec = self._spec(size, 1, target, assume_gray=True)
+            if self._sample_has_color(spec):
+                spec = self._spec(size, 3, target)
+        else:
+            spec = self._spec(size, self.config.channels, target)
+        decoded = self._decode(spec)
+        if decoded is None:  # rare: the sample was gray, but another image has color
+            if target is not None and target.encoding is None:
+                target = TargetSpec(None, 3)
+            spec = self._spec(size, 3 if self.config.channels == "auto" else self.config.channels, target)
+            decoded = self._decode(spec)
+        assert decoded is not None
+        return self._write_tables(spec, *decoded)
+
+    def _spec(
+        self, size: tuple[int, int], channels: int, target: TargetSpec | None, *, assume_gray: bool = False
+    ) -> Spec:
+        config = self.config
+        return Spec(size, channels, config.resize_mode, self.background, config.min_size, assume_gray, target)
+
+    def _batch_size(self, maximum: int) -> int:
+        """Return a number of items that gives each worker several batches."""
+        return max(1, min(maximum, self.count // (BATCHES_PER_WORKER * self.workers) or 1))
+
+    def _target_spec(self) -> TargetSpec:
+        """Return what targets are decoded to: masks by the values of all of them, images in gray or color."""
+        if self.config.pairs == "images":
+            probe = Spec((MAX_AUTO_SQUARE_PX, MAX_AUTO_SQUARE_PX), 1, assume_gray=True)
+            if self._sample_has_color(probe, of_target=True):
+                return TargetSpec(None, 3)
+            return TargetSpec(None, 1, assume_gray=True)
+        mask_values = []
+        if not self.file_classes:
+            size = self._batch_size(MAX_IMAGES_PER_BATCH)
+            tasks = (InspectMasks(i * size, items) for i, items in enumerate(self.source.batches(size)))
+            mask_values = [values for _, found in run_tasks(tasks, self.workers) for values in found]
+        config = self.config
+        encoding = find_encoding(
+            mask_values,
+            file_classes=self.file_classes,
+            names=config.class_names,
+            ignore=config.ignore,
+            class_values=config.class_values,
+        )
+        return TargetSpec(encoding)
+
+    def _auto_size(self) -> tuple[int, int]:
+        """Return height and width for `size: auto` and `size: own`."""
+        sizes = self._count_sizes()
+        if self.config.size == "own" and sizes:
+            (height, width), _ = max(sizes.items(), key=lambda item: (item[1], item[0]))
+            scale = min(1.0, MAX_OWN_SIDE_PX / max(height, width))
+            return max(MIN_SIDE_PX, round(height * scale)), max(MIN_SIDE_PX, round(width * scale))
+        if len(sizes) == 1:
+            (own,) = sizes
+            if max(own) <= MAX_AUTO_OWN_SIDE_PX and min(own) >= MIN_SIDE_PX:
+                return own
+        if not sizes:
+            return MAX_AUTO_SQUARE_PX, MAX_AUTO_SQUARE_PX  # decoding will report why there are none
+        median = round(statistics.median(min(size) for size in sizes.elements()))
+        side = min(MAX_AUTO_SQUARE_PX, max(MIN_SIDE_PX, median))
+        return side, side
+
+    def _count_sizes(self) -> Counter[tuple[int, int]]:
+        """Return how many images have each size, without those that are too small."""
+        sizes: Counter[tuple[int, int]] = Counter()
+        if self.source.decoded:
+            for items in self.source.batches(MAX_IMAGES_PER_BATCH):
+                sizes.update(filter(None, Measure(0, items).run()))
+        else:
+            size = self._batch_size(MAX_FILES_PER_MEASURING_BATCH)
+            tasks = (Measure(i * size, items) for i, items in enumerate(self.source.batches(size)))
+            # Workers open paths themselves. To send encoded images to them would take longer than to measure them.
+            for _, found in run_tasks(tasks, self.workers if self._yields_paths else 1):
+                sizes.update(filter(None, found))
+        return Counter({size: count for size, count in sizes.items() if min(size) >= self.config.min_size})
+
+    @cached_property
+    def _yields_paths(self) -> bool:
+        first = next(iter(self.source.sample(1)), None)
+        return isinstance(first.file if isinstance(first, SideBySide) else first, str | Pair)
+
+    def _sample_has_color(self, spec: Spec, *, of_target: bool = False) -> bool:
+        image_spec = spec._replace(target=None)
+        sample = (_image_or_target(raw, target=of_target) for raw in self.source.sample(NUM_PROBED_IMAGES))
+        return any(decode_batch([raw], image_spec).is_color for raw in sample if raw is not None)
+
+    def _decode(self, spec: Spec) -> tuple[list[str], _BuildResult] | None:
+        """Write all images to shards. Return None as soon as one that was assumed to be gray has color."""
+        image_bytes = spec.stored_channels * spec.size[0] * spec.size[1]
+        required_bytes = self.count * image_bytes
+        if shutil.disk_usage(self.folder).free < required_bytes:
+            raise write_error(self.folder.parent, required_bytes=required_bytes)
+        batches_wanted = BATCHES_PER_WORKER * self.workers
+        size = max(1, min(MAX_IMAGES_PER_BATCH, MAX_BATCH_BYTES // image_bytes, -(-self.count // batches_wanted)))
+        shard_rows = max(1, MAX_SHARD_BYTES // (image_bytes * size)) * size  # no batch extends over two shards
+        shards = [
+            _create_shard(self.folder, i, min(shard_rows, self.count - first), spec)
+            for i, first in enumerate(range(0, self.count, shard_rows))
+        ]
+
+        def tasks() -> Iterator[Decode]:
+            first = 0
+            for items in self.source.batches(size):
+                path, header_bytes = shards[first // shard_rows]
+                yield Decode(first, items, spec, path, header_bytes + first % shard_rows * image_bytes)
+                first += len(items)
+
+        result = _BuildResult(self.count)
+        with contextlib.closing(run_tasks(tasks(), self.workers)) as finished:
+            for task, decoded in finished:
+                if decoded.is_color:
+                    return None
+                result.add(task.first, decoded)
+                if self.progress is not None:
+                    self.progress(result.num_decoded, self.count)
+        if result.num_decoded != self.count:
+            raise DataError(f"'{self.source.text}' changed while it was read: prepare it again.")
+        return [path.name for path, _ in shards], result
+
+    def _write_tables(self, spec: Spec, shards: Sequence[str], result: _BuildResult) -> dict[str, Any]:
+        listing, folder = self.listing, self.folder
+        kept = np.ones(self.count, bool)
+        kept[list(result.reasons)] = False
+        rejects = [Reject(listing.names[i], result.reasons[i]) for i in sorted(result.reasons)]
+        rejects = sorted([*rejects, *(Reject(*refused) for refused in listing.refused)])
+        if not kept.any():
+            examples = "; ".join(f"{path}: {reason}" for path, reason in rejects[:3])
+            raise DataError(
+                f"none of the {len(rejects):,} images in '{self.source.text}' can be used "
+                f"({summarize_reasons(rejects)}), such as {examples}: check that they open in other programs."
+            )
+        with open(folder / "rejects.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(Reject._fields)
+            writer.writerows(rejects)
+        write_strings(folder, listing.names)
+        arrays = {"kept": kept, "split_ids": listing.split_ids, "digests": result.digests}
+        if listing.labels is not None:
+            arrays["labels"] = listing.labels.astype(np.int32)
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        digests = result.digests[kept]
+        copies = self._write_copies(kept, digests)
+        return {
+            "source": self.source.text,
+            "shape": [spec.channels, *spec.size],
+            "shards": list(shards),
+            "classes": list(listing.classes),
+            "rejects": len(rejects),
+            "copies": len(copies),
+            "content": hashlib.sha256(digests.tobytes()).hexdigest(),
+            "target": self._target_manifest(spec, shards),
+            "warnings": self._warnings(result),
+            "notes": self._notes(result),
+            "marks": dict(result.mark_counts),
+        }
+
+    def _write_copies(self, kept: np.ndarray, digests: np.ndarray) -> list[tuple[str, str]]:
+        """Return, and write to a file, the images that are exact copies of another, and the first such image."""
+        names = self.listing.names
+        _, first, group = np.unique(digests.view(f"V{DIGEST_BYTES}")[:, 0], return_index=True, return_inverse=True)
+        rows, original = np.flatnonzero(kept), first[group]
+        copies = [
+            (names[int(rows[i])], names[int(rows[original[i]])])
+            for i in np.flatnonzero(original != np.arange(len(rows)))
+        ]
+        with open(self.folder / "copies.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("path", "copy of"))
+            writer.writerows(copies)
+        return copies
+
+    def _target_manifest(self, spec: Spec, shards: Sequence[str]) -> dict[str, Any] | None:
+        """Return what targets are; of masks, also write the number of pixels of each class in every row."""
+        if spec.target is None:
+            return None
+        encoding = spec.target.encoding
+        if encoding is None:
+            return {"kind": "images", "channels": spec.target.channels}
+        counts = []
+        for name in shards:
+            for mask in np.load(self.folder / name, mmap_mode="r")[:, spec.channels]:
+                counts.append(np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)[: len(encoding.names)])
+        np.save(self.folder / "pixels.npy", np.stack(counts).astype(np.int32))
+        return {"kind": "masks", "channels": 1, "encoding": encoding._asdict()}
+
+    def _warnings(self, result: _BuildResult) -> list[str]:
+        num_16_bit = result.mark_counts["16-bit"] + self.source.num_16_bit
+        if not num_16_bit:
+            return []
+        text = f"{num_16_bit:,} images of 16 bits or floats were reduced to 8 bits"
+        largest = max(result.max_16_bit_value, self.source.max_16_bit_value)
+        if 0 < largest < DARK_16_BIT_VALUE:
+            text += f"; their largest value is {largest} of 65535, so they are dark: rescale them first"
+        return [text]
+
+    def _notes(self, result: _BuildResult) -> list[str]:
+        notes = list(self.listing.notes)
+        if transparent := result.mark_counts["transparent"]:
+            notes.append(f"{transparent:,} transparent images were painted on {self.config.background}")
+        multi_frame_counts = result.mark_counts + Counter(self.source.multi_frame_counts)
+        if animated := multi_frame_counts["animated"]:
+            notes.append(f"only the first frame of {animated:,} animated images is used")
+        if paged := multi_frame_counts["paged"]:
+            notes.append(
+                f"only the first page of {paged:,} TIFF files with several pages is used: save each page as a file to "
+                "use all"
+            )
+        if skipped := self.listing.skipped:
+            kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.most_common(4))
+            notes.append(f"{skipped.total():,} files that are not images were skipped ({kinds})")
+        return notes
+
+
+class _BuildResult:
+    """The results of all images, collected from batches that finish in any order."""
+
+    def __init__(self, count: int) -> None:
+        self.num_decoded = 0
+        self.reasons: dict[int, str] = {}
+        self.digests = np.zeros((count, DIGEST_BYTES), np.uint8)
+        self.mark_counts: Counter[str] = Counter()
+        self.max_16_bit_value = 0
+
+    def add(self, first: int, decoded: DecodeResult) -> None:
+        count = len(decoded.reasons)
+        self.num_decoded += count
+        self.digests[first : first + count] = decoded.digests
+        self.reasons |= {first + i: reason for i, reason in enumerate(decoded.reasons) if reason is not None}
+        self.mark_counts.update(decoded.mark_counts)
+        self.max_16_bit_value = max(self.max_16_bit_value, decoded.max_16_bit_value)
+
+
+def _image_or_target(raw: Raw, *, target: bool) -> Single | None:
+    """Return the image of a pair, or its target; an item that is not a pair is the image."""
+    if not isinstance(raw, Pair | SideBySide):
+        return raw
+    try:
+        pair = split_halves(raw)
+    except Rejected:
+        return None
+    return pair.targets[0] if target else pair.image
+
+
+def _create_shard(folder: Path, number: int, num_rows: int, spec: Spec) -> tuple[Path, int]:
+    """Create a file of zeros (sparse if the file system supports it); return it and where its pixels begin."""
+    path = folder / f"images-{number:03d}.npy"
+    mapped = np.lib.format.open_memmap(path, "w+", np.uint8, (num_rows, spec.stored_channels, *spec.size))
+    return path, mapped.offset

@@ -1,1 +1,0 @@
-"""Handing a trained model on: exports, the Hub, model cards, and checks on what comes in."""

@@ -1,0 +1,187 @@
+"""Train a recipe on images, in one or several attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ectype.config.recipe import Recipe, differences, load_recipe, merge_source_override
+from ectype.core.console import doing
+from ectype.core.distributed import choose_device, process_group
+from ectype.core.environment import numerics
+from ectype.core.errors import ModelError, RecipeError, RunError
+from ectype.models.base import Encodes, is_trained_to_encode
+from ectype.nets.diffusers_weights import diffusers_overrides, find_diffusers_folder
+from ectype.runs.load import load
+from ectype.runs.run_dir import RunDir, find_runs, next_numbered_dir
+from ectype.training.loop import Callback
+from ectype.training.retry import train_with_fixes, train_with_rollback
+from ectype.training.session import TrainingSession
+
+__all__ = ["resolve", "train", "train_session"]
+
+
+def resolve(
+    recipe: str | Path | Recipe | Mapping[str, Any],
+    data: str | Path | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    start: str | Path | None = None,
+) -> Recipe:
+    """Return the complete recipe of a run: its data and overrides in place.
+
+    Args:
+        recipe: A preset's name, a YAML file, plain values, or a recipe.
+        data: A folder of images or any other source; or the run of an autoencoder, on whose codes the model is trained
+            (`flow`, `latent-gan`).
+        overrides: `key=value` texts, or a mapping.
+        start: Where the initial weights come from. If that is a published network, the recipe takes its architecture,
+            unless `recipe` is a `Recipe` already or an override says otherwise.
+
+    Raises:
+        RecipeError: An unknown preset or key, or an invalid value.
+        ModelError: `start` is another network, or is not available.
+    """
+    if data is not None and RunDir(data).recipe_file.is_file():
+        return _for_codes_of(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), RunDir(data), overrides)
+    if data is not None:
+        overrides = merge_source_override(str(data), overrides)
+    found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    if isinstance(recipe, Recipe):
+        found = load_recipe(recipe.plain(), overrides) if overrides else recipe
+    elif start is not None and (folder := find_diffusers_folder(start)) is not None:
+        found = load_recipe(found.override(diffusers_overrides(found.model, folder)).plain(), overrides)
+    if data is not None:
+        text = str(data)
+        # Not by an override, which is parsed as YAML: a path may contain a # or a colon.
+        source = str(Path(text).resolve()) if Path(text).exists() else text
+        found = found.model_copy(update={"data": found.data.model_copy(update={"source": source})})
+    if found.data.source is None:
+        raise RecipeError("no images given: name a folder, an archive, or a built-in set such as 'digits'.")
+    return found
+
+
+def train(
+    recipe: str | Path | Recipe | Mapping[str, Any],
+    data: str | Path | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    out: str | Path | None = None,
+    root: str | Path = "runs",
+    resume: bool = False,
+    start: str | Path | None = None,
+    fix: bool = False,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+) -> RunDir:
+    """Train, or continue training, and return the run's directory. See `train_session` for the arguments and errors."""
+    found = resolve(recipe, data, overrides, start=start)
+    options: dict[str, Any] = {"out": out, "root": root, "resume": resume, "start": start, "fix": fix}
+    return train_session(found, callbacks=callbacks, console=console, **options).run
+
+
+def train_session(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    root: str | Path = "runs",
+    resume: bool = False,
+    start: str | Path | None = None,
+    fix: bool = False,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+) -> TrainingSession:
+    """Train, or continue training, and return the session, whose images are open for what follows.
+
+    Args:
+        recipe: A resolved recipe; see `resolve`.
+        out: The run's directory. It is created, or continued if it holds the same recipe. If it is not given, a
+            numbered directory in `root` is created.
+        root: The directory of numbered runs.
+        resume: Continue the newest unfinished run of the same recipe in `root`.
+        start: A run whose weights training starts from, where names and shapes agree; or a diffusers folder, or its
+            name on the Hub, `user/name`: then all of them, and its architecture (see `resolve`).
+        fix: Diagnose the run. While a problem is found that a recipe can change, train again with the advice applied,
+            at most three times; the best attempt is kept.
+        callbacks: Your own callbacks; see `ectype.Callback`.
+        console: Where progress is printed; None prints nothing.
+
+    Raises:
+        EctypeError: Anything that a user can fix, in one line.
+    """
+    device = choose_device(recipe.run.device)
+    with process_group(device) as world:
+        if recipe.train.batch < world.size:
+            raise RecipeError(
+                f"train.batch={recipe.train.batch} is less than the number of processes, {world.size}: raise it."
+            )
+        run = RunDir(world.broadcast(str(_run_path(recipe, out, Path(root), resume)) if world.is_first else ""))
+        if not world.is_first:
+            console = None
+        lock = run.locked() if world.is_first else nullcontext()
+        with lock, numerics(recipe.run.threads, deterministic=recipe.train.deterministic):
+            try:
+                doing(console, "loading the images")
+                session = TrainingSession(recipe, run, device, world, console)
+                if fix:
+                    session.store.split("val")  # fails before anything is trained if there are no validation images
+                session.go(callbacks, start)
+                if recipe.monitor.on_collapse == "rollback":
+                    train_with_rollback(recipe, run, device, world, console, callbacks, start)
+                if fix:
+                    train_with_fixes(recipe, run, device, world, console, callbacks, start)
+            except BaseException:
+                if world.is_first:
+                    run.remove_if_not_started()
+                raise
+    return session
+
+
+def _for_codes_of(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapping[str, Any]) -> Recipe:
+    """Return a recipe that trains on the codes of a run's model, on the run's images."""
+    place, trained = run.path.resolve(), run.selected_attempt.recipe
+    # Refuse a model that cannot be trained on codes before the run's model is loaded.
+    recipe.model.on_encoder_run(place, trained.model)
+    model = load(run.path, device="cpu")
+    if not (isinstance(model, Encodes) and is_trained_to_encode(model)):
+        raise ModelError(f"the model of '{run.path}' has no codes of its own: give the run of an autoencoder.")
+    # The size is the model's, also if the images change later.
+    data = trained.data.model_copy(update={"size": model.info.size, "channels": model.info.channels})
+    suited = recipe.model_copy(update={"data": data, "model": recipe.model.on_codes(tuple(model.code_shape))})
+    found = load_recipe(suited.plain(), overrides)
+    # Last, so that no override can change the autoencoder.
+    return found.model_copy(update={"model": found.model.on_encoder_run(place, trained.model)})
+
+
+def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> Path:
+    if out is not None:
+        run = RunDir(out)
+        if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
+            raise RunError(f"'{out}' holds the images: a run there would mix with them; give an --out elsewhere.")
+        if run.recipe_file.is_file():
+            _check_same_recipe(run, recipe)
+        return run.path
+    if resume:
+        started = list(reversed(find_runs(root)))
+        # The report is written last: a trained run without one was interrupted while it was evaluated.
+        for left in (
+            [run for run in started if not run.is_complete],
+            [run for run in started if not run.report.is_file()],
+        ):
+            for run in left:
+                # Ignore other runs that cannot be read: damaged ones, or runs of another version.
+                with suppress(RecipeError):
+                    if not differences(run.recipe, recipe):
+                        return run.path
+        raise RunError(f"no unfinished run of this recipe and data in '{root}': leave --resume out to start one.")
+    return next_numbered_dir(root, recipe.about.name)
+
+
+def _check_same_recipe(run: RunDir, recipe: Recipe) -> None:
+    if changed := differences(run.recipe, recipe):
+        keys = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
+        raise RunError(f"'{run.path}' was started with another recipe ({keys}): restore these, or give another --out.")

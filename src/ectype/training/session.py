@@ -1,0 +1,392 @@
+"""A training session: open the images, build model and objective, train, and save the best weights."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from ectype.config.recipe import Recipe
+from ectype.config.schema import DataConfig
+from ectype.core.console import doing
+from ectype.core.distributed import World
+from ectype.core.environment import BIT_EXACT_KEYS, environment, has_amx_bf16
+from ectype.core.errors import CheckpointError, EctypeWarning, RunError, TrainingError
+from ectype.core.images import to_uint8
+from ectype.core.memory import peak_memory
+from ectype.data.batch import Batch
+from ectype.data.dataset import ImageStore
+from ectype.data.loader import Loader, evaluation_batches
+from ectype.data.prepared import Prepared
+from ectype.data.preview import save_grid
+from ectype.evaluation.features import ExtractorInputs, choose_extractors
+from ectype.evaluation.monitor import Monitor, Verdict
+from ectype.evaluation.sample_monitor import MIN_MONITORED_IMAGES, SampleMonitor
+from ectype.evaluation.validation import critic_damage_verdict, validation_function
+from ectype.evaluation.verdict import verdict_function
+from ectype.losses.weighted import WeightedLoss
+from ectype.models.base import (
+    InitializesFromData,
+    InitializesFromPretrained,
+    MayRequirePretrained,
+    Samples,
+    own_modules,
+)
+from ectype.objectives.base import Validates
+from ectype.runs import checkpoint
+from ectype.runs.load import open_data, ship_checkpoint
+from ectype.runs.run_dir import RunDir
+from ectype.training.build import build_trainer
+from ectype.training.callbacks import JsonLines, Pictures, ProgressDisplay, TensorBoard
+from ectype.training.early_warning import EarlyWarning
+from ectype.training.initialization import load_initial_weights, mean_image, sample_images
+from ectype.training.loop import Callback, Outcome, TunedSettings, fit, tune_settings
+from ectype.training.micro_batch import find_micro_batch
+from ectype.training.sample_evidence import SampleEvidence
+from ectype.training.trainer import Diverged, Trainer
+
+__all__ = ["TrainingSession"]
+
+
+class _Monitoring(NamedTuple):
+    """How a run is monitored."""
+
+    measure: Callable[[nn.Module], dict[str, float]]
+    name: str = ""
+    judge: Callable[[Mapping[str, float], Monitor], Verdict] | None = None
+    floor: float | None = None
+    spread: float = 0.0
+    evidence: Callback | None = None
+
+
+class TrainingSession:
+    """The part of one process in a run, from the images to the saved model.
+
+    Args:
+        recipe: The complete recipe.
+        run: The run's directory.
+        device: Where to train.
+        world: The processes that share the work.
+        console: Where progress is printed; None prints nothing.
+    """
+
+    def __init__(
+        self, recipe: Recipe, run: RunDir, device: torch.device, world: World, console: Console | None
+    ) -> None:
+        self.recipe, self.run, self.device, self.world, self.console = (recipe, run, device, world, console)
+        # The first process prepares the images while the others wait, then they find the result.
+        if world.is_first:
+            self.prepared, self.store = open_data(recipe.data, console)
+        world.broadcast(None)
+        if not world.is_first:
+            self.prepared, self.store = open_data(recipe.data)
+        self.info = self.store.info
+        self.loader = Loader(self.store.split("train"), recipe.data, device, training=True, seed=recipe.train.seed)
+        self.held_out = Loader(self.store.split("val"), recipe.data, device, training=False, seed=recipe.train.seed)
+
+    def say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def open_data(self, config: DataConfig) -> tuple[Prepared, ImageStore]:
+        """Return the images of a recipe's data section: this session's, if it is the same section."""
+        return (self.prepared, self.store) if config == self.recipe.data else open_data(config)
+
+    def build(self, budget: int) -> Trainer:
+        """Build a trainer with freshly drawn weights."""
+        return build_trainer(self.recipe, self.info, self.loader, budget=budget, device=self.device, world=self.world)
+
+    def monitoring(self, trainer: Trainer) -> _Monitoring | None:
+        """Return how the run is monitored; None if it cannot be.
+
+        That is the loss on held-out images if it measures how good the model is, else the distance between samples and
+        held-out images. Only the first process measures.
+        """
+        recipe, objective = self.recipe, trainer.objective
+        if isinstance(objective, Validates):
+            seed = recipe.train.seed
+            images = recipe.monitor.images
+            measure = validation_function(
+                objective, self.held_out, self.info, images=images, seed=seed, device=self.device
+            )
+            return _Monitoring(measure, judge=None if objective.critic_phase == "whole" else critic_damage_verdict)
+        if not isinstance(objective.model, Samples):
+            return None
+        if min(len(self.loader), len(self.held_out)) < MIN_MONITORED_IMAGES:
+            self.say(
+                f"{len(self.held_out)} held-out images are too few to monitor samples "
+                f"({MIN_MONITORED_IMAGES} are needed): training uses the whole budget, and only pictures show "
+                "how good the samples are."
+            )
+            return None
+        if not self.world.is_first:
+            return _Monitoring(lambda model: {})
+        plain = Loader(self.store.split("train"), recipe.data, self.device, training=False, seed=recipe.train.seed)
+        chosen = choose_extractors(
+            recipe.monitor.features, ExtractorInputs(plain, self.info, self.prepared.root), quick=True
+        )
+        samples = SampleMonitor(self.info, plain, self.held_out, chosen.extractors, images=recipe.monitor.images)
+        self.say(f"{chosen.why}\n{samples.summary}")
+        evidence = SampleEvidence(samples, self.run)
+        return _Monitoring(
+            samples, samples.name, verdict_function(samples.reference), samples.floor, samples.spread, evidence
+        )
+
+    def _warn_if_batch_dependent(self, trainer: Trainer) -> None:
+        split = self.world.size > 1 or (trainer.micro_batch or trainer.batch) < trainer.batch
+        if split and (why := trainer.objective.batch_dependent) and self.world.is_first:
+            warnings.warn(
+                f"{why}: splitting batches of {self.recipe.train.batch} changes what is computed.",
+                EctypeWarning,
+                stacklevel=2,
+            )
+
+    def go(self, callbacks: Sequence[Callback] = (), start: str | Path | None = None) -> None:
+        """Train to the end, from the newest checkpoint if there is one.
+
+        Args:
+            callbacks: Further callbacks.
+            start: The initial weights: a run, a checkpoint, or a diffusers folder (see `find_diffusers_folder`).
+        """
+        # The first process decides for all, because another one might look after this one has saved a checkpoint.
+        place = self.world.broadcast(checkpoint.latest(self.run.checkpoints) if self.world.is_first else None)
+        start_time = time.perf_counter()
+        if place is None and self.world.is_first and (there := checkpoint.checkpoint_dirs(self.run.checkpoints)):
+            raise CheckpointError(
+                f"none of the {len(there)} checkpoints in '{self.run.checkpoints}' is whole: "
+                "restore one, or give another --out to start again."
+            )
+        if place is not None and self.run.training_ended:
+            self._check_images(checkpoint.load_state(place))
+            self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary()['reason']}.")
+            return
+        if place is None:
+            trainer = self.build(self.recipe.train.images)
+            for part in own_modules(trainer.objective):
+                if isinstance(part, InitializesFromPretrained):
+                    part.load_pretrained_weights()
+                if start is None and isinstance(part, MayRequirePretrained):
+                    part.check_trainable_from_scratch()
+            trainer.restart_ema()
+            if isinstance(trainer.objective.model, InitializesFromData):
+                some = partial(sample_images, self.store)
+                trainer.objective.model.initialize_from_data(mean_image(self.store).to(self.device), some)
+                trainer.restart_ema()
+            if start is not None:
+                self.say(load_initial_weights(trainer, start))
+            doing(self.console, "comparing real images with each other")
+            monitoring = self.monitoring(trainer)
+            doing(self.console, "timing training steps")
+            choices = tune_settings(trainer, monitoring.measure if monitoring is not None else None)
+            if choices.budget != trainer.budget:
+                weights = trainer.objective.state_dict()
+                trainer = self.build(choices.budget)
+                trainer.objective.load_state_dict(weights)
+                trainer.restart_ema()
+            trainer.micro_batch = choices.micro_batch
+            monitor, spent = self._monitor(choices, monitoring), 0.0
+            if self.world.is_first:
+                self.run.write_start(self.recipe, self._environment(trainer))
+        else:
+            state = checkpoint.load_state(place)
+            self._check_images(state)
+            choices, monitor = (TunedSettings(**state["choices"]), Monitor.restored(state["monitor"]))
+            trainer = self.build(choices.budget)
+            files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
+            trainer.load(files, seen=state["seen"], steps=state["step"])
+            # What the run found out about memory holds, unless the user asks for something else now.
+            same = state.get("micro_batch", self.run.recipe.run.micro_batch) == self.recipe.run.micro_batch
+            trainer.micro_batch = choices.micro_batch if same else find_micro_batch(trainer)
+            monitoring, spent = self.monitoring(trainer), state["seconds"]
+            if self.world.is_first:
+                self._warn_of_changes(trainer)
+                self.run.truncate_metrics(state["seen"])
+            self.say(f"continuing from {state['seen']:,} images")
+        self._warn_if_batch_dependent(trainer)
+        self._announce(trainer, monitor)
+
+        def save() -> None:
+            if self.world.is_first:
+                seconds = spent + time.perf_counter() - start_time
+                self._save(trainer, monitor, choices, seconds)
+
+        if place is None:
+            save()
+        own = self._callbacks()
+        if monitoring is not None and monitoring.evidence is not None:
+            own.append(monitoring.evidence)
+        try:
+            outcome = fit(
+                trainer,
+                monitor,
+                monitoring.measure if monitoring is not None else None,
+                judge=monitoring.judge if monitoring is not None else None,
+                save=save,
+                callbacks=[*own, *callbacks],
+                log_every=self.recipe.run.log_every,
+            )
+            if self.world.is_first:
+                here = time.perf_counter() - start_time
+                self._finish(outcome, monitor, spent + here, outcome.check_seconds / max(here, 1e-9))
+        except Diverged as error:
+            self._save_evidence(error)
+            raise
+        except OSError as error:
+            raise TrainingError(
+                f"a file could not be used ({error}): fix that, or free some space. Checkpoints are kept; "
+                "repeat the command with --resume to continue."
+            ) from None
+        if trainer.objective.critic_phase == "waiting":
+            self.say(
+                "the critic has not contributed to the loss yet: train on more images, or let it start earlier "
+                "(objective.adversary.starts) and after fewer updates (objective.adversary.warmup)."
+            )
+
+    def _monitor(self, choices: TunedSettings, monitoring: _Monitoring | None) -> Monitor:
+        config = self.recipe.monitor
+        name, floor, spread = self.world.broadcast(
+            ("", None, 0.0) if monitoring is None else (monitoring.name, monitoring.floor, monitoring.spread)
+        )
+        return Monitor(
+            choices.every,
+            config.patience,
+            config.stretch,
+            # Two measurements of the same generator differ by less than twice their spread in 95% of cases.
+            2 * spread if config.min_delta == "auto" else config.min_delta,
+            config.smoothing,
+            name=name or "the loss on held-out images",
+            floor=floor,
+            stop_on_fatal=config.on_collapse != "warn",
+        )
+
+    def _check_images(self, state: dict[str, Any]) -> None:
+        if state["fingerprint"] != self.prepared.fingerprint:
+            raise RunError(
+                f"the images of '{self.run.path}' have changed since the run was started: give another --out to train "
+                "on the current images."
+            )
+
+    def _announce(self, trainer: Trainer, monitor: Monitor) -> None:
+        parameters = sum(p.numel() for p in trainer.objective.parameters())
+        recipe = self.recipe
+        limit = (
+            "no early stop"
+            if monitor.patience is None
+            else f"stops after {monitor.patience} checks without improvement"
+        )
+        if monitor.patience is not None and monitor.stretch:
+            limit += f" while the images seen grow {1 + monitor.stretch:.3g}-fold"
+        updates = {t.player: trainer.budget // (trainer.batch * t.every) for t in trainer.objective.turns}
+        late = {turn.player for turn in trainer.objective.turns if turn.is_active is not None}
+        details = ", ".join(
+            f"{'at most ' if player in late else ''}{n:,} updates of {player}" for player, n in updates.items()
+        )
+        if trainer.micro_batch is not None and trainer.micro_batch < trainer.max_local_batch:
+            details += f", {trainer.micro_batch:,} of {trainer.batch:,} images at a time"
+        self.say(
+            f"{recipe.about.name}: {parameters:,} parameters, {trainer.budget:,} images ({details}), "
+            f"a check every {monitor.every:,} images, {limit} → {self.run.path}"
+        )
+        convolves = any(isinstance(part, nn.Conv2d) for part in trainer.objective.modules())
+        if recipe.train.precision == "auto" and convolves and has_amx_bf16(self.device):
+            self.say(
+                "this processor has bf16 units (AMX): train.precision=bf16, best with channels_last=true, makes "
+                "convolutions about twice as fast, at lower precision."
+            )
+
+    def _callbacks(self) -> list[Callback]:
+        recipe = self.recipe
+        callbacks: list[Callback] = [JsonLines(self.run.metrics_file)]
+        if recipe.run.pictures and self.world.is_first:
+            size, context = evaluation_batches(self.info, recipe.train.seed, self.device)
+            shown = [batch for batch, _ in self.held_out.batches(size, context, max_images=recipe.run.pictures)]
+            target = [batch.target for batch in shown if batch.target is not None]
+            batch = Batch(torch.cat([each.image for each in shown]), None, torch.cat(target) if target else None)
+            here = context(0, len(batch.image))
+            callbacks.append(Pictures(self.run.samples, batch, here, seed=recipe.train.seed))
+        if recipe.run.tensorboard and self.world.is_first:
+            callbacks.append(TensorBoard(self.run.path / "tensorboard"))
+        if self.console is not None:
+            callbacks += [ProgressDisplay(self.console), EarlyWarning(self.held_out, self.info, self.say)]
+        return callbacks
+
+    def _save(self, trainer: Trainer, monitor: Monitor, choices: TunedSettings, seconds: float) -> None:
+        state = {
+            "seen": trainer.seen,
+            "step": trainer.step_count,
+            "choices": choices._replace(micro_batch=trainer.micro_batch)._asdict(),
+            "monitor": monitor.state(),
+            "fingerprint": self.prepared.fingerprint,
+            "micro_batch": self.recipe.run.micro_batch,
+            "seconds": seconds,
+        }
+        checkpoint.save(self.run.checkpoint(trainer.step_count), trainer.tensors(), state)
+        policy = self.recipe.run
+        kept = {monitor.best_seen if policy.keep_best else None, monitor.healthy_seen} - {None}
+        steps = {-(-seen // trainer.batch) for seen in kept if seen is not None}
+        checkpoint.prune(self.run.checkpoints, last=policy.keep_last, kept=steps, every=policy.keep_every)
+
+    def _environment(self, trainer: Trainer) -> dict[str, Any]:
+        # The network that a perceptual loss finds may change between two parts of a run.
+        networks = [part.networks for part in trainer.objective.modules() if isinstance(part, WeightedLoss)]
+        return environment(self.device) | {"networks": networks}
+
+    def _warn_of_changes(self, trainer: Trainer) -> None:
+        try:
+            before = json.loads(self.run.environment_file.read_text())
+        except (OSError, ValueError):
+            return
+        now = self._environment(trainer)
+        before.setdefault("networks", now["networks"])
+        keys = (*BIT_EXACT_KEYS, "networks")
+        changed = [f"{key} {before.get(key)} → {now[key]}" for key in keys if before.get(key) != now[key]]
+        if changed:
+            warnings.warn(
+                f"continuing under other conditions ({', '.join(changed)}): results will be close, not bit-equal.",
+                EctypeWarning,
+                stacklevel=2,
+            )
+
+    def _save_evidence(self, error: Diverged) -> None:
+        if not self.world.is_first:
+            return
+        place = self.run.path / f"diverged-{error.step:08d}"
+        place.mkdir(exist_ok=True)
+        save_grid(to_uint8(torch.nan_to_num(error.batch.image)), place / "batch.png")
+        (place / "values.json").write_text(json.dumps({"turn": error.turn, "seen": error.seen, **error.values}))
+        self._write_summary({"state": "failed", "reason": str(error)})
+
+    def _write_summary(self, summary: dict[str, Any]) -> None:
+        self.run.summary_file.write_text(json.dumps(summary, indent=1, ensure_ascii=False))
+
+    def _finish(self, outcome: Outcome, monitor: Monitor, seconds: float, check_share: float) -> None:
+        doing(self.console, "saving the model")
+        best = outcome.best_step if outcome.best_step is not None and self.recipe.run.keep_best else outcome.step
+        ship_checkpoint(self.run, best, store=self.store)
+        self._write_summary(
+            {
+                "state": outcome.state,
+                "reason": outcome.reason,
+                "seen": outcome.seen,
+                "step": outcome.step,
+                "shipped_step": best,
+                "seconds": round(seconds, 1),
+                "peak_memory": peak_memory(self.device),
+                "best": monitor.best if monitor.best_seen is not None else None,
+                "measure": monitor.name,
+                "floor": monitor.floor,
+                "check_share": round(check_share, 4),
+            }
+        )
+        self.say(
+            f"{outcome.state}: {outcome.reason}; {seconds / 60:.1f} minutes, {check_share:.0%} of them for checks; "
+            f"the weights of step {best} are selected."
+        )
