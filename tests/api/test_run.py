@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import ectype
+from ectype.api.analysis import runs
 from ectype.core.errors import ModelError, RecipeError, RunError
 
 pytestmark = pytest.mark.trains
@@ -114,7 +115,9 @@ def test_it_shows_itself_in_a_notebook(run: ectype.Run) -> None:
 
 def test_presets_and_runs_are_tables(run: ectype.Run) -> None:
     assert "vae" in ectype.presets()["name"]
-    assert list(ectype.presets()) != []
+    assert all(row["summary"] for row in ectype.presets())
+    (row,) = runs(run.path.parent)
+    assert (row["path"], row["state"]) == (str(run.path), "finished")
 
 
 def test_arrays_are_images(tmp_path: Path) -> None:

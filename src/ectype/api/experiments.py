@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ectype.experiments import search as searching
 __all__ = ["Comparison", "Study", "compare", "study"]
 
 
-class _Results:
+class _Results(ABC):
     """What comparisons and studies have in common."""
 
     conclusions: list[str]
@@ -35,8 +36,9 @@ class _Results:
     def __repr__(self) -> str:
         return "\n".join([*self.conclusions, f"page: {self.page}"])
 
+    @abstractmethod
     def to_table(self) -> Table:
-        raise NotImplementedError
+        """Return the figures of all runs."""
 
     def to_pandas(self) -> Any:
         """Return the table as a `pandas.DataFrame`."""

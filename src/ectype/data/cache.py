@@ -155,8 +155,8 @@ def publish_entry(folder: Path, entry: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps({"format": FORMAT_VERSION, **manifest, "files": sizes}, indent=1, ensure_ascii=True)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     for path in folder.iterdir():
-        _flush(path)
-    _flush(folder)
+        files.flush_to_disk(path)
+    files.flush_to_disk(folder)
     try:
         os.rename(folder, entry)
     except OSError as error:
@@ -166,22 +166,7 @@ def publish_entry(folder: Path, entry: Path, manifest: dict[str, Any]) -> None:
         if load_manifest(entry) is None:
             shutil.rmtree(entry)
             os.rename(folder, entry)
-    _flush(entry.parent)
-
-
-def _flush(path: Path) -> None:
-    """Flush a file or folder to disk, where the platform supports it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() or sys.platform != "win32" else os.O_RDWR)
-    except OSError:  # folders cannot be opened on Windows
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    files.flush_to_disk(entry.parent)
 
 
 def remove_outdated(entry: Path) -> None:
