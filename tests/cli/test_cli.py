@@ -497,7 +497,7 @@ def test_a_signal_saves_and_exits_with_its_code(tmp_path: Path, number: signal.S
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 75, said
     assert one_line(said).startswith("stopped: ")
-    assert "the same command with --resume goes on" in said
+    assert "repeat the command with --resume to continue" in said
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
     assert RunDir(tmp_path / "run").state() == "unfinished"
 
