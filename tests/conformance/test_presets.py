@@ -143,10 +143,13 @@ class TestPreset:
 
     @pytest.mark.trains
     def test_it_resumes_bit_equal(self, name: str, trained, tmp_path: Path) -> None:
-        """Continue a copy of the run from the checkpoint of its second check."""
+        """Continue a copy of the run from the checkpoint of its fourth check of five.
+
+        Earlier moments are those of the tests of signals and kills below.
+        """
         whole = trained(name)
         each = whole.recipe.train.images // 5
-        run = cut_off(whole, tmp_path / "run", seen=2 * each)
+        run = cut_off(whole, tmp_path / "run", seen=4 * each)
         assert run.state() == "unfinished"
         torch.manual_seed(99)
         resumed = train(run.recipe, out=run.path)
