@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from ectype.core.errors import CheckpointError, did_you_mean
+from ectype.core.meta_device import meta_device
 
 __all__ = [
     "TensorSpec",
@@ -314,5 +315,5 @@ def bounded_build(directory: Path) -> Iterator[None]:
             hooks.register_module_buffer_registration_hook,
         ):
             stack.callback(register(count).remove)
-        stack.enter_context(torch.device("meta"))
+        stack.enter_context(meta_device())
         yield

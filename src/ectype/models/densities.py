@@ -89,7 +89,8 @@ class GaussianMixture(Density):
     def __init__(self, shape: tuple[int, ...], components: int, rank: int) -> None:
         super().__init__(shape)
         d = math.prod(shape)
-        self.register_buffer("weights", torch.ones(components) / components)
+        # Not `ones / components`: arithmetic on the device `meta` imports PyTorch's compiler, which takes seconds.
+        self.register_buffer("weights", torch.full((components,), 1 / components))
         self.register_buffer("means", torch.zeros(components, d))
         self.register_buffer("factors", torch.zeros(components, d, rank))
         self.register_buffer("diagonals", torch.zeros(components, d))

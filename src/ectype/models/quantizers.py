@@ -172,7 +172,7 @@ class VectorQuantizer(Quantizer):
         self.decay, self.cosine, self.revive_below = (config.decay, config.cosine, config.revive_below)
         self.max_idle = round(1 / (1 - config.decay))
         drawn = torch.randn(k, dim)
-        self.register_buffer("codebook", F.normalize(drawn, dim=1) if self.cosine else drawn / k)
+        self.register_buffer("codebook", F.normalize(drawn, dim=1) if self.cosine else drawn.div_(k))
         self.register_buffer("counts", torch.zeros(k))
         self.register_buffer("sums", torch.zeros(k, dim))
         self.register_buffer("squares", torch.zeros(k, dim))

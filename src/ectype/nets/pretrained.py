@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ectype.core.errors import ModelError
 from ectype.core.files import cache_root
+from ectype.core.meta_device import meta_device
 from ectype.core.optional import optional_import
 
 __all__ = [
@@ -179,7 +180,7 @@ def load_network(name: str) -> nn.Module:
     library, build = NETWORK_BUILDERS[name]
     module = optional_import(library, library.partition(".")[0], name)
     weights = load_weights(name)
-    with torch.device("meta"):
+    with meta_device():
         net = build(module)
     if library == "timm":
         # The file has the same layers in the same order, under other names.

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ectype.core.errors import ModelError, did_you_mean
+from ectype.core.meta_device import meta_device
 from ectype.core.optional import optional_import
 from ectype.nets.blocks import group_norm
 
@@ -262,7 +263,7 @@ def geometry(encoder: str, size: tuple[int, int]) -> Geometry:
     Raises:
         ModelError: If the library is missing or has no such network.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), meta_device():
         net = build_backbone(encoder).eval()
         _, channels, height, _ = net(torch.empty(1, 3, *net.native_size)).shape
         patch_px = round(net.native_size[0] / height)

@@ -85,7 +85,8 @@ class _Conditioning(nn.Module):
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        decay = torch.exp(-math.log(MAX_ANGULAR_FREQUENCY) * torch.arange(NUM_FREQUENCIES) / (NUM_FREQUENCIES - 1))
+        places = torch.arange(NUM_FREQUENCIES, device="cpu")  # few numbers, computed also where all else is on `meta`
+        decay = torch.exp(-math.log(MAX_ANGULAR_FREQUENCY) * places / (NUM_FREQUENCIES - 1))
         self.register_buffer("frequencies", MAX_ANGULAR_FREQUENCY * decay, persistent=False)
         self.time = nn.Sequential(nn.Linear(2 * NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.classes = classes

@@ -19,6 +19,7 @@ from torch import Tensor
 from ectype.config.recipe import Recipe
 from ectype.config.schema import DataInfo, ModelConfig, Target
 from ectype.core.errors import CheckpointError, ModelError
+from ectype.core.meta_device import meta_device
 from ectype.core.safe_loading import (
     bounded_build,
     check_tensors_match,
@@ -163,7 +164,7 @@ def _load_density(file: Path, name: str, shape: tuple[int, ...]) -> Density:
     """Return a density on codes of this shape. Its file is checked before its tensors are read."""
     specs = read_header(file)
     try:
-        with torch.device("meta"):
+        with meta_device():
             expected = tensor_specs(empty_density(name, shape, meta_tensors(specs)))
         check_tensors_match(file, specs, expected)
         density = empty_density(name, shape, load_tensors(file))

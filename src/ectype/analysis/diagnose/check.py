@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 import ectype.analysis.diagnose
 from ectype.analysis.diagnose.finding import SEVERITIES, Finding
 from ectype.analysis.run_view import RunView
 from ectype.config.recipe import Recipe
 from ectype.config.schema import DataInfo
 from ectype.core.errors import EctypeError
+from ectype.core.meta_device import meta_device
 from ectype.data.prepared import Prepared
 from ectype.models.base import evaluating
 
@@ -72,7 +71,7 @@ def _keep_applicable_advice(found: list[Finding], recipe: Recipe, info: DataInfo
             changed = recipe.override(overrides)
             if changed == recipe:
                 return False
-            with torch.device("meta"):  # building allocates nothing here; only its errors matter
+            with meta_device():  # building allocates nothing here; only its errors matter
                 changed.objective.build(changed.model.build(info), info, images=changed.train.images)
         except EctypeError:
             return False
