@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from ectype.core import files
-from ectype.core.files import atomic_directory, file_lock
+from ectype.core.files import atomic_directory, atomic_file, file_lock, recover_directory, write_text_atomically
+from tests.crash import each_crash
 
 
 def names(place: Path) -> list[str]:
@@ -23,15 +24,16 @@ def test_a_directory_gets_its_name_when_it_is_complete_and_flushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed = []
-    monkeypatch.setattr(files, "flush_to_disk", lambda path: flushed.append(path.relative_to(tmp_path).as_posix()))
+    monkeypatch.setattr(files, "flush_to_disk", lambda path: flushed.append(path.name))
     with atomic_directory(tmp_path / "out") as scratch:
         (scratch / "inner").mkdir()
         (scratch / "inner" / "b").write_text("b")
         (scratch / "a").write_text("a")
-        assert names(tmp_path) == ["out.tmp"]
+        assert names(tmp_path) == [scratch.name]
+        assert scratch.name.startswith(".ectype-")
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["a", "inner"]
-    assert flushed == ["out.tmp/a", "out.tmp/inner", "out.tmp/inner/b", "out.tmp", "."]
+    assert flushed == ["a", "inner", "b", scratch.name, tmp_path.name, tmp_path.parent.name]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
@@ -50,18 +52,124 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: BaseException) ->
     assert names(tmp_path / "out") == ["old"]
 
 
-@pytest.mark.parametrize("keep", [None, True, False])
-def test_an_existing_directory_is_replaced_or_kept(tmp_path: Path, keep: bool | None) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("")
-    (tmp_path / "mine").mkdir()  # left by a process that was killed
-    (tmp_path / "mine" / "stale").write_text("")
-    decide = None if keep is None else lambda _: keep
-    with atomic_directory(tmp_path / "out", scratch=tmp_path / "mine", keep_existing=decide) as scratch:
-        assert scratch == tmp_path / "mine"
+def test_an_existing_directory_is_replaced_and_others_of_such_names_stay(tmp_path: Path) -> None:
+    for name in ("out", "out.tmp", "out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").write_text("")
+    with atomic_directory(tmp_path / "out") as scratch:
         (scratch / "new").write_text("")
+    assert names(tmp_path) == ["out", "out.old", "out.tmp"]
+    assert names(tmp_path / "out") == ["new"]
+    assert names(tmp_path / "out.tmp") == names(tmp_path / "out.old") == ["old"]
+
+
+def test_a_directory_that_is_recovered_by_another_process_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that looks between the two renames gives the old directory its name back."""
+    out, rename, recovered = tmp_path / "out", Path.rename, []
+
+    def read_in_between(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        if path == out and not recovered:
+            recover_directory(out)
+            recovered.append(names(out))
+        return moved
+
+    out.mkdir()
+    (out / "old").write_text("")
+    monkeypatch.setattr(Path, "rename", read_in_between)
+    with atomic_directory(out) as scratch:
+        (scratch / "new").write_text("")
+    assert recovered == [["old"]]
     assert names(tmp_path) == ["out"]
-    assert names(tmp_path / "out") == (["old"] if keep else ["new"])
+    assert names(out) == ["new"]
+
+
+def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OSError, match="directory"), atomic_directory(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_an_error_leaves_the_file_that_was_there(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "a.txt").write_text("old")
+
+    def fill() -> None:
+        with atomic_file(tmp_path / "a.txt") as scratch:
+            scratch.write_text("new")
+            raise error
+
+    with pytest.raises(type(error)):
+        fill()
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("old")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "real" / "a.txt")
+    write_text_atomically(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").is_symlink()
+    assert (tmp_path / "real" / "a.txt").read_text() == "new"
+    assert names(tmp_path / "real") == ["a.txt"]
+
+
+def test_names_of_any_length_can_be_written(tmp_path: Path) -> None:
+    write_text_atomically(tmp_path / ("a" * 255), "text")
+    assert (tmp_path / ("a" * 255)).read_text() == "text"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_files_get_the_mode_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_file(tmp_path / "a") as scratch:
+            scratch.unlink()
+            os.close(os.open(scratch, os.O_CREAT | os.O_WRONLY, 0o600))  # as the writer of safetensors does
+        with atomic_directory(tmp_path / "out") as folder:
+            os.close(os.open(folder / "a", os.O_CREAT | os.O_WRONLY, 0o600))
+            (folder / "inner").mkdir(0o700)
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    file, folder = 0o666 & ~umask, 0o777 & ~umask
+    assert modes == {"a": file, "out": folder, "out/a": file, "out/inner": folder}
+
+
+def test_a_crash_at_any_call_leaves_a_directory_as_it_was_or_as_it_should_be(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def write(value: str) -> None:
+        with atomic_directory(out) as scratch:
+            for name in "ab":
+                (scratch / name).write_text(value * 5000)
+
+    found = set()
+    for _ in each_crash(lambda: write("new"), before=lambda: write("old")):
+        recover_directory(out)
+        content = {(out / name).read_text()[:3] for name in "ab"}
+        assert len(content) == 1
+        assert all(len((out / name).read_text()) == 15000 for name in "ab")
+        found |= content
+    assert found == {"old", "new"}
+    write("end")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_crash_at_any_call_leaves_a_file_as_it_was_or_as_it_should_be(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    found = set()
+    for _ in each_crash(
+        lambda: write_text_atomically(file, "new" * 5000), before=lambda: write_text_atomically(file, "old" * 5000)
+    ):
+        found.add(file.read_text())
+    assert found == {"old" * 5000, "new" * 5000}
 
 
 HOLD = """

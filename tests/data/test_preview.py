@@ -93,3 +93,17 @@ def test_a_picture_that_cannot_be_written_after_all_is_one_line(tmp_path):
     for out, reason in (("file/a.png", "Not a directory|File exists"), ("folder.png", "Is a directory")):
         with pytest.raises(DataError, match=rf"^cannot write '.*{out}' \(({reason})\): free disk space"):
             save_grid(plain(1, 1, 8, 8), tmp_path / out)
+
+
+def test_a_picture_of_someone_else_is_not_replaced(tmp_path):
+    mine, out = tmp_path / "mine.png", tmp_path / "ours.png"
+    mine.write_bytes(b"a photo")
+    for write in (check_file_writable, lambda path: save_grid(plain(1, 1, 8, 8), path)):
+        with pytest.raises(DataError, match=r"Ectype did not write it, or it was changed since\): .*another path"):
+            write(mine)
+    assert mine.read_bytes() == b"a photo"
+    for _ in range(2):
+        check_file_writable(out)
+        save_grid(plain(1, 1, 8, 8), out)
+    save_grid(plain(1, 1, 8, 8), mine, owned=True)  # in a run, everything is Ectype's
+    assert mine.read_bytes() == out.read_bytes()

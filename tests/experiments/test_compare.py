@@ -152,7 +152,12 @@ def test_what_ended_early_and_what_was_begun_anew_is_in_the_premise(compared: Co
     run = compared.runs["gan"][0]
     before = run.summary_file.read_text()
     try:
-        run.update_summary({"state": "collapsed", "attempts": [{"attempt": 1}]})
+        run.update_summary(
+            {
+                "state": "collapsed",
+                "attempts": [{"attempt": 1, "by": "fix", "why": "blur", "from": None, "changed": {}}],
+            }
+        )
         text = _premise(found, {"gan": [run]}, "train.images=1280", 1)
     finally:
         run.summary_file.write_text(before)

@@ -106,7 +106,7 @@ def test_nothing_is_written_over_and_nothing_that_differs_is_written(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    with pytest.raises(ModelError, match="full' exists already, and nothing is overwritten"):
+    with pytest.raises(ModelError, match="full' is not overwritten: it contains other files"):
         export(model(), tmp_path / "full", torch.rand(2, 3, 16, 16))
 
     forward = KLDecoder.forward

@@ -278,26 +278,33 @@ def test_an_export_that_fails_leaves_nothing_that_would_be_in_its_way(
 
     with pytest.raises(KeyboardInterrupt):
         written(fails=True)
-    assert not list(out.iterdir())
-    # Killed, it could not even clear up.
-    (out / exporting.SCRATCH_NAME).mkdir()
-    (out / exporting.SCRATCH_NAME / "first.onnx").write_text("half")
+    assert not out.exists()
     written(fails=False)
-    assert {file.name for file in out.iterdir()} == {"first.onnx", "second.onnx", "export.json"}
+    assert names(out) == {"first.onnx", "second.onnx", "export.json"}
     assert (out / "first.onnx").read_text() == "whole"
     with pytest.raises(KeyboardInterrupt):
         written(fails=True)
-    assert {file.name for file in out.iterdir()} == {"first.onnx", "second.onnx", "export.json"}
+    assert names(out) == {"first.onnx", "second.onnx", "export.json"}
+
+
+def names(out: Path) -> set[str]:
+    return {file.name for file in out.iterdir() if not file.name.startswith(".")}
 
 
 def test_an_export_over_an_earlier_one_leaves_nothing_of_that(tmp_path: Path) -> None:
     gan = made("gan-mlp")
-    export(gan, "onnx", tmp_path, images(), preset="gan-mlp")
-    assert {file.name for file in tmp_path.iterdir()} == {"sample.onnx", "sample.py", "export.json"}
+    said = export(gan, "onnx", tmp_path, images(), preset="gan-mlp")
+    assert said[0].startswith(f"{tmp_path / 'sample.onnx'}: ")
+    assert names(tmp_path) == {"sample.onnx", "sample.py", "export.json"}
     (tmp_path / "notes.txt").write_text("mine")
     export(Refining().eval(), "onnx", tmp_path, images(), preset="own")
-    assert {file.name for file in tmp_path.iterdir()} == {"step.onnx", "export.json", "notes.txt"}
+    assert names(tmp_path) == {"step.onnx", "export.json", "notes.txt"}
     assert json.loads((tmp_path / "export.json").read_text())["preset"] == "own"
+    (tmp_path / "sample.py").write_text("mine")
+    with pytest.raises(ModelError, match=r"sample\.py' is not overwritten: .*Ectype did not write it"):
+        export(gan, "onnx", tmp_path, images(), preset="gan-mlp")
+    assert (tmp_path / "sample.py").read_text() == "mine"
+    assert names(tmp_path) == {"step.onnx", "export.json", "notes.txt", "sample.py"}
 
 
 def test_other_files_are_not_written_over_and_missing_libraries_are_named(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from ectype.core.errors import CheckpointError, TrainingError
 from ectype.runs import checkpoint
+from tests.crash import each_crash
 
 
 def write(directory: Path, step: int, value: float = 1.0, seen: int | None = None) -> Path:
@@ -25,14 +27,14 @@ def write(directory: Path, step: int, value: float = 1.0, seen: int | None = Non
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     shared = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     tensors = {"a": {"x": shared, "tied": shared, "half": torch.ones(2).bfloat16()}, "b": {"n": torch.tensor(3)}}
-    checkpoint.save(tmp_path / "step-1", tensors, {"seen": 5, "best": float("inf")})
+    checkpoint.save(tmp_path / "step-1", tensors, {"seen": 5, "step": 1, "best": float("inf")})
     found = {file.stem: load_file(file) for file in (tmp_path / "step-1").glob("*.safetensors")}
     for name, group in tensors.items():
         for key, value in group.items():
             assert torch.equal(found[name][key], value)
             assert found[name][key].dtype == value.dtype
-    assert checkpoint.load_state(tmp_path / "step-1") == {"seen": 5, "best": float("inf")}
-    assert not list(tmp_path.rglob("*.pkl")) + list(tmp_path.rglob("*.pt")) + list(tmp_path.glob("*.tmp"))
+    assert checkpoint.load_state(tmp_path / "step-1") == {"seen": 5, "step": 1, "best": float("inf")}
+    assert not list(tmp_path.rglob("*.pkl")) + list(tmp_path.rglob("*.pt")) + list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("damage", ["flip a bit", "cut", "remove a file", "remove the manifest", "empty manifest"])
@@ -54,12 +56,50 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
     assert checkpoint.latest(tmp_path) == good
 
 
-def test_a_half_written_checkpoint_is_not_one(tmp_path: Path) -> None:
-    good = write(tmp_path, 1)
-    write(tmp_path, 2).rename(tmp_path / "step-00000002.tmp")
-    assert checkpoint.latest(tmp_path) == good
-    assert checkpoint.checkpoint_dirs(tmp_path) == [good]
-    write(tmp_path, 2)  # the leftover is no obstacle
+def test_a_step_that_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
+    place = write(tmp_path, 1)
+    before = {path.name: path.stat().st_ino for path in place.iterdir()}
+    write(tmp_path, 1, value=2.0)
+    assert {path.name: path.stat().st_ino for path in place.iterdir()} == before
+    (place / "state.json").write_text("{")
+    write(tmp_path, 1, value=2.0)  # what was damaged is replaced
+    assert load_file(place / "objective.safetensors")["w"][0] == 2
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
+
+
+def test_a_crash_at_any_call_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """Also where only one is kept, the same step is saved again, and a damaged one is in the way."""
+
+    def save() -> None:
+        write(tmp_path, 2, value=2.0)
+        checkpoint.prune(tmp_path, last=1, kept=[], every=None)
+        write(tmp_path, 2, value=2.0)
+
+    def begin() -> None:
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+        write(tmp_path, 1, value=1.0)
+        write(tmp_path, 2, value=3.0)
+        (tmp_path / "step-00000002" / "state.json").write_text("cut o")
+
+    found = set()
+    for _ in each_crash(save, before=begin):
+        place = checkpoint.latest(tmp_path)
+        assert place is not None
+        value = float(place.name[-1])
+        assert load_file(place / "objective.safetensors")["w"].tolist() == [value] * 3
+        assert checkpoint.load_state(place)["step"] == value
+        found.add(value)
+    assert found == {1.0, 2.0}
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_what_is_kept_is_whole(tmp_path: Path) -> None:
+    """A damaged checkpoint does not count as one of the newest: else the last whole one would be removed."""
+    whole, damaged = write(tmp_path, 1), write(tmp_path, 2)
+    (damaged / "objective.safetensors").write_bytes(b"cut")
+    checkpoint.prune(tmp_path, last=1, kept=[], every=None)
+    assert checkpoint.latest(tmp_path) == whole
 
 
 def test_no_room_is_one_line_and_the_last_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +122,7 @@ def test_no_room_is_noticed_by_the_real_writer(tmp_path: Path) -> None:
 import resource, signal, torch
 from pathlib import Path
 from ectype.runs import checkpoint
+from tests.crash import each_crash
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 checkpoint.save(Path({str(tmp_path)!r}) / "step-1", {{"a": {{"w": torch.zeros(1 << 16)}}}}, {{}})
@@ -112,8 +153,12 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="missing or damaged"):
         checkpoint.load_tensors(tmp_path / "none.safetensors")
     place = write(tmp_path, 1)
-    (place / "state.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    for text in ("{", "[1, 2]", "7", "[" * 100_000, "\udcff"):
+        (place / "state.json").write_text(text, errors="surrogateescape")
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            checkpoint.load_state(place)
+    (place / "state.json").write_text('{"seen": "5", "step": 1}')
+    with pytest.raises(CheckpointError, match="how many images"):
         checkpoint.load_state(place)
     (place / "objective.safetensors").write_bytes(b"not tensors")
     with pytest.raises(CheckpointError, match="missing or damaged"):

@@ -30,6 +30,7 @@ from ectype.core.errors import (
 )
 from ectype.evaluation.monitor import Monitor, best_check
 from ectype.runs import checkpoint
+from ectype.runs.json_files import write_json_file
 from ectype.runs.load import density_of, open_data, ship_checkpoint
 from ectype.runs.run_dir import RunDir, find_runs
 from ectype.training.loop import Callback, Check
@@ -224,8 +225,8 @@ def test_changed_images_are_refused(tmp_path: Path) -> None:
 def test_other_conditions_are_warned_about(tmp_path: Path) -> None:
     with pytest.raises(ectype.core.errors.Interrupted):
         train(tiny(), out=tmp_path / "run", callbacks=[Stop(7)])
-    file = tmp_path / "run" / "environment.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "torch": "0.1"}))
+    stopped = RunDir(tmp_path / "run")
+    write_json_file(stopped.environment_file, {**stopped.environment(), "torch": "0.1"})
     with pytest.warns(EctypeWarning, match=r"torch 0\.1 → .*not bit-equal"):
         train(tiny(), out=tmp_path / "run")
 

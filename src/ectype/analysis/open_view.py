@@ -31,6 +31,7 @@ from ectype.evaluation.figures import Evaluation
 from ectype.evaluation.registered import metric_digests
 from ectype.models.base import Samples
 from ectype.runs import checkpoint
+from ectype.runs.json_files import read_json_file, write_json_file
 from ectype.runs.load import load, open_data
 from ectype.runs.run_dir import RunDir
 
@@ -109,7 +110,7 @@ def open_view(
             "likelihood": likelihood,
             "evaluation": json.loads(evaluation.to_json()),
         }
-        run.evaluation_file.write_text(json.dumps(held, indent=1, ensure_ascii=False))
+        write_json_file(run.evaluation_file, held)
     return RunView(run, model, train, test, evaluation, prepared)
 
 
@@ -143,10 +144,9 @@ def _measure(
 
 def _stored(run: RunDir, key: list[object], likelihood: int | None) -> Evaluation | None:
     """Return the stored figures if they belong to these weights and images."""
-    if not run.evaluation_file.is_file():
+    if (held := read_json_file(run.evaluation_file)) is None:
         return None
-    with suppress(RunError, ValueError, KeyError, TypeError):
-        held = json.loads(run.evaluation_file.read_text())
+    with suppress(RunError, ValueError, KeyError, TypeError, AttributeError):
         # Figures of metrics that this process does not know are kept.
         current = metric_digests().items() <= held.get("metrics", {}).items()
         if held["key"] == key and current and likelihood in (None, held["likelihood"]):

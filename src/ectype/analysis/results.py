@@ -10,8 +10,9 @@ from ectype.analysis.diagnose.finding import Finding
 from ectype.analysis.open_view import open_view
 from ectype.analysis.run_view import RunView
 from ectype.config.recipe import data_recipe
-from ectype.core.errors import RecipeError
+from ectype.core.errors import RecipeError, RunError
 from ectype.core.images import to_uint8
+from ectype.core.outputs import check_output
 from ectype.data.prepare import prepare
 from ectype.data.preview import save_grid
 from ectype.evaluation.comparison_stats import FigureComparison
@@ -103,12 +104,22 @@ def report(runs: Sequence[RunDir | RunView], out: Path | None = None) -> Path:
     Args:
         runs: Runs, or views of them that are open already.
         out: The file; `report.html` in the run, or next to the first of several runs, if it is not given.
+
+    Raises:
+        RunError: There is no model yet, or the file cannot be written, or exists and Ectype did not write it.
     """
     from ectype.analysis.report.page import write_report
 
+    first = runs[0].run if isinstance(runs[0], RunView) else runs[0]
+    owned = out is None and len(runs) == 1
+    out = out or (first.report if owned else first.path.resolve().parent / "report.html")
+    if not owned:
+        try:
+            check_output(out)
+        except OSError as error:
+            raise RunError(f"cannot write '{out}' ({error.strerror}): choose another place with --out.") from None
     views = [run if isinstance(run, RunView) else open_view(run) for run in runs]
-    first = views[0].run
-    return write_report(out or (first.report if len(runs) == 1 else first.path.resolve().parent / "report.html"), views)
+    return write_report(out, views, owned=owned)
 
 
 def comparison_page(
@@ -133,4 +144,5 @@ def comparison_page(
         charts=quality_against_time(runs, found),
         pictures=side_by_side(views),
         command=command,
+        owned=True,
     )

@@ -1,16 +1,33 @@
-"""Files and directories: where caches are, directories that are written completely or not at all, and locks."""
+"""Files and directories: where caches are, files and directories that are written completely or not at all, and locks.
+
+See `ectype.core.outputs` for what may be overwritten.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
+import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_directory", "cache_root", "file_lock", "flush_to_disk"]
+__all__ = [
+    "OWN_PREFIX",
+    "atomic_directory",
+    "atomic_file",
+    "cache_root",
+    "file_lock",
+    "flush_to_disk",
+    "recover_directory",
+    "write_text_atomically",
+]
+
+OWN_PREFIX = ".ectype"
+"""How the names of records of outputs, and of unfinished files and directories, begin."""
 
 
 def cache_root() -> Path:
@@ -26,50 +43,106 @@ def cache_root() -> Path:
     return Path(base).expanduser() / "ectype"
 
 
+def _sibling(target: Path, what: str) -> Path:
+    """Return a hidden path in the same directory and with the same suffix, whose length does not depend on the name."""
+    digest = hashlib.blake2b(os.fsencode(target.name), digest_size=6).hexdigest()
+    return target.with_name(f"{OWN_PREFIX}-{what}-{digest}{target.suffix}")
+
+
 @contextlib.contextmanager
-def atomic_directory(
-    target: Path, *, scratch: Path | None = None, keep_existing: Callable[[Path], bool] | None = None
-) -> Iterator[Path]:
+def atomic_file(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield the path of a new file to write; on success, rename it to `target`, which is replaced.
+
+    Whenever the process or the machine stops, `target` is either complete or as it was before. The file gets the mode
+    that the umask gives, whatever the writer sets.
+
+    Args:
+        target: The final path; its directory exists. A link is followed.
+        durable: Whether to flush the file and its name to the disk.
+
+    Raises:
+        OSError: The disk is full, or the file cannot be written.
+    """
+    target = Path(os.path.realpath(target))
+    scratch = _sibling(target, "tmp")
+    try:
+        scratch.unlink(missing_ok=True)
+        scratch.open("xb").close()
+        mode = stat.S_IMODE(scratch.stat().st_mode)
+        yield scratch
+        scratch.chmod(mode)
+        if durable:
+            flush_to_disk(scratch)
+        scratch.replace(target)
+        if durable:
+            flush_to_disk(target.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def write_text_atomically(target: Path, text: str) -> None:
+    """Write a text file as UTF-8; see `atomic_file`."""
+    with atomic_file(target) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield a new directory to fill; on success, flush it to the disk and rename it to `target`.
 
-    Whenever the process or the machine stops, `target` is either complete or as it was before. If the body raises, the
-    new directory is removed and `target` stays as it was.
+    Whenever the process or the machine stops, `target` is complete or as it was before, or it is missing and
+    `recover_directory` brings it back as it was. If the body raises, `target` stays as it was. Files get the mode that
+    the umask gives, whatever the writer sets.
 
     Args:
         target: The final path. An existing directory is replaced.
-        scratch: The new directory, on the same file system; `<target>.tmp` by default. An old one is removed first.
-        keep_existing: Called with `target` if it exists at the end. If it returns True, the new directory is discarded.
 
     Raises:
         OSError: The disk is full, or the directory cannot be written.
     """
-    scratch = scratch or target.with_name(f"{target.name}.tmp")
+    scratch, old = _sibling(target, "tmp"), _sibling(target, "old")
+    recover_directory(target)
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
         yield scratch
+        mode = stat.S_IMODE(scratch.stat().st_mode)
         for path in sorted(scratch.rglob("*")):
+            path.chmod(mode if path.is_dir() else mode & 0o666)
             flush_to_disk(path)
         flush_to_disk(scratch)
-        try:
-            scratch.rename(target)
-        except OSError:
-            if not target.exists():
-                raise
-            if keep_existing is not None and keep_existing(target):
-                return
-            shutil.rmtree(target)
-            scratch.rename(target)
-        flush_to_disk(target.parent)
+        while True:
+            try:
+                scratch.rename(target)
+                break
+            except OSError:
+                if not target.is_dir():
+                    raise
+            shutil.rmtree(old, ignore_errors=True)
+            # If the process is killed after this, or another one recovers the directory, nothing is lost.
+            target.rename(old)
+        for parent in (target.parent, target.parent.parent):
+            flush_to_disk(parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
+        recover_directory(target)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def recover_directory(target: Path) -> None:
+    """Give a directory its name back if a process was killed while `atomic_directory` replaced it."""
+    old = _sibling(target, "old")
+    if old.is_dir() and not target.exists():
+        with contextlib.suppress(OSError):  # the process that replaces it was faster
+            old.rename(target)
 
 
 def flush_to_disk(path: Path) -> None:
     """Write the cached content of a file, or the names in a directory, to the disk, where the platform supports it."""
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() or sys.platform != "win32" else os.O_RDWR)
-    except PermissionError:  # directories cannot be opened on Windows
+    except PermissionError:  # directories cannot be opened on Windows, nor parents without the right to read them
         return
     try:
         os.fsync(descriptor)

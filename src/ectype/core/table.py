@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ectype.core.errors import RecipeError, did_you_mean
+from ectype.core.errors import DataError, RecipeError, did_you_mean
 from ectype.core.optional import optional_import
+from ectype.core.outputs import output_file
 
 __all__ = ["Table"]
 
@@ -56,7 +57,11 @@ class Table(Sequence[Mapping[str, Any]]):
         return pandas.DataFrame(self.rows, columns=self.columns)
 
     def to_csv(self, file: str | Path | None = None) -> str:
-        """Return the table as CSV, and write it to `file` if one is given."""
+        """Return the table as CSV, and write it to `file` if one is given.
+
+        Raises:
+            DataError: The file cannot be written, or exists and Ectype did not write it.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -67,6 +72,9 @@ class Table(Sequence[Mapping[str, Any]]):
         """Return the table as a LaTeX `tabular` with booktabs rules, and write it to `file` if one is given.
 
         Floats are written with four significant digits, text is escaped.
+
+        Raises:
+            DataError: See `to_csv`.
         """
         numeric = [all(isinstance(row.get(column), int | float | None) for row in self.rows) for column in self.columns]
         lines = [
@@ -96,7 +104,11 @@ class Table(Sequence[Mapping[str, Any]]):
 
 def _written(text: str, file: str | Path | None) -> str:
     if file is not None:
-        Path(file).write_text(text, encoding="utf-8")
+        try:
+            with output_file(Path(file)) as scratch:
+                scratch.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"cannot write '{file}' ({error.strerror}): choose another path.") from None
     return text
 
 

@@ -32,7 +32,7 @@ def write_codes(
     Raises:
         DataError: The file cannot be written.
     """
-    with writing_file(out), out.open("wb") as file:
+    with writing_file(out) as scratch, scratch.open("wb") as file:
         if out.suffix.lower() == ".npz":
             label = np.array([label or "" for label in labels])
             np.savez_compressed(file, path=np.array(paths), label=label, split=np.array(splits), code=code.numpy())

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from ectype.core.errors import DataError
+from ectype.core.files import atomic_file
+from ectype.core.outputs import ForeignFileError, check_output, output_file
 
 if TYPE_CHECKING:
     from ectype.data.prepared import Prepared
@@ -94,7 +96,12 @@ def interleave_targets(pixels: np.ndarray, channels: int, colors: Sequence[tuple
 
 
 def save_grid(
-    images: ArrayLike, path: str | os.PathLike[str], *, columns: int | None = None, scale: int | None = None
+    images: ArrayLike,
+    path: str | os.PathLike[str],
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+    owned: bool = False,
 ) -> None:
     """Write a contact sheet to an image file, and create its folder if necessary.
 
@@ -103,14 +110,15 @@ def save_grid(
         path: The file.
         columns: As for `contact_sheet`.
         scale: As for `contact_sheet`.
+        owned: See `writing_file`.
 
     Raises:
         ValueError: As `contact_sheet` raises it.
-        DataError: The file cannot be written.
+        DataError: The file cannot be written, or exists and Ectype did not write it.
     """
     sheet = contact_sheet(images, columns=columns, scale=scale)
-    with writing_file(Path(path)):
-        sheet.save(path)
+    with writing_file(Path(path), owned=owned) as scratch:
+        sheet.save(scratch)
 
 
 def check_file_writable(out: Path, *suffixes: str) -> None:
@@ -121,7 +129,7 @@ def check_file_writable(out: Path, *suffixes: str) -> None:
         suffixes: Suffixes that the file may have; none for any image format that can be written.
 
     Raises:
-        DataError: The file cannot be written, or has another suffix.
+        DataError: The file cannot be written, has another suffix, or exists and Ectype did not write it.
     """
     if suffixes and out.suffix.lower() not in suffixes:
         options = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
@@ -157,9 +165,11 @@ def _check_writable(out: Path, *, is_folder: bool) -> None:
             reason = "it is a file" if is_folder else "it is a folder"
         elif existing != out and not existing.is_dir():
             reason = f"'{existing}' is a file"
-        elif not os.access(existing, os.W_OK):
+        elif not os.access(existing if existing.is_dir() else existing.parent, os.W_OK):
             reason = f"no permission to write to '{existing}'"
         else:
+            if not is_folder:
+                check_output(out)
             return
     except OSError as error:
         reason = error.strerror
@@ -167,18 +177,26 @@ def _check_writable(out: Path, *, is_folder: bool) -> None:
 
 
 @contextmanager
-def writing_file(out: Path) -> Iterator[None]:
-    """Create the folder of a file that the body writes.
+def writing_file(out: Path, *, owned: bool = False) -> Iterator[Path]:
+    """Yield the path that the body writes instead of a file, which is then replaced at once; create its folder.
+
+    Args:
+        out: The file.
+        owned: Whether the file is in a run or in another directory that belongs to Ectype, where it may be replaced
+            whatever is in it; see `ectype.core.outputs`.
 
     Raises:
-        DataError: The folder cannot be created, or the body raised OSError or ValueError (Pillow raises both).
+        DataError: The folder cannot be created, the file exists and Ectype did not write it, or the body raised OSError
+            or ValueError (Pillow raises both).
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        with atomic_file(out, durable=False) if owned else output_file(out) as scratch:
+            yield scratch
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"cannot write '{out}' ({reason}): free disk space, or choose another path.") from None
+        fix = "move it" if isinstance(error, ForeignFileError) else "free disk space"
+        raise DataError(f"cannot write '{out}' ({reason}): {fix}, or choose another path.") from None
 
 
 def save_overview(prepared: Prepared, out: Path) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ectype.core.errors import DataError
 from ectype.core.optional import optional_import
+from ectype.data.preview import writing_file
 
 __all__ = ["VIDEO_SUFFIXES", "save_video"]
 
@@ -32,16 +33,13 @@ def save_video(frames: UInt8[np.ndarray, "n h w 3"], path: Path, *, rate: int = 
         raise DataError(
             f"'{path}' is not a supported video format: use a name that ends in {', '.join(VIDEO_SUFFIXES)}."
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_file(path) as scratch:
         if suffix == ".mp4":
-            _save_mp4(frames, path, rate)
+            _save_mp4(frames, scratch, rate)
             return
         first, *rest = (Image.fromarray(frame) for frame in frames)
         # Pillow takes milliseconds; GIF rounds them to hundredths of a second.
-        first.save(path, save_all=True, append_images=rest, duration=round(1000 / rate), loop=0)
-    except OSError as error:
-        raise DataError(f"cannot write '{path}' ({error.strerror or error}): give another --out.") from None
+        first.save(scratch, save_all=True, append_images=rest, duration=round(1000 / rate), loop=0)
 
 
 def _save_mp4(frames: UInt8[np.ndarray, "n h w 3"], path: Path, rate: int) -> None:

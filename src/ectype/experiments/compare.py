@@ -23,7 +23,7 @@ from ectype.evaluation.comparison_stats import (
     multiple_comparison_note,
 )
 from ectype.evaluation.figures import Evaluation
-from ectype.experiments.launcher import launch_runs, running_text, terminate_children
+from ectype.experiments.launcher import claim_folder, launch_runs, running_text, terminate_children
 from ectype.runs.load import open_data
 from ectype.runs.run_dir import RunDir
 from ectype.training.run import resolve
@@ -190,17 +190,11 @@ def _safe(name: str) -> str:
 def _same_plan(place: Path, plan: Mapping[str, Any]) -> None:
     """Write what is compared, or check that the same was compared there before."""
     file, text = place / PLAN, json.dumps(plan, indent=1, ensure_ascii=False)
-    if file.is_file():
-        if file.read_text(encoding="utf-8") != text:
-            raise RunError(
-                f"'{place}' holds another comparison, or its images have changed: give another --out, or repeat the "
-                "command that created it."
-            )
-        return
-    if place.exists() and any(place.iterdir()):
-        raise RunError(f"'{place}' is not empty and holds no comparison: give another --out.")
-    place.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    if claim_folder(place, file.name, "comparison", text) != text:
+        raise RunError(
+            f"'{place}' holds another comparison, or its images have changed: give another --out, or repeat the "
+            "command that created it."
+        )
 
 
 def in_words(budget: str) -> str:

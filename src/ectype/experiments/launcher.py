@@ -13,10 +13,40 @@ from pathlib import Path
 from typing import Any
 
 from ectype.config.recipe import Recipe
-from ectype.core.errors import Interrupted
+from ectype.core.errors import Interrupted, RunError
+from ectype.core.files import write_text_atomically
+from ectype.core.outputs import ForeignFileError, claim_directory
 from ectype.runs.run_dir import RunDir
 
-__all__ = ["running_text", "reason", "terminate_children", "launch_runs"]
+__all__ = ["claim_folder", "running_text", "reason", "terminate_children", "launch_runs"]
+
+
+def claim_folder(place: Path, plan: str, kind: str, text: str) -> str:
+    """Make a directory that of several runs, unless it is one already.
+
+    Args:
+        place: The directory.
+        plan: Name of the file that all such directories contain.
+        kind: What they hold, for the message.
+        text: What the file contains if it is new.
+
+    Returns:
+        What the file contains.
+
+    Raises:
+        RunError: The directory contains other files, or cannot be written.
+    """
+    try:
+        if not claim_directory(place, [plan]):
+            place.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(place / plan, text)
+        return (place / plan).read_text(encoding="utf-8", errors="replace")
+    except ForeignFileError as error:
+        raise RunError(
+            f"'{place}' holds no {kind} ({error.strerror}), and nothing is overwritten: give another --out."
+        ) from None
+    except OSError as error:
+        raise RunError(f"cannot write to '{place}' ({error.strerror}): give another --out.") from None
 
 
 def launch_runs(
@@ -52,8 +82,8 @@ def launch_runs(
                     failed[name] = reason(process.returncode, log)
                     say(f"{name}: failed: {failed[name]}")
                 else:
-                    took = f"{summary['seconds'] / 60:.1f} minutes"
-                    say(f"{name}: {summary['state']}, {summary['seen']:,} images, {took}")
+                    took = f"{summary.get('seconds', 0.0) / 60:.1f} minutes"
+                    say(f"{name}: {summary.get('state')}, {summary.get('seen', 0):,} images, {took}")
             time.sleep(0.2)
     finally:
         # A run saves a checkpoint at the first signal.
@@ -85,7 +115,7 @@ def terminate_children() -> Iterator[None]:
 def _start(place: Path, name: str, recipe: Recipe) -> tuple[subprocess.Popen[bytes], Path]:
     log = place / f"{name}.log"
     file = place / f"{name}.yaml"
-    file.write_text(recipe.yaml(), encoding="utf-8")
+    write_text_atomically(file, recipe.yaml())
     with log.open("ab") as target:
         command = [sys.executable, "-m", "ectype.cli", "train", str(file), str(recipe.data.source)]
         process = subprocess.Popen(

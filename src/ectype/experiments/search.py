@@ -18,13 +18,14 @@ from ectype.analysis.results import comparison_page, evaluate, evaluate_on_valid
 from ectype.config.recipe import Recipe
 from ectype.core.console import doing
 from ectype.core.errors import EctypeError, Interrupted, RecipeError, RunError
+from ectype.core.files import atomic_file
 from ectype.core.optional import optional_import
 from ectype.core.random import derive_seed
 from ectype.evaluation.comparison_stats import compare_figures
 from ectype.evaluation.figure_names import display_name, slug
 from ectype.evaluation.figures import Evaluation, Figure, format_number
 from ectype.experiments.compare import in_words, values_of
-from ectype.experiments.launcher import launch_runs, running_text, terminate_children
+from ectype.experiments.launcher import claim_folder, launch_runs, running_text, terminate_children
 from ectype.runs.load import open_data
 from ectype.runs.run_dir import RunDir
 from ectype.training.run import resolve
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Knob", "Search", "knobs_of", "search"]
 
+MARK = "study.json"
+"""A file that every directory of a search contains."""
 MAX_TRIALS_ON_PAGE = 4
 """Trials on the page, the best first."""
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -206,7 +209,7 @@ def search(
 def _study(place: Path, storage: str | None, recipe: str) -> optuna.Study:
     optuna = optional_import("optuna", "search", "--trials", library="Optuna", error=RunError)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    place.mkdir(parents=True, exist_ok=True)
+    claim_folder(place, MARK, "study", json.dumps({"recipe": recipe}))
     url = storage or f"sqlite:///{place.resolve() / 'trials.db'}"
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -379,7 +382,7 @@ def _edges(study: optuna.Study, best: Any) -> dict[str, bool]:
 
 def _table(study: optuna.Study, file: Path, knobs: Sequence[Knob], figure: str) -> None:
     sign = study.user_attrs["sign"]
-    with file.open("w", encoding="utf-8", newline="") as target:
+    with atomic_file(file) as scratch, scratch.open("w", encoding="utf-8", newline="") as target:
         writer = csv.writer(target)
         writer.writerow(["trial", "state", *(knob.key for knob in knobs), f"{figure} (validation)"])
         for trial in study.get_trials(deepcopy=False):

@@ -15,7 +15,7 @@ from ectype.analysis.run_view import RunView
 from ectype.core.errors import ModelError, did_you_mean
 from ectype.export import hub
 from ectype.export.export import export as write_graphs
-from ectype.export.folder import write_export_folder
+from ectype.export.folder import fill_export_folder, write_export_folder
 from ectype.models.base import Encodes, Model
 from ectype.runs.run_dir import RunDir
 
@@ -84,7 +84,7 @@ def push(
     view = open_view(RunDir.existing(run), device="cpu")
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_export_folder(view, folder, name, _summary(view), license)
+        fill_export_folder(view, folder, name, _summary(view), license)
         if local is not None:
             place = hub.push_local(folder, name, Path(local))
             return f"{name} → {place}; with HF_HUB_CACHE={local} HF_HUB_OFFLINE=1 it is loaded by name"

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ectype.core.errors import ModelError
-from ectype.core.files import atomic_directory
 from ectype.core.optional import optional_import
+from ectype.export.export import staged_folder
 from ectype.models.autoencoder import GaussianAutoencoder
 from ectype.models.base import Model, evaluating
 from ectype.nets.autoencoder_kl import BLOCK_TYPES, DIFFUSERS_CLASS, KLDecoder, KLEncoder, LatentScaling
@@ -64,15 +64,15 @@ def export(model: Model, out: Path, images: Float[Tensor, "b c h w"]) -> list[st
 
     Args:
         model: An autoencoder with `net=diffusers` and a Gaussian bottleneck.
-        out: The folder, which has to be new or empty.
+        out: A folder that is new, empty, or contains an earlier export.
         images: Images in [0, 1], of the model's size, on which codes and outputs are measured.
 
     Returns:
         Lines that say what was written, and how much outputs differ.
 
     Raises:
-        ModelError: The model has another network, the folder contains files, diffusers is not installed, or outputs
-            differ.
+        ModelError: The model has another network, the folder contains other files, diffusers is not installed, or
+            outputs differ.
     """
     if not (
         isinstance(model, GaussianAutoencoder)
@@ -86,26 +86,21 @@ def export(model: Model, out: Path, images: Float[Tensor, "b c h w"]) -> list[st
             f"train `vae-kl` (net=diffusers, bottleneck=gaussian, "
             "likelihood.output=linear)."
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError(f"'{out}' exists already, and nothing is overwritten: give another --out.")
     with evaluating(model):
         scaling, origin = _scaling(model, images)
         parts = (model.encoder, model.decoder)
         exported = _class()(**_config(model, scaling))
         exported.load_state_dict({name: value.cpu() for part in parts for name, value in part.state_dict().items()})
-        try:
-            with atomic_directory(out) as scratch:
-                exported.save_pretrained(scratch, safe_serialization=True)
-                (scratch / "README.md").write_text(_readme(model, out, scaling, origin), encoding="utf-8")
-                differences = _compare(model, scratch, images)
-                if not max(differences) <= MAX_DIFFERENCE:
-                    raise ModelError(
-                        f"diffusers computes other outputs from these weights ({_differences_text(differences)}; at "
-                        f"most {MAX_DIFFERENCE:g} is allowed): nothing was written; compare in float32, and with the "
-                        "version of diffusers that the model was trained with."
-                    )
-        except OSError as error:
-            raise ModelError(f"cannot write '{out}' ({error.strerror}): give another --out.") from None
+        with staged_folder(out) as scratch:
+            exported.save_pretrained(scratch, safe_serialization=True)
+            (scratch / "README.md").write_text(_readme(model, out, scaling, origin), encoding="utf-8")
+            differences = _compare(model, scratch, images)
+            if not max(differences) <= MAX_DIFFERENCE:
+                raise ModelError(
+                    f"diffusers computes other outputs from these weights ({_differences_text(differences)}; at "
+                    f"most {MAX_DIFFERENCE:g} is allowed): nothing was written; compare in float32, and with the "
+                    "version of diffusers that the model was trained with."
+                )
     shift = "" if scaling.shift_factor is None else f", shift_factor {scaling.shift_factor:.4g}"
     return [
         f"diffusers.{DIFFUSERS_CLASS} → {out}",

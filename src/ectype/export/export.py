@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ectype.core.errors import CheckpointError, ModelError
-from ectype.core.safe_loading import path_inside, read_json
+from ectype.core.errors import ModelError
+from ectype.core.outputs import ForeignFileError, output_folder
 from ectype.export import graphs, onnx, openvino
 from ectype.models.base import Model, Samples
 
@@ -28,56 +27,25 @@ ENGINES: dict[Engine, tuple[str, Callable[..., onnx.ExportedGraph]]] = {
 }
 EXPORT_FILE = "export.json"
 SCRIPT_FILE = "sample.py"
-SCRATCH_NAME = ".unfinished"
-"""Subfolder in which an export is written until it is complete; a killed process leaves it behind."""
 
 
 @contextmanager
-def staged_folder(out: Path, mark: str, earlier: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield a directory to fill; on success, move its files into `out`, next to other files that are there.
-
-    If the body raises, `out` stays as it was. Unlike `ectype.core.files.atomic_directory`, this keeps files that a user
-    has put into a folder with an earlier export.
-
-    Args:
-        out: A folder that is new, empty, or contains an earlier export.
-        mark: A file that every export contains, by which an earlier one is recognized.
-        earlier: Files of an earlier export, which are removed if they are not written again.
+def staged_folder(out: Path) -> Iterator[Path]:
+    """Yield a directory to fill; on success, its files are moved into `out`. See `output_folder`.
 
     Raises:
-        ModelError: The folder contains something else, or cannot be created or written.
+        ModelError: The folder contains other files, or cannot be created or written.
     """
-    scratch, earlier = out / SCRATCH_NAME, list(earlier)
     try:
-        if out.is_dir() and {file.name for file in out.iterdir()} - {SCRATCH_NAME} and not (out / mark).is_file():
-            raise ModelError(f"'{out}' contains other files, and nothing is overwritten: give another --out.")
-        try:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
+        with output_folder(out) as scratch:
             yield scratch
-            # The mark is moved first: if the process is killed between two files, the same command can be repeated.
-            files = sorted(scratch.iterdir(), key=lambda file: file.name != mark)
-            for file in files:
-                file.replace(out / file.name)
-            for old in earlier:
-                if old.name not in {file.name for file in files}:
-                    old.unlink(missing_ok=True)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    except ForeignFileError as error:
+        place = error.filename or out
+        raise ModelError(
+            f"'{place}' is not overwritten: {error.strerror}; give another --out, or move it away."
+        ) from None
     except OSError as error:
         raise ModelError(f"cannot write '{out}' ({error.strerror or error}): give another --out.") from None
-
-
-def _earlier_files(out: Path) -> Iterator[Path]:
-    """Yield the files of an earlier export into a folder."""
-    with suppress(CheckpointError, KeyError, TypeError, AttributeError):
-        for graph in read_json(out / EXPORT_FILE)["graphs"].values():
-            file = path_inside(out, graph["file"])
-            yield from (file, file.with_name(f"{file.name}.data"))
-            if file.suffix == ".xml":
-                yield file.with_suffix(".bin")
-        yield out / SCRIPT_FILE
-        yield from out.glob("density-*.npz")
 
 
 def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h w"], *, preset: str) -> list[str]:
@@ -99,8 +67,8 @@ def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h
     """
     if len(images) < 2:
         raise ModelError(f"{len(images)} held-out images are too few to check an export: raise data.split.test.")
-    with staged_folder(out, EXPORT_FILE, _earlier_files(out)) as scratch:
-        lines, scripted = _write(model, engine, scratch, images, preset)
+    with staged_folder(out) as scratch:
+        lines, scripted = _write(model, engine, scratch, out, images, preset)
     if scripted:
         lines.append(f"to sample without ectype: python {out / SCRIPT_FILE} -n 64 --out samples.png")
     elif isinstance(model, Samples):
@@ -109,9 +77,13 @@ def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h
 
 
 def _write(
-    model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h w"], preset: str
+    model: Model, engine: Engine, scratch: Path, out: Path, images: Float[Tensor, "b c h w"], preset: str
 ) -> tuple[list[str], bool]:
-    """Write all files of an export. Returns a line per graph, and whether a script for sampling was written."""
+    """Write all files of an export into `scratch`.
+
+    Returns:
+        A line for each graph, which names the file in `out`, and whether a script for sampling was written.
+    """
     info = model.info
     about = {
         "by": f"ectype {version('ectype')}",
@@ -127,7 +99,7 @@ def _write(
     written: dict[str, dict[str, Any]] = {}
     lines = []
     for graph in graphs.graphs_of(model, images):
-        exported = write(graph, out / f"{graph.name}{suffix}", about)
+        exported = write(graph, scratch / f"{graph.name}{suffix}", about)
         written[graph.name] = {
             "file": exported.file.name,
             "inputs": exported.inputs,
@@ -136,7 +108,7 @@ def _write(
             "opset": exported.opset,
             "difference": exported.difference,
         }
-        lines.append(_line(exported, len(images)))
+        lines.append(_line(exported, out / exported.file.name, len(images)))
     sampler = graphs.sampler_of(model)
     if sampler is not None and sampler.graph not in written:
         sampler = None
@@ -154,19 +126,19 @@ def _write(
         },
         "target": None if info.target is None else info.target._asdict(),
         "graphs": written,
-        "sampler": None if sampler is None else _sampler(sampler, out),
+        "sampler": None if sampler is None else _sampler(sampler, scratch),
     }
-    (out / EXPORT_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+    (scratch / EXPORT_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
     if sampler is not None:
-        (out / SCRIPT_FILE).write_bytes(Path(__file__).with_name("standalone.py").read_bytes())
+        (scratch / SCRIPT_FILE).write_bytes(Path(__file__).with_name("standalone.py").read_bytes())
     return lines, sampler is not None
 
 
-def _line(exported: onnx.ExportedGraph, n: int) -> str:
+def _line(exported: onnx.ExportedGraph, file: Path, n: int) -> str:
     texts = {None: "", 1: ", any height and width"}
     sizes = texts.get(exported.multiple, f", height and width any multiples of {exported.multiple}")
     difference = f"within {exported.difference:.1e} of the model on {n} held-out images"
-    return f"{exported.file}: any number of images{sizes}; {difference}"
+    return f"{file}: any number of images{sizes}; {difference}"
 
 
 def _sampler(sampler: graphs.Sampler, out: Path) -> dict[str, Any]:

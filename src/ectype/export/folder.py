@@ -12,7 +12,7 @@ from ectype.export.card import model_card, pictures, without_local_paths
 from ectype.export.export import staged_folder
 from ectype.runs.checkpoint import MANIFEST, write_manifest
 
-__all__ = ["write_export_folder"]
+__all__ = ["fill_export_folder", "write_export_folder"]
 
 
 def write_export_folder(
@@ -33,17 +33,25 @@ def write_export_folder(
     Raises:
         ModelError: The folder contains other files, or cannot be written.
     """
-    with staged_folder(out, "recipe.json", out.glob("density-*.safetensors")) as scratch:
-        for file in view.run.model.iterdir():
-            if file.name != MANIFEST and file.suffix in (".json", ".safetensors"):
-                shutil.copy2(file, scratch / file.name)
-        recipe = without_local_paths(view.recipe)
-        (scratch / "recipe.json").write_text(json.dumps(recipe, indent=1, ensure_ascii=False), encoding="utf-8")
-        write_manifest(scratch)  # of what is loaded; the files below are for people
-        (scratch / "evaluation.json").write_text(view.evaluation.to_json(), encoding="utf-8")
-        found = pictures(view)
-        for file, (picture, _) in found.items():
-            picture.save(scratch / file)
-        captions = {file: caption for file, (_, caption) in found.items()}
-        (scratch / "README.md").write_text(model_card(view, name, summary, captions, license), encoding="utf-8")
-    return sorted(out.iterdir())
+    with staged_folder(out) as scratch:
+        names = fill_export_folder(view, scratch, name, summary, license)
+    return [out / each for each in names]
+
+
+def fill_export_folder(
+    view: RunView, folder: Path, name: str, summary: Sequence[str], license: str | None = None
+) -> list[str]:
+    """Write these files into an empty folder, and return their names; see `write_export_folder`."""
+    for file in view.run.model.iterdir():
+        if file.name != MANIFEST and file.suffix in (".json", ".safetensors"):
+            shutil.copyfile(file, folder / file.name)
+    recipe = without_local_paths(view.recipe)
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_manifest(folder)  # of what is loaded; the files below are for people
+    (folder / "evaluation.json").write_text(view.evaluation.to_json(), encoding="utf-8")
+    found = pictures(view)
+    for file, (picture, _) in found.items():
+        picture.save(folder / file)
+    captions = {file: caption for file, (_, caption) in found.items()}
+    (folder / "README.md").write_text(model_card(view, name, summary, captions, license), encoding="utf-8")
+    return sorted(file.name for file in folder.iterdir())

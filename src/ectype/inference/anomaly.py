@@ -190,7 +190,10 @@ def score(
     rows.sort(key=lambda row: _oddness(row[2], row[4], row[1]))
     if out is not None:
         # Names of files may not be UTF-8; they are written unchanged.
-        with writing_file(out), out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with (
+            writing_file(out) as scratch,
+            scratch.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(("image", "error", f"share of {kind} images", "peak", f"share of {kind} images' peaks"))
             writer.writerows((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)

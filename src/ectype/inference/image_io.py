@@ -16,6 +16,7 @@ from ectype.config.recipe import Recipe
 from ectype.config.schema import DataConfig, DataInfo
 from ectype.core.errors import DataError, ModelError
 from ectype.core.images import to_uint8
+from ectype.core.outputs import check_output
 from ectype.core.table import Table
 from ectype.data.colors import parse_color
 from ectype.data.decode import Spec
@@ -81,8 +82,8 @@ def require_capability(model: nn.Module, what: type[C], run: Path, verb: str) ->
 def save_png(image: Tensor, path: Path) -> None:
     """Write one image [c, h, w] in [0, 1] as PNG."""
     pixels = to_uint8(image[None])[0].permute(1, 2, 0).numpy()
-    with writing_file(path):
-        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
+    with writing_file(path) as scratch:
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(scratch)
 
 
 def has_no_run(place: Path) -> bool:
@@ -219,7 +220,7 @@ def _outputs_of(names: Sequence[str]) -> dict[str, Path]:
 def output_paths(
     files: Sequence[InputFile], out: Path, endings: Sequence[str] = ("",), *, overview: bool = True
 ) -> dict[str, Path]:
-    """Return the path of each file's outputs below `out`, without suffix. No input is ever overwritten.
+    """Return the path of each file's outputs below `out`, without suffix. Only earlier outputs are ever overwritten.
 
     Args:
         files: As `list_images` returns them.
@@ -228,7 +229,8 @@ def output_paths(
         overview: Whether `OVERVIEW` is written as well.
 
     Raises:
-        DataError: Two outputs would be one file, an input would be overwritten, or `out` cannot be written.
+        DataError: Two outputs would be one file, an input or a file that Ectype did not write would be overwritten, or
+            `out` cannot be written.
     """
     check_folder_writable(out)
     places = {name: out / place for name, place in _outputs_of([name for name, _, _ in files]).items()}
@@ -243,13 +245,17 @@ def output_paths(
 
 
 def check_not_overwriting(files: Sequence[InputFile], written: Sequence[Path]) -> None:
-    """Raise `DataError` if an output would overwrite an input, or two outputs would be one file."""
+    """Raise `DataError` if an output would overwrite something else than an earlier one, or two would be one file."""
     inputs = {(stat.st_dev, stat.st_ino) for _, path, _ in files if path.exists() for stat in (path.stat(),)}
     taken: set[Path] = set()
     for place in written:
         # Compare files, not names: on some file systems A.png and a.png are the same file.
         if place.exists() and ((stat := place.stat()).st_dev, stat.st_ino) in inputs:
             raise DataError(f"'{place}' would be overwritten: give an --out other than the folder of the images.")
+        try:
+            check_output(place)
+        except OSError as error:
+            raise DataError(f"cannot write '{place}' ({error.strerror}): give another --out.") from None
         if place in taken:
             raise DataError(f"two results would be one file, '{place}': rename one of the images.")
         taken.add(place)

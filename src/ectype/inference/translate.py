@@ -127,8 +127,7 @@ def translate(
             in_tiles += tiles
             scaled += work != size
             larger += min(work[0] / info.size[0], work[1] / info.size[1]) > MAX_ENLARGEMENT
-            with writing_file(png(places[name])):
-                _write(model, output, pixels, places[name], path, overlay=overlay, probabilities=probabilities)
+            _write(model, output, pixels, places[name], path, overlay=overlay, probabilities=probabilities)
             if len(shown) < 2 * NUM_SHOWN_IMAGES:
                 shown += [_square(pixels[None].float() / 255), _square(model.to_rgb(output[None]).cpu())]
     note = f"; {in_tiles} larger than {tile} pixels, in tiles" if in_tiles else ""
@@ -192,21 +191,26 @@ def _write(
     kept = _kept(source, "L" if len(output) == 1 else "RGB")
     if not isinstance(model, Segmenter):
         values = to_uint8(output[None])[0].permute(1, 2, 0).numpy()
-        Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(png(place), **kept)
+        _save(Image.fromarray(values[..., 0] if values.shape[2] == 1 else values), png(place), **kept)
         return
     assert model.info.target is not None
     mask = Image.fromarray(output.argmax(0).to(torch.uint8).numpy())
     mask.putpalette([value for color in model.info.target.colours for value in color])
-    mask.save(png(place), **{key: value for key, value in kept.items() if key == "dpi"})
+    _save(mask, png(place), **{key: value for key, value in kept.items() if key == "dpi"})
     if overlay:
         colored = model.to_rgb(output[None])[0]
         # The first class is the background.
         marked = (output.argmax(0) > 0)[None] * OVERLAY_OPACITY
         blended = (pixels.float() / 255).expand(3, -1, -1) * (1 - marked) + colored * marked
-        Image.fromarray(to_uint8(blended[None])[0].permute(1, 2, 0).numpy()).save(png(place, "-overlay"))
+        _save(Image.fromarray(to_uint8(blended[None])[0].permute(1, 2, 0).numpy()), png(place, "-overlay"))
     if probabilities:
         for ending, chance in zip(_endings(model.info), to_uint8(output[None])[0].numpy(), strict=True):
-            Image.fromarray(np.ascontiguousarray(chance)).save(png(place, ending))
+            _save(Image.fromarray(np.ascontiguousarray(chance)), png(place, ending))
+
+
+def _save(image: Image.Image, path: Path, **metadata: Any) -> None:
+    with writing_file(path) as scratch:
+        image.save(scratch, **metadata)
 
 
 def _kept(source: Path, mode: str) -> dict[str, Any]:

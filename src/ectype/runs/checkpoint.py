@@ -1,7 +1,7 @@
 """Checkpoints: tensors as safetensors, everything else as JSON, and a manifest of hashes, in an atomic directory.
 
-A checkpoint gets its name only when all of it is on the disk, and older ones are removed after that. Whenever the power
-fails, the newest checkpoint whose manifest matches is complete. No pickle is written or read.
+A checkpoint gets its name only when all of it is on the disk, and older ones are removed only after it was verified.
+Whenever the power fails, the newest checkpoint whose manifest matches is complete. No pickle is written or read.
 
 A checkpoint holds everything that training continues from, bit for bit:
 
@@ -24,6 +24,7 @@ import json
 import math
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def verified_directory(target: Path) -> Iterator[Path]:
 
 
 def save(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint.
+    """Write a checkpoint, unless it exists already and is complete.
 
     Args:
         target: Its directory.
@@ -94,6 +95,8 @@ def save(target: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mappi
     Raises:
         TrainingError: The disk is full, or the directory cannot be written.
     """
+    if verify(target):
+        return
     with verified_directory(target) as scratch:
         for name, group in tensors.items():
             # The format refuses tensors that share memory, as tied weights do: they are copied.
@@ -135,8 +138,15 @@ def latest(parent: Path) -> Path | None:
 
 
 def load_state(directory: Path) -> dict[str, Any]:
-    """Return what a checkpoint contains in addition to its tensors. Raises as `load_json` does."""
-    return load_json(directory / STATE)
+    """Return what a checkpoint contains in addition to its tensors.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or has another form.
+    """
+    state = load_json(directory / STATE)
+    if not (isinstance(state.get("seen"), int) and isinstance(state.get("step"), int)):
+        raise CheckpointError(f"'{directory / STATE}' does not say how many images and steps it is of: restore it.")
+    return state
 
 
 def load_json(file: Path) -> dict[str, Any]:
@@ -146,9 +156,13 @@ def load_json(file: Path) -> dict[str, Any]:
         CheckpointError: The file is missing or damaged.
     """
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{file}' cannot be read ({error}): it is missing or damaged.") from None
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"'{file}' cannot be read ({reason}): it is missing or damaged.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{file}' cannot be read (it is not a JSON object): it is damaged.")
+    return content
 
 
 def prune(parent: Path, *, last: int, kept: Collection[int], every: int | None) -> None:
@@ -156,12 +170,12 @@ def prune(parent: Path, *, last: int, kept: Collection[int], every: int | None) 
 
     Args:
         parent: The directory of all checkpoints.
-        last: Keep this many of the newest ones.
+        last: Keep this many of the newest ones that are complete.
         kept: Keep the checkpoints of these steps.
         every: Keep the first checkpoint of every period of this many images.
     """
     found = checkpoint_dirs(parent)
-    kept = {step_of(path) for path in found[-last:]} | set(kept)
+    kept = {step_of(path) for path in islice(filter(verify, reversed(found)), last)} | set(kept)
     if every is not None:
         first: dict[int, int] = {}
         for path in found:

@@ -98,7 +98,7 @@ def promote_attempt(run: RunDir, attempt: RunDir) -> None:
     with checkpoint.verified_directory(run.model) as scratch:
         for file in attempt.model.iterdir():
             if file.name != checkpoint.MANIFEST:
-                shutil.copy2(file, scratch / file.name)
+                shutil.copyfile(file, scratch / file.name)
 
 
 def load(path: str | Path, *, device: str = "auto") -> Model:
@@ -135,7 +135,7 @@ def _save_newest(run: RunDir) -> None:
         return
     newest = checkpoint.latest(run.checkpoints)
     step = 0 if newest is None else checkpoint.step_of(newest)
-    if saved.is_file() and step in (0, checkpoint.load_json(saved)["step"]):
+    if saved.is_file() and step in (0, checkpoint.load_json(saved).get("step")):
         return
     if not step:
         raise RunError(f"'{run.path}' has no model yet: it was stopped before its first check; resume it first.")

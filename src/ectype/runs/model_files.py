@@ -6,19 +6,23 @@ that were fitted to its codes), and a manifest of hashes.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ectype.config.recipe import Recipe
 from ectype.config.schema import DataInfo, ModelConfig, Target
-from ectype.core.errors import CheckpointError, ModelError
+from ectype.core.errors import CheckpointError, ModelError, TrainingError
+from ectype.core.files import atomic_file
 from ectype.core.meta_device import meta_device
 from ectype.core.safe_loading import (
     bounded_build,
@@ -38,6 +42,8 @@ __all__ = ["CodeSampler", "load_model", "save_model", "store_density"]
 
 FORMAT = 1
 """Version of the files."""
+HASH_KEY = "sha256"
+"""Key of the hash of a density's tensors in the metadata of its file."""
 MAX_CHANNELS = 64
 MAX_SIDE_PX = 2**16
 
@@ -88,11 +94,27 @@ def save_model(
 
 
 def store_density(place: Path, name: str, density: Density) -> None:
-    """Add a fitted density to the directory of a model."""
+    """Add a fitted density to the directory of a model. The manifest stays as it is: the file holds its own hash.
+
+    Raises:
+        TrainingError: The disk is full, or the directory cannot be written.
+    """
     target = place / f"density-{name}.safetensors"
-    scratch = target.with_suffix(".tmp")
-    save_file({key: value.contiguous() for key, value in density.state_dict().items()}, scratch)
-    scratch.replace(target)
+    tensors = {key: value.cpu().contiguous() for key, value in density.state_dict().items()}
+    try:
+        with atomic_file(target) as scratch:
+            save_file(tensors, scratch, metadata={HASH_KEY: _hash(tensors)})
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TrainingError(f"cannot save '{target}' ({reason}): free some space.") from None
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_model(place: Path, device: torch.device | None = None) -> Model:
@@ -167,7 +189,12 @@ def _load_density(file: Path, name: str, shape: tuple[int, ...]) -> Density:
         with meta_device():
             expected = tensor_specs(empty_density(name, shape, meta_tensors(specs)))
         check_tensors_match(file, specs, expected)
-        density = empty_density(name, shape, load_tensors(file))
+        tensors = load_tensors(file)
+        with safe_open(file, framework="pt") as opened:
+            expected_hash = (opened.metadata() or {}).get(HASH_KEY)
+        if expected_hash is not None and expected_hash != _hash(tensors):
+            raise ValueError("its tensors do not match its hash: it is damaged")
+        density = empty_density(name, shape, tensors)
         density.check()
     except (KeyError, ValueError, RuntimeError, ModelError, CheckpointError) as error:
         raise CheckpointError(f"'{file}' is not a density on the codes of this model ({_short(str(error))}).") from None

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ectype.config.recipe import Recipe, load_recipe
 from ectype.core.errors import EctypeWarning, RunError, TrainingError, similar_words
-from ectype.core.files import file_lock
+from ectype.core.files import OWN_PREFIX, file_lock, recover_directory, write_text_atomically
+from ectype.core.outputs import RUN_FILES, claim_directory
+from ectype.runs.json_files import JsonLinesFile, read_json_file, read_json_lines, warn_once, write_json_file
 
 __all__ = ["NON_METRIC_KEYS", "RunDir", "find_runs", "next_numbered_dir"]
 
 NON_METRIC_KEYS = ("kind", "seen", "step", "best", "time", "seconds", "verdict", "evidence")
 """Keys of a line of metrics that are not a metric of the model."""
+LOCK_NAME = ".lock"
+SUMMARY_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("state", "reason", "measure"), str),
+    **dict.fromkeys(("seen", "step", "shipped_step"), int),
+    **dict.fromkeys(("seconds", "check_share"), (int, float)),
+    **dict.fromkeys(("best", "floor"), (int, float, type(None))),
+    "shipped_attempt": (int, type(None)),
+    "attempts": list,
+}
+"""Types of the keys of a summary, each of which may be missing."""
+ATTEMPT_KEYS = frozenset({"attempt", "by", "why", "from", "changed"})
 
 
 class RunDir:
@@ -58,6 +71,7 @@ class RunDir:
             RunError: There is no run at this path.
         """
         run = cls(path)
+        recover_directory(run.model)
         if not run.recipe_file.is_file():
             inside, siblings = find_runs(run.path), find_runs(run.path.parent)
             similar = similar_words(run.path.name, [sibling.path.name for sibling in siblings])
@@ -73,12 +87,37 @@ class RunDir:
     @property
     def recipe(self) -> Recipe:
         """The recipe that the run was started with."""
-        return load_recipe(str(self.recipe_file))
+        recipe = load_recipe(str(self.recipe_file))
+        expected = self.environment().get("recipe_sha256")
+        if expected is not None and hashlib.sha256(self.recipe_file.read_bytes()).hexdigest() != expected:
+            warn_once(f"'{self.recipe_file}' is not the file that the run was started with: it was changed or damaged.")
+        return recipe
+
+    def claim(self) -> bool:
+        """Check that the directory does not exist, is empty, or is a run, and return whether it is a run.
+
+        Raises:
+            RunError: It contains other files.
+        """
+        try:
+            return claim_directory(self.path, RUN_FILES, [file.name for file in self._leftovers()])
+        except OSError as error:
+            raise RunError(
+                f"no run can be written to '{self.path}' ({error.strerror}), and nothing is overwritten: give an --out "
+                "that does not exist or is empty."
+            ) from None
 
     @property
     def name(self) -> str:
         """The name of the directory."""
         return self.path.resolve().name
+
+    def _leftovers(self) -> list[Path]:
+        """Return the files that a process has left that was killed before it wrote the recipe."""
+        lock = self.path / LOCK_NAME
+        empty = [lock] if lock.is_file() and not lock.stat().st_size else []
+        started = not self.recipe_file.exists() and "ectype" in self.environment()
+        return [*empty, self.environment_file] if started else empty
 
     def write_start(self, recipe: Recipe, environment: dict[str, Any]) -> None:
         """Write the files that make the directory a run.
@@ -88,11 +127,12 @@ class RunDir:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.environment_file.write_text(json.dumps(environment, indent=1))
-            # Last, and all at once: a directory that contains the recipe is a run.
-            scratch = self.recipe_file.with_suffix(".tmp")
-            scratch.write_text(recipe.yaml(), encoding="utf-8")
-            scratch.replace(self.recipe_file)
+            text = recipe.yaml()
+            write_json_file(
+                self.environment_file, {**environment, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
+            )
+            # Last: a directory that contains the recipe is a run.
+            write_text_atomically(self.recipe_file, text)
         except OSError as error:
             raise TrainingError(
                 f"cannot write to '{self.path}' ({error.strerror}): give another --out, or free some space."
@@ -101,10 +141,9 @@ class RunDir:
     def remove_if_not_started(self) -> None:
         """Remove the directory if the run failed before `write_start`. The caller has to hold the run's lock."""
         with contextlib.suppress(OSError):
-            names = {path.name for path in self.path.iterdir()}
-            if names <= {".lock", self.environment_file.name, "recipe.tmp"}:
-                for name in names:
-                    (self.path / name).unlink(missing_ok=True)
+            if not claim_directory(self.path, RUN_FILES, [file.name for file in self._leftovers()]):
+                for path in (*self._leftovers(), *self.path.glob(f"{OWN_PREFIX}-*")):
+                    path.unlink()
                 self.path.rmdir()
 
     @contextlib.contextmanager
@@ -118,7 +157,7 @@ class RunDir:
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                held = stack.enter_context(file_lock(self.path / ".lock", wait=False))
+                held = stack.enter_context(file_lock(self.path / LOCK_NAME, wait=False))
             except BlockingIOError:
                 raise RunError(
                     f"'{self.path}' is being trained by another process: wait for it, or give another --out."
@@ -134,22 +173,18 @@ class RunDir:
                 )
             yield
 
+    def environment(self) -> dict[str, Any]:
+        """Return versions and hardware at the start; empty if they are not known."""
+        return read_json_file(self.environment_file) or {}
+
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics so far. A line that was cut off when the process was killed is left out."""
-        if not self.metrics_file.is_file():
-            return []
-        lines = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-        return lines
+        """Return the lines of metrics so far. Lines that are damaged or not of Ectype are left out, with a warning."""
+        return read_json_lines(self.metrics_file, _is_metrics_line)
 
     def truncate_metrics(self, seen: int) -> None:
         """Remove the metrics after this many images. They will be logged again by a run resumed from there."""
-        kept = [line for line in self.metrics() if line["seen"] <= seen]
-        scratch = self.metrics_file.with_suffix(".tmp")
-        scratch.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
-        scratch.replace(self.metrics_file)
+        if self.metrics_file.exists():
+            JsonLinesFile.rewrite(self.metrics_file, [line for line in self.metrics() if line["seen"] <= seen])
 
     def checkpoint(self, step: int) -> Path:
         """Return the directory of the checkpoint of a step, which may not exist."""
@@ -157,14 +192,23 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """Return how the run ended; empty if it has not."""
-        try:
-            return json.loads(self.summary_file.read_text())
-        except (OSError, ValueError):
-            return {}
+        return read_json_file(self.summary_file, _is_summary) or {}
 
-    def update_summary(self, changes: dict[str, Any]) -> None:
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Replace the summary of the run."""
+        write_json_file(self.summary_file, summary)
+
+    def update_summary(self, changes: Mapping[str, Any]) -> None:
         """Add to the summary of the run."""
-        self.summary_file.write_text(json.dumps({**self.summary(), **changes}, indent=1, ensure_ascii=False))
+        self.write_summary({**self.summary(), **changes})
+
+    def monitor_values(self) -> dict[str, Any] | None:
+        """Return the reference values of the sample monitor; None if the run has none that can be read.
+
+        Their keys are key, floor, spread, samples, real and reference (key of a metric → value and spread).
+        """
+        values = read_json_file(self.monitor_file, _is_monitor)
+        return None if values is None else {"key": values.get("name"), **values}  # `name` in earlier versions
 
     def seen(self) -> int:
         """Return the number of images shown so far."""
@@ -200,12 +244,40 @@ class RunDir:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to train, neither of the run itself nor of an attempt that was started."""
-        started = [int(path.name) for path in (self.path / "attempts").glob("[0-9]*")]
+        started = [int(path.name) for path in (self.path / "attempts").glob("[0-9]*") if path.name.isdecimal()]
         return self.training_ended and max(started, default=0) <= len(self.summary().get("attempts", []))
 
     def state(self) -> str:
         """Return finished, stopped early, collapsed, memorising, failed, or unfinished."""
         return self.summary().get("state", "unfinished")
+
+
+def _is_metrics_line(line: Mapping[str, Any]) -> bool:
+    """Return whether a line of metrics has the keys and types that its readers rely on."""
+    types: dict[str, type | tuple[type, ...]] = {"kind": str, "seen": int, "step": int, "best": bool}
+    types |= {"verdict": str, "evidence": str}
+    required = {"kind", "seen", "step"} | ({"evidence"} if "verdict" in line else set())
+    return required <= line.keys() and all(
+        isinstance(value, types.get(key, (int, float))) for key, value in line.items()
+    )
+
+
+def _is_summary(summary: Mapping[str, Any]) -> bool:
+    """Return whether a summary has the types that its readers rely on."""
+    return all(isinstance(summary[key], kind) for key, kind in SUMMARY_TYPES.items() if key in summary) and all(
+        isinstance(entry, dict) and entry.keys() >= ATTEMPT_KEYS for entry in summary.get("attempts", [])
+    )
+
+
+def _is_monitor(values: Mapping[str, Any]) -> bool:
+    """Return whether reference values of the sample monitor have the keys and types that their readers rely on."""
+    reference = values.get("reference")
+    return (
+        isinstance(values.get("key") or values.get("name"), str)
+        and all(isinstance(values.get(key), int | float) for key in ("floor", "spread", "samples", "real"))
+        and isinstance(reference, dict)
+        and all(isinstance(entry, list) and entry and isinstance(entry[0], int | float) for entry in reference.values())
+    )
 
 
 def find_runs(root: str | Path = "runs") -> list[RunDir]:

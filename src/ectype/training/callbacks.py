@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,6 +22,7 @@ from ectype.data.preview import save_grid
 from ectype.evaluation.figure_names import display_name
 from ectype.evaluation.monitor import Monitor
 from ectype.models.base import Reconstructs, Samples, Translates, evaluating
+from ectype.runs.json_files import JsonLinesFile
 from ectype.training.loop import Callback, Check, Outcome
 from ectype.training.notebook import NotebookBar
 from ectype.training.trainer import Trainer
@@ -39,20 +39,24 @@ class JsonLines(Callback):
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._open: TextIO | None = None
+        self._open: JsonLinesFile | None = None
 
     def started(self, trainer: Trainer, monitor: Monitor) -> None:
-        self._open = self.file.open("a", encoding="utf-8")
+        self._open = JsonLinesFile(self.file)
+
+    def sync(self) -> None:
+        """Flush all lines to the disk, before a checkpoint is saved that continues after them."""
+        if self._open is not None:
+            self._open.sync()
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self._open is not None:
-            self._open.write(json.dumps({**entry, "time": round(time.time(), 3)}, ensure_ascii=False) + "\n")
-            self._open.flush()
+            self._open.write({**entry, "time": round(time.time(), 3)})
 
     def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
         self._write({"kind": "train", "seen": seen, "step": step, **metrics})
 
-    def checked(self, trainer: Trainer, check: Check) -> None:
+    def measured(self, trainer: Trainer, check: Check) -> None:
         entry = {"kind": "check", "seen": check.seen, "step": check.step, **check.values, "best": check.best}
         if check.verdict is not None:
             entry |= {"verdict": check.verdict.name, "evidence": check.verdict.evidence}
@@ -102,7 +106,7 @@ class Pictures(Callback):
         for name, grid in self.grids(trainer.model).items():
             side = PICTURES_PER_GROUP[name]
             columns = side * math.ceil((len(grid) / side) ** 0.5)
-            save_grid(to_uint8(grid), self.directory / f"{name}-{check.step:08d}.png", columns=columns)
+            save_grid(to_uint8(grid), self.directory / f"{name}-{check.step:08d}.png", columns=columns, owned=True)
 
     def grids(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the model's pictures by name: input, output and target of each image in turn."""

@@ -74,6 +74,9 @@ class Callback:
     def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
         """Called every few seconds with the means since the last call."""
 
+    def measured(self, trainer: Trainer, check: Check) -> None:
+        """Called after every check, before its checkpoint is saved."""
+
     def checked(self, trainer: Trainer, check: Check) -> None:
         """Called after every check, when its checkpoint is saved."""
 
@@ -199,8 +202,10 @@ def fit(
                     best_step = trainer.step_count if better else best_step
                     took = time.perf_counter() - check_started
                     checking += took
-                    save()
                     check = Check(trainer.seen, trainer.step_count, values, better, last, verdict, took)
+                    # In this order, a check that a checkpoint continues after is never missing from the metrics.
+                    notify("measured", trainer, check)
+                    save()
                     notify("checked", trainer, check)
                     since, since_seen = time.perf_counter(), trainer.seen
                 if should_stop():

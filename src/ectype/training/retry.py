@@ -19,11 +19,12 @@ from ectype.config.recipe import Recipe
 from ectype.core.distributed import World
 from ectype.core.errors import EctypeError, Interrupted
 from ectype.evaluation.figures import Evaluation
-from ectype.evaluation.monitor import FATAL_VERDICTS, Monitor
+from ectype.evaluation.monitor import FATAL_VERDICTS
 from ectype.runs import checkpoint
 from ectype.runs.load import promote_attempt
 from ectype.runs.run_dir import RunDir
 from ectype.training.loop import Callback
+from ectype.training.saved_state import load_saved_state
 from ectype.training.session import TrainingSession
 
 __all__ = ["MAX_ATTEMPTS", "train_with_fixes", "train_with_rollback"]
@@ -189,8 +190,6 @@ def _healthy(run: RunDir) -> Path | None:
     newest = checkpoint.latest(run.checkpoints)
     if newest is None:
         return None
-    seen = Monitor.restored(checkpoint.load_state(newest)["monitor"]).healthy_seen
-    places = (
-        place for place in checkpoint.checkpoint_dirs(run.checkpoints) if checkpoint.load_state(place)["seen"] == seen
-    )
-    return next((place for place in places if checkpoint.verify(place)), None)
+    seen = load_saved_state(newest).monitor.healthy_seen
+    whole = filter(checkpoint.verify, checkpoint.checkpoint_dirs(run.checkpoints))
+    return next((place for place in whole if checkpoint.load_state(place)["seen"] == seen), None)

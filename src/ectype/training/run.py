@@ -162,7 +162,7 @@ def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) 
         run = RunDir(out)
         if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
             raise RunError(f"'{out}' holds the images: a run there would mix with them; give an --out elsewhere.")
-        if run.recipe_file.is_file():
+        if run.claim():
             _check_same_recipe(run, recipe)
         return run.path
     if resume:

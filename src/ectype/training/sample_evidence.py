@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from ectype.core.images import to_uint8
 from ectype.data.preview import save_grid
 from ectype.evaluation.monitor import Monitor
 from ectype.evaluation.sample_monitor import SampleMonitor
+from ectype.runs.json_files import write_json_file
 from ectype.runs.run_dir import RunDir
 from ectype.training.loop import Callback, Check
 from ectype.training.trainer import Trainer
@@ -27,7 +26,7 @@ class SampleEvidence(Callback):
         self.samples, self.run = samples, run
 
     def started(self, trainer: Trainer, monitor: Monitor) -> None:
-        self.run.monitor_file.write_text(json.dumps(self.samples.to_dict(), ensure_ascii=False, indent=1))
+        write_json_file(self.run.monitor_file, self.samples.to_dict())
 
     def checked(self, trainer: Trainer, check: Check) -> None:
         if check.verdict is None or check.verdict.name in ("healthy", "learning"):
@@ -36,4 +35,4 @@ class SampleEvidence(Callback):
         self.run.samples.mkdir(exist_ok=True)
         for name, images in found._asdict().items():
             if images is not None:
-                save_grid(to_uint8(images), self.run.samples / f"evidence-{check.step:08d}-{name}.png")
+                save_grid(to_uint8(images), self.run.samples / f"evidence-{check.step:08d}-{name}.png", owned=True)

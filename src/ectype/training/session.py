@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +41,7 @@ from ectype.models.base import (
 )
 from ectype.objectives.base import Validates
 from ectype.runs import checkpoint
+from ectype.runs.json_files import write_json_file
 from ectype.runs.load import open_data, ship_checkpoint
 from ectype.runs.run_dir import RunDir
 from ectype.training.build import build_trainer
@@ -51,6 +51,7 @@ from ectype.training.initialization import load_initial_weights, mean_image, sam
 from ectype.training.loop import Callback, Outcome, TunedSettings, fit, tune_settings
 from ectype.training.micro_batch import find_micro_batch
 from ectype.training.sample_evidence import SampleEvidence
+from ectype.training.saved_state import load_saved_state
 from ectype.training.trainer import Diverged, Trainer
 
 __all__ = ["TrainingSession"]
@@ -164,11 +165,14 @@ class TrainingSession:
                 f"none of the {len(there)} checkpoints in '{self.run.checkpoints}' is whole: "
                 "restore one, or give another --out to start again."
             )
-        if place is not None and self.run.training_ended:
-            self._check_images(checkpoint.load_state(place))
-            self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary()['reason']}.")
+        saved = None if place is None else load_saved_state(place)
+        # The checkpoints of a run that has ended may have been removed to save space.
+        if self.run.training_ended and (saved is not None or (self.run.model / "config.json").is_file()):
+            if saved is not None:
+                self._check_images(saved.fingerprint)
+            self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary().get('reason', '')}.")
             return
-        if place is None:
+        if saved is None or place is None:
             trainer = self.build(self.recipe.train.images)
             for part in own_modules(trainer.objective):
                 if isinstance(part, InitializesFromPretrained):
@@ -195,32 +199,35 @@ class TrainingSession:
             monitor, spent = self._monitor(choices, monitoring), 0.0
             if self.world.is_first:
                 self.run.write_start(self.recipe, self._environment(trainer))
+                self.run.truncate_metrics(-1)  # there are some if the checkpoints were removed
         else:
-            state = checkpoint.load_state(place)
-            self._check_images(state)
-            choices, monitor = (TunedSettings(**state["choices"]), Monitor.restored(state["monitor"]))
+            self._check_images(saved.fingerprint)
+            choices, monitor, spent = saved.choices, saved.monitor, saved.seconds
             trainer = self.build(choices.budget)
             files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
-            trainer.load(files, seen=state["seen"], steps=state["step"])
+            trainer.load(files, seen=saved.seen, steps=saved.step)
             # What the run found out about memory holds, unless the user asks for something else now.
-            same = state.get("micro_batch", self.run.recipe.run.micro_batch) == self.recipe.run.micro_batch
+            same = saved.micro_batch == self.recipe.run.micro_batch
             trainer.micro_batch = choices.micro_batch if same else find_micro_batch(trainer)
-            monitoring, spent = self.monitoring(trainer), state["seconds"]
+            monitoring = self.monitoring(trainer)
             if self.world.is_first:
                 self._warn_of_changes(trainer)
-                self.run.truncate_metrics(state["seen"])
-            self.say(f"continuing from {state['seen']:,} images")
+                self.run.truncate_metrics(saved.seen)
+            self.say(f"continuing from {saved.seen:,} images")
         self._warn_if_batch_dependent(trainer)
         self._announce(trainer, monitor)
 
+        lines = JsonLines(self.run.metrics_file)
+
         def save() -> None:
             if self.world.is_first:
+                lines.sync()
                 seconds = spent + time.perf_counter() - start_time
                 self._save(trainer, monitor, choices, seconds)
 
         if place is None:
             save()
-        own = self._callbacks()
+        own = [lines, *self._callbacks()]
         if monitoring is not None and monitoring.evidence is not None:
             own.append(monitoring.evidence)
         try:
@@ -267,8 +274,8 @@ class TrainingSession:
             stop_on_fatal=config.on_collapse != "warn",
         )
 
-    def _check_images(self, state: dict[str, Any]) -> None:
-        if state["fingerprint"] != self.prepared.fingerprint:
+    def _check_images(self, fingerprint: str) -> None:
+        if fingerprint != self.prepared.fingerprint:
             raise RunError(
                 f"the images of '{self.run.path}' have changed since the run was started: give another --out to train "
                 "on the current images."
@@ -304,7 +311,7 @@ class TrainingSession:
 
     def _callbacks(self) -> list[Callback]:
         recipe = self.recipe
-        callbacks: list[Callback] = [JsonLines(self.run.metrics_file)]
+        callbacks: list[Callback] = []
         if recipe.run.pictures and self.world.is_first:
             size, context = evaluation_batches(self.info, recipe.train.seed, self.device)
             shown = [batch for batch, _ in self.held_out.batches(size, context, max_images=recipe.run.pictures)]
@@ -340,11 +347,9 @@ class TrainingSession:
         return environment(self.device) | {"networks": networks}
 
     def _warn_of_changes(self, trainer: Trainer) -> None:
-        try:
-            before = json.loads(self.run.environment_file.read_text())
-        except (OSError, ValueError):
+        before, now = self.run.environment(), self._environment(trainer)
+        if not before:
             return
-        now = self._environment(trainer)
         before.setdefault("networks", now["networks"])
         keys = (*BIT_EXACT_KEYS, "networks")
         changed = [f"{key} {before.get(key)} → {now[key]}" for key in keys if before.get(key) != now[key]]
@@ -360,18 +365,15 @@ class TrainingSession:
             return
         place = self.run.path / f"diverged-{error.step:08d}"
         place.mkdir(exist_ok=True)
-        save_grid(to_uint8(torch.nan_to_num(error.batch.image)), place / "batch.png")
-        (place / "values.json").write_text(json.dumps({"turn": error.turn, "seen": error.seen, **error.values}))
-        self._write_summary({"state": "failed", "reason": str(error)})
-
-    def _write_summary(self, summary: dict[str, Any]) -> None:
-        self.run.summary_file.write_text(json.dumps(summary, indent=1, ensure_ascii=False))
+        save_grid(to_uint8(torch.nan_to_num(error.batch.image)), place / "batch.png", owned=True)
+        write_json_file(place / "values.json", {"turn": error.turn, "seen": error.seen, **error.values})
+        self.run.write_summary({"state": "failed", "reason": str(error)})
 
     def _finish(self, outcome: Outcome, monitor: Monitor, seconds: float, check_share: float) -> None:
         doing(self.console, "saving the model")
         best = outcome.best_step if outcome.best_step is not None and self.recipe.run.keep_best else outcome.step
         ship_checkpoint(self.run, best, store=self.store)
-        self._write_summary(
+        self.run.write_summary(
             {
                 "state": outcome.state,
                 "reason": outcome.reason,

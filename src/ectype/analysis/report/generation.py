@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -80,15 +79,13 @@ def nearest_training_images(view: RunView) -> Section | None:
 def sample_quality(view: RunView) -> Section | None:
     """Draw the distance of samples over training, and describe the verdicts and the end of the run."""
     run = view.run.selected_attempt
-    checks = [line for line in run.metrics() if line["kind"] == "check" and "verdict" in line]
-    try:
-        monitor: dict[str, Any] = json.loads(run.monitor_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    monitor, summary = run.monitor_values(), run.summary()
+    if monitor is None:
         return None
+    key = monitor["key"]
+    checks = [line for line in run.metrics() if line["kind"] == "check" and "verdict" in line and key in line]
     if not checks:
         return None
-    # Earlier versions stored metrics by name instead of by key.
-    key, summary = monitor.get("key") or monitor["name"], run.summary()
     seen = [line["seen"] for line in checks]
     curves = [
         Line("samples", seen, [line[key] for line in checks], 1, markers=True),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
@@ -22,6 +20,8 @@ from ectype.analysis.report.sections import sections
 from ectype.analysis.report.summary_text import describe_density, format_compression, summary_text
 from ectype.analysis.run_view import RunView
 from ectype.core.errors import CheckpointError, RunError
+from ectype.core.files import atomic_file
+from ectype.core.outputs import output_file
 from ectype.evaluation.comparison_stats import FigureComparison
 from ectype.evaluation.figure_names import display_name
 from ectype.evaluation.figures import Evaluation, Figure, format_number
@@ -65,6 +65,7 @@ def write_report(
     charts: Sequence[Chart] = (),
     pictures: Section | None = None,
     command: str = "",
+    owned: bool = False,
 ) -> Path:
     """Write one page about one or more runs.
 
@@ -72,19 +73,20 @@ def write_report(
     policy also forbids.
 
     Args:
-        target: The HTML file. It is written under another name first, then renamed.
+        target: The HTML file.
         views: The runs, at least one.
         comparisons: Figures of all arms over all seeds, if the runs were trained to be compared.
         conclusions: What the comparison shows, sentence by sentence.
         charts: Charts of the comparison.
         pictures: The same images through all models.
         command: The command that repeats the comparison.
+        owned: Whether the file is in a run or comparison, where it may be replaced whatever is in it.
 
     Returns:
         The file.
 
     Raises:
-        RunError: There are no runs, or the file cannot be written.
+        RunError: There are no runs, the file cannot be written, or it exists and Ectype did not write it.
     """
     if not views:
         raise RunError("a report needs at least one run.")
@@ -115,11 +117,10 @@ def write_report(
         plotly=get_plotlyjs(),
         has_charts=bool(charts) or any(section.charts for part in parts for section in part.sections),
     )
-    scratch = target.with_name(target.name + ".tmp")
     try:
-        # A file's name may contain bytes that are no text.
-        scratch.write_text(page, encoding="utf-8", errors="replace")
-        scratch.replace(target)
+        with atomic_file(target) if owned else output_file(target) as scratch:
+            # A file's name may contain bytes that are no text.
+            scratch.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
         raise RunError(f"cannot write '{target}' ({error.strerror}): choose another place with --out.") from None
     return target
@@ -179,10 +180,7 @@ def _facts(view: RunView) -> list[tuple[str, str]]:
 
 
 def _environment(run: RunDir) -> list[tuple[str, str]]:
-    try:
-        found: dict[str, Any] = json.loads(run.environment_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
+    found = run.environment()
     return [(key, shlex.join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in found.items()]
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ectype.core.errors import DataError
+from ectype.core.outputs import is_ectype_output
 from ectype.data.raw_image import Raw
 from ectype.data.sources.base import (
     IMAGE_MAGIC,
@@ -22,9 +23,6 @@ from ectype.data.sources.base import (
 )
 
 __all__ = ["FolderSource"]
-
-RUN_MARKER_FILES = {"recipe.yaml", "environment.json"}
-"""Files that every run directory has."""
 
 
 def _walk_files(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -41,8 +39,8 @@ def _walk_files(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
             entries = list(os.scandir(folder))
         except PermissionError:
             raise DataError(f"no permission to read folder '{folder}': change its permissions, or move it.") from None
-        if prefix and {entry.name for entry in entries} >= RUN_MARKER_FILES:
-            continue  # the images that a run wrote are not training data
+        if prefix and is_ectype_output(folder):
+            continue  # the images that Ectype wrote are not training data
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
