@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ from typer.core import TyperGroup
 
 from ectype.core.console import ActivityConsole
 from ectype.core.errors import EctypeError, EctypeWarning, Interrupted
+from ectype.core.output import safe_streams
+from ectype.core.signals import StopSignal, handle_stop_signals, raise_stop_signal
 
 __all__ = ["Device", "Run", "Seed", "app", "columns", "err", "main", "out", "say"]
 
@@ -49,7 +52,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 2 recipe or usage, 3 images, 4 model, 5 checkpoint, 6 training, 7 run, "
-    "75 stopped by Ctrl-C or SIGTERM and saved (repeat the command; train with --resume or --out).",
+    "75 stopped by Ctrl-C, SIGTERM or SIGHUP, with all that there was to save (repeat the command; train with --resume "
+    "or --out).",
 )
 
 out = ActivityConsole()
@@ -101,15 +105,38 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: err.print(
         f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True
     )
+    with safe_streams() as (output, _):
+        code = _run_command()
+        if output is not None:
+            output.flush()
+            if output.error is not None:
+                _end("error", f"not all of the output could be written ({output.error.strerror or output.error}).")
+                code = code or 1
+    sys.exit(code)
+
+
+def _run_command() -> int:
+    """Run the command that was typed, print how it ended, and return its exit code."""
     try:
-        app()
+        # The first of several processes cleans up; the others wait for its messages where no signal is handled.
+        first = os.environ.get("RANK", "0") == "0"
+        with handle_stop_signals(raise_stop_signal) if first else nullcontext():
+            app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except EctypeError as error:
-        color = "yellow" if isinstance(error, Interrupted) else "red"
-        word = "stopped" if isinstance(error, Interrupted) else "error"
-        err.print(f"[{color}]{word}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("[yellow]stopped:[/] checkpoints that were saved are kept", highlight=False)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
+        _end("stopped" if isinstance(error, Interrupted) else "error", str(error))
+        return error.exit_code
+    except StopSignal as stop:
+        _end("stopped", f"{stop.name}: what was written before is kept; repeat the command.")
+        return Interrupted.exit_code
+    except OSError as error:
+        _end("error", f"{error}: check the path, its permissions, and the free space.")
+        return 1
+    return 0
+
+
+def _end(word: str, text: str) -> None:
+    """Print the last line of a command that does not end well."""
+    color = "yellow" if word == "stopped" else "red"
+    err.print(f"[{color}]{word}:[/] {escape(text)}", highlight=False, soft_wrap=True)

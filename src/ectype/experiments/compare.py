@@ -14,7 +14,7 @@ from rich.console import Console
 from ectype.analysis.results import comparison_page, evaluate
 from ectype.config.schema import parse_count
 from ectype.core.console import doing
-from ectype.core.errors import EctypeError, Interrupted, RecipeError, RunError
+from ectype.core.errors import EctypeError, RecipeError, RunError
 from ectype.data.dataset import ImageStore
 from ectype.evaluation.comparison_stats import (
     FigureComparison,
@@ -168,8 +168,6 @@ def compare(
                 found[arm].append(evaluate(run))
                 runs[arm].append(run)
                 say(f"{name}: measured")
-            except Interrupted:
-                raise
             except EctypeError as error:
                 failed[name] = str(error)
     if not any(runs.values()):

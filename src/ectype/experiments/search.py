@@ -17,7 +17,7 @@ from rich.console import Console
 from ectype.analysis.results import comparison_page, evaluate, evaluate_on_validation
 from ectype.config.recipe import Recipe
 from ectype.core.console import doing
-from ectype.core.errors import EctypeError, Interrupted, RecipeError, RunError
+from ectype.core.errors import EctypeError, RecipeError, RunError
 from ectype.core.optional import optional_import
 from ectype.core.random import derive_seed
 from ectype.evaluation.comparison_stats import compare_figures
@@ -264,8 +264,6 @@ def _run_trials(
                 if name in failed:
                     raise RunError(failed[name])
                 figure = _figure(evaluate_on_validation(RunDir.existing(place / name)), by)
-            except Interrupted:
-                raise
             except EctypeError as error:
                 if isinstance(error, RecipeError):
                     raise

@@ -13,7 +13,8 @@ from ectype.config.recipe import Recipe, differences, load_recipe, merge_source_
 from ectype.core.console import doing
 from ectype.core.distributed import choose_device, process_group
 from ectype.core.environment import numerics
-from ectype.core.errors import ModelError, RecipeError, RunError
+from ectype.core.errors import Interrupted, ModelError, RecipeError, RunError
+from ectype.core.signals import StopSignal
 from ectype.models.base import Encodes, is_trained_to_encode
 from ectype.nets.diffusers_weights import diffusers_overrides, find_diffusers_folder
 from ectype.runs.load import load
@@ -134,11 +135,21 @@ def train_session(
                     train_with_rollback(recipe, run, device, world, console, callbacks, start)
                 if fix:
                     train_with_fixes(recipe, run, device, world, console, callbacks, start)
-            except BaseException:
+            except StopSignal as stop:
+                raise Interrupted(_stop_text(run, stop)) from None
+            finally:
                 if world.is_first:
                     run.remove_if_not_started()
-                raise
     return session
+
+
+def _stop_text(run: RunDir, stop: StopSignal) -> str:
+    """Return what is left of a run that a signal has stopped outside of its training steps."""
+    if not run.recipe_file.is_file():
+        return f"{stop.name} before the first step, so there is nothing to save: repeat the command."
+    if not run.training_ended:
+        return f"{stop.name}: '{run.path}' is saved; repeat the command with --resume to continue."
+    return f"{stop.name}: '{run.path}' is trained and saved; repeat the command with --resume for what follows."
 
 
 def _for_codes_of(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapping[str, Any]) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import NamedTuple
@@ -50,7 +51,14 @@ def step_memory(recipe: Recipe) -> Memory:
         TrainingError: The steps failed.
     """
     command = [sys.executable, "-c", "from ectype.training.step_memory import _measure; _measure()"]
-    done = subprocess.run(command, input=recipe.yaml(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        input=recipe.yaml(),
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"])[-1]
         raise TrainingError(f"no training step could be measured: {last.removeprefix('ectype.core.errors.')}")
