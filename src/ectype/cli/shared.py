@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from ectype.core.errors import EctypeError, EctypeWarning, Interrupted
 from ectype.core.output import safe_streams
 from ectype.core.signals import StopSignal, handle_stop_signals, raise_stop_signal
 
-__all__ = ["Device", "Run", "Seed", "app", "columns", "err", "main", "out", "say"]
+__all__ = ["Device", "Moved", "Run", "Seed", "app", "columns", "err", "main", "out", "say", "store_moved"]
 
 GROUPS = {
     "Train": ("train", "presets", "data", "compare", "study"),
@@ -61,6 +62,9 @@ err = ActivityConsole(stderr=True)
 
 Run = Annotated[Path, typer.Argument(help="A run's directory, such as runs/vae-001, or a model on the Hub, user/name.")]
 Seed = Annotated[int, typer.Option(help="Seed of the random draws.")]
+Moved = Annotated[
+    str | None, typer.Option("--data", help="The new place of the run's own images, if they moved; it is stored.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 
 
@@ -84,6 +88,16 @@ def options(
 def say(text: str) -> None:
     """Print one line as it is."""
     out.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def store_moved(runs: Iterable[Path], source: str | None) -> None:
+    """Store the new place of the images of runs, if one is given."""
+    if source is not None:
+        from ectype.runs.load import move_images
+        from ectype.runs.run_dir import RunDir
+
+        for run in runs:
+            move_images(RunDir.existing(run), source, err)
 
 
 def columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

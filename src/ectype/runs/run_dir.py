@@ -89,14 +89,17 @@ class RunDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.environment_file.write_text(json.dumps(environment, indent=1))
-            # Last, and all at once: a directory that contains the recipe is a run.
-            scratch = self.recipe_file.with_suffix(".tmp")
-            scratch.write_text(recipe.yaml(), encoding="utf-8")
-            scratch.replace(self.recipe_file)
+            self.write_recipe(recipe)  # last: a directory that contains it is a run
         except OSError as error:
             raise TrainingError(
                 f"cannot write to '{self.path}' ({error.strerror}): give another --out, or free some space."
             ) from None
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe, all at once."""
+        scratch = self.recipe_file.with_suffix(".tmp")
+        scratch.write_text(recipe.yaml(), encoding="utf-8")
+        scratch.replace(self.recipe_file)
 
     def remove_if_not_started(self) -> None:
         """Remove the directory if the run failed before `write_start`. The caller has to hold the run's lock."""
