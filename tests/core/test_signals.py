@@ -21,7 +21,7 @@ def _restored():
 )
 def test_a_signal_is_raised_as_no_exception_that_code_catches(number: int, name: str) -> None:
     cleaned = False
-    with pytest.raises(StopSignal, match=name), handle_stop_signals(raise_stop_signal):
+    with pytest.raises(StopSignal, match=name), handle_stop_signals(raise_stop_signal):  # noqa: PT012
         try:
             os.kill(os.getpid(), number)
         except Exception:  # a reader of images reports any error as a damaged image

@@ -35,10 +35,10 @@ def test_a_run_is_given_the_new_place_of_its_images(run: RunDir, tmp_path: Path)
     before = ectype.open_run(run.path).evaluate()["psnr"].value
     run.evaluation_file.unlink()
     shutil.move(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(DataError, match="not at '.*/a' any more: give their new place once, by `ectype evaluate"):
+    with pytest.raises(DataError, match=r"not at '.*/a' any more: give their new place once, by `ectype evaluate"):
         ectype.open_run(run.path).evaluate()
     photos(tmp_path / "others", 1)
-    with pytest.raises(RunError, match="are not those that '.*' was trained on"):
+    with pytest.raises(RunError, match=r"are not those that '.*' was trained on"):
         move_images(run, tmp_path / "others")
     assert run.recipe.data.source == str(tmp_path / "a")
     move_images(run, tmp_path / "b")

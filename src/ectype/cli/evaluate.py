@@ -19,7 +19,10 @@ def evaluate(
     run: Run,
     source: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Other images than the run's own.")] = None,
     likelihood: Annotated[
-        int | None, typer.Option(min=1, metavar="K", help="Draws of the bound on the likelihood, on all test images.")
+        int | None,
+        typer.Option(
+            min=1, max=1_000_000, metavar="K", help="Draws of the bound on the likelihood, on all test images."
+        ),
     ] = None,
     every_figure: Annotated[bool, typer.Option("--all", help="Show all figures, not the main ones.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,

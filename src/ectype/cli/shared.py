@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -21,7 +22,7 @@ from ectype.core.errors import EctypeError, EctypeWarning, Interrupted
 from ectype.core.output import safe_streams
 from ectype.core.signals import StopSignal, handle_stop_signals, raise_stop_signal
 
-__all__ = ["Device", "Moved", "Run", "Seed", "app", "columns", "err", "main", "out", "say", "store_moved"]
+__all__ = ["Device", "Moved", "Run", "Seed", "app", "columns", "err", "finite", "main", "out", "say", "store_moved"]
 
 GROUPS = {
     "Train": ("train", "presets", "data", "compare", "study"),
@@ -60,8 +61,16 @@ app = typer.Typer(
 out = ActivityConsole()
 err = ActivityConsole(stderr=True)
 
+
+def finite(value: float | None) -> float | None:
+    """Refuse a number that is infinite or NaN, which every comparison with bounds lets through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 Run = Annotated[Path, typer.Argument(help="A run's directory, such as runs/vae-001, or a model on the Hub, user/name.")]
-Seed = Annotated[int, typer.Option(help="Seed of the random draws.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random draws.")]
 Moved = Annotated[
     str | None, typer.Option("--data", help="The new place of the run's own images, if they moved; it is stored.")
 ]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ectype.config.data_sections import Augment, DataConfig, DataInfo, Split, Target
-from ectype.config.sections import Choice, Count, Section, Weights, parse_count
+from ectype.config.sections import Choice, Count, Factor, Section, Side, Weight, Weights, parse_count
 from ectype.config.training_sections import (
+    MAX_SEED,
     MonitorConfig,
     OptimizerConfig,
     PlayerOptimizerConfig,
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "MAX_SEED",
     "About",
     "Augment",
     "Choice",
     "Count",
     "DataConfig",
     "DataInfo",
+    "Factor",
     "ModelConfig",
     "MonitorConfig",
     "ObjectiveConfig",
@@ -40,9 +43,11 @@ __all__ = [
     "PlayerOptimizerConfig",
     "RunConfig",
     "Section",
+    "Side",
     "Split",
     "Target",
     "TrainConfig",
+    "Weight",
     "Weights",
     "parse_count",
 ]

@@ -120,7 +120,9 @@ def train_session(
             raise RecipeError(
                 f"train.batch={recipe.train.batch} is less than the number of processes, {world.size}: raise it."
             )
-        run = RunDir(world.broadcast(str(_run_path(recipe, out, Path(root), resume, console)) if world.is_first else ""))
+        run = RunDir(
+            world.broadcast(str(_run_path(recipe, out, Path(root), resume, console)) if world.is_first else "")
+        )
         if not world.is_first:
             console = None
         lock = run.locked() if world.is_first else nullcontext()
@@ -168,9 +170,7 @@ def _for_codes_of(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mappin
     return found.model_copy(update={"model": found.model.on_encoder_run(place, trained.model)})
 
 
-def _run_path(
-    recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None
-) -> Path:
+def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None) -> Path:
     if out is not None:
         run = RunDir(out)
         if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
