@@ -21,7 +21,7 @@ def parse_count(value: Any) -> Any:
     >>> parse_count("1.5k")
     1500
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and value.isascii():
         text = value.strip().replace("_", "")
         factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower(), 1)
         try:

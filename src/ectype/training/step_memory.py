@@ -14,6 +14,7 @@ from torch import Tensor
 from ectype.analysis.cost import assumed_info, format_gigabytes
 from ectype.config.recipe import Recipe, load_recipe
 from ectype.config.schema import DataInfo
+from ectype.config.yaml_text import parse_yaml
 from ectype.core.distributed import choose_device
 from ectype.core.environment import numerics
 from ectype.core.errors import EctypeError, TrainingError
@@ -85,9 +86,7 @@ class _Noise:
 
 def _measure() -> None:
     """Read a recipe from standard input and print a `Memory`; runs in a separate process."""
-    import yaml
-
-    recipe = load_recipe(yaml.safe_load(sys.stdin.read()))
+    recipe = load_recipe(parse_yaml(sys.stdin.read()))
     info, device, budget = (assumed_info(recipe), choose_device(recipe.run.device), recipe.train.images)
     before = peak_memory(device) or 0
     with numerics(recipe.run.threads, deterministic=recipe.train.deterministic):
