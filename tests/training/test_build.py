@@ -34,7 +34,9 @@ def test_the_memory_that_is_needed_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     info = DataInfo(3, (64, 64))
     check_model_fits(recipe, info, CPU)
     monkeypatch.setattr(build, "free_memory", lambda device: 10_000_000)
-    with pytest.raises(ModelError, match=r"parameters with gradients .* needs 0\.0\d GB of memory, and 0\.01 GB are free"):
+    with pytest.raises(
+        ModelError, match=r"parameters with gradients .* needs 0\.0\d GB of memory, and 0\.01 GB are free"
+    ):
         check_model_fits(recipe, info, CPU)
     monkeypatch.setattr(build, "free_memory", lambda device: 2_000_000_000)
     with pytest.raises(ModelError, match=r"one image of 8192×8192 pixels in the model needs \d+\.\d+ GB of memory"):

@@ -154,7 +154,15 @@ def _run_command() -> int:
         _end("stopped", f"{stop.name}: what was written before is kept; repeat the command.")
         return Interrupted.exit_code
     except OSError as error:
-        _end("error", f"{error}: check the path, its permissions, and the free space.")
+        where = "" if error.filename is None else f" ('{str(error.filename)[:200]}')"
+        _end("error", f"{error.strerror or error}{where}: check the path, its permissions, and the free space.")
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        from ectype.core.memory import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        _end("error", "out of memory: use fewer or smaller images at a time, or a machine with more memory.")
         return 1
     return 0
 

@@ -223,9 +223,8 @@ def next_numbered_dir(root: Path, name: str) -> Path:
     Raises:
         TrainingError: It cannot be created.
     """
-    taken = [
-        int(m[1]) for path in root.glob(f"{name}-*") if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))
-    ]
+    numbered = re.compile(rf"{re.escape(name)}-([0-9]{{1,9}})")
+    taken = [int(match[1]) for path in root.glob("*") if (match := numbered.fullmatch(path.name))]
     number = max(taken, default=0) + 1
     while True:
         path = root / f"{name}-{number:03d}"

@@ -29,6 +29,9 @@ from ectype.data.sources.base import (
 
 __all__ = ["TarSource", "ZipSource"]
 
+MAX_UNCHECKED_BYTES = 8 << 20
+"""Larger members of archives have to be images, and to be compressed as little as images are."""
+MAX_RATIO = 200
 _DAMAGE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -47,6 +50,25 @@ def _damage_error(text: str, error: BaseException) -> DataError:
 
 def _too_large() -> str:
     return f"larger than {MAX_ENCODED_BYTES >> 20} MiB when unpacked"
+
+
+def _read_image(file: BufferedIOBase, compressed_bytes: int | None = None) -> Raw:
+    """Return the content of an image in an archive, without unpacking what is none or expands as bombs do.
+
+    Args:
+        file: The member.
+        compressed_bytes: Its size in the archive; None if members are not compressed one by one.
+    """
+    content = file.read(MAX_UNCHECKED_BYTES)
+    if len(content) < MAX_UNCHECKED_BYTES:
+        return content
+    if not IMAGE_MAGIC.match(content):
+        return Unreadable("not an image")
+    if compressed_bytes is not None and MAX_RATIO * compressed_bytes < MAX_UNCHECKED_BYTES:
+        return Unreadable(f"expands more than {MAX_RATIO}-fold when unpacked (a bomb?)")
+    # The size in the directory may be false: do not read more than the limit.
+    content += file.read(MAX_ENCODED_BYTES + 1 - len(content))
+    return Unreadable(_too_large()) if len(content) > MAX_ENCODED_BYTES else content
 
 
 class _Inventory:
@@ -134,12 +156,9 @@ class ZipSource(Source):
                 for member in items[selection] if isinstance(selection, slice) else [items[i] for i in selection]:
                     try:
                         with archive.open(member) as file:
-                            # The size in the directory may be false: do not read more than the limit.
-                            content = file.read(MAX_ENCODED_BYTES + 1)
+                            yield _read_image(cast(BufferedIOBase, file), member.compress_size)
                     except _DAMAGE_ERRORS:
                         yield Unreadable("damaged in the archive")
-                    else:
-                        yield Unreadable(_too_large()) if len(content) > MAX_ENCODED_BYTES else content
         except _DAMAGE_ERRORS as error:
             raise _damage_error(self.text, error) from None
 
@@ -168,7 +187,7 @@ class TarSource(Source):
                     if inventory.admit(member.name.removeprefix("./"), member.size, file):
                         if with_content and file is not None:
                             file.seek(0)
-                            yield file.read()
+                            yield _read_image(file)
                         else:
                             yield b""
         except _DAMAGE_ERRORS as error:
