@@ -64,11 +64,13 @@ def _read_image(file: BufferedIOBase, compressed_bytes: int | None = None) -> Ra
         return content
     if not IMAGE_MAGIC.match(content):
         return Unreadable("not an image")
-    if compressed_bytes is not None and MAX_RATIO * compressed_bytes < MAX_UNCHECKED_BYTES:
-        return Unreadable(f"expands more than {MAX_RATIO}-fold when unpacked (a bomb?)")
     # The size in the directory may be false: do not read more than the limit.
-    content += file.read(MAX_ENCODED_BYTES + 1 - len(content))
-    return Unreadable(_too_large()) if len(content) > MAX_ENCODED_BYTES else content
+    limit = MAX_ENCODED_BYTES if compressed_bytes is None else min(MAX_ENCODED_BYTES, MAX_RATIO * compressed_bytes)
+    content += file.read(max(0, limit + 1 - len(content)))
+    if len(content) <= limit:
+        return content
+    bomb = f"expands more than {MAX_RATIO}-fold when unpacked (a bomb?)"
+    return Unreadable(_too_large() if limit == MAX_ENCODED_BYTES else bomb)
 
 
 class _Inventory:
@@ -177,12 +179,15 @@ class TarSource(Source):
         super().__init__(text, str(self.path), signature_of_files([self.path]))
 
     def _members(self, inventory: _Inventory, *, with_content: bool) -> Iterator[Raw]:
+        limit = MAX_UNCHECKED_BYTES + MAX_RATIO * self.path.stat().st_size
         try:
             with tarfile.open(self.path, "r:*") as archive:
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
                     if not member.isfile():
                         continue
+                    if member.offset_data + member.size > limit:
+                        raise tarfile.TarError(f"it expands more than {MAX_RATIO}-fold: unpack it if that is right")
                     file = cast(BufferedIOBase | None, archive.extractfile(member))
                     if inventory.admit(member.name.removeprefix("./"), member.size, file):
                         if with_content and file is not None:
