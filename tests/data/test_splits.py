@@ -126,7 +126,7 @@ def test_only_a_test_folder():
 
 
 def test_a_pattern_that_backtracks_is_refused_in_seconds() -> None:
-    names = [f"{"a" * 60}{i}!.png" for i in range(8)]
+    names = [f"{'a' * 60}{i}!.png" for i in range(8)]
     with pytest.raises(DataError, match=r"split.group='\(a\|aa\)\+\$' takes too long to search in 'aaaa"):
         split(names, group="(a|aa)+$")
     assert len(split([f"patient{i % 9}-{i}.png" for i in range(90)], group=r"patient(\d+)")) == 90
