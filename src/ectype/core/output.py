@@ -127,6 +127,8 @@ class SafeStream:
                 os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # libraries would write there, past this stream
+            raise AttributeError(name)
         return getattr(self.stream, name)
 
 
