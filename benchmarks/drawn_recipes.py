@@ -85,12 +85,12 @@ values = st.one_of(
 )
 
 
-@st.composite
-def drawn_recipes(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """Draw a preset, and up to four of its keys with values that may suit them or not."""
-    preset = draw(st.sampled_from(sorted(KEYS)))
-    keys = draw(st.lists(st.sampled_from(KEYS[preset]), max_size=4))
-    return preset, [f"{key}={draw(values)}" for key in keys]
+drawn_recipes = st.sampled_from(sorted(KEYS)).flatmap(
+    lambda preset: st.tuples(
+        st.just(preset), st.lists(st.tuples(st.sampled_from(KEYS[preset]), values).map("=".join), max_size=4)
+    )
+)
+"""A preset, and up to four of its keys with values that may suit them or not."""
 
 
 def outcome(preset: str, overrides: list[str], *, build: bool) -> str:
@@ -168,7 +168,7 @@ def run(n: int = 500) -> tuple[int, int, list[str]]:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(drawn_recipes())
+    @given(drawn_recipes)
     def each(drawn: tuple[str, list[str]]) -> None:
         nonlocal tried
         tried += 1

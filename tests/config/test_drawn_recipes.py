@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 
 
 @settings(max_examples=20, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-@given(drawn_recipes())
+@given(drawn_recipes)
 @example(("vae", ["seed=4294967296"]))
 @example(("vae", ["latent_dim=1e11"]))
 @example(("vae", ["size=1000000"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import tarfile
 import tracemalloc
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from ectype.core.errors import DataError
+from ectype.data.labels import read_labels
 from ectype.data.raw_image import Unreadable
 from ectype.data.sources.open import open_source
 
@@ -91,3 +93,12 @@ def test_arrays_that_compress_well_are_read(tmp_path: Path) -> None:
     blank = np.zeros((500, 28, 28), np.uint8)
     np.savez_compressed(tmp_path / "blank.npz", x=blank)
     assert len(open_source(str(tmp_path / "blank.npz")).listing().names) == 500
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    for name in ("a.zip", "a.tar", "a.npy", "a.parquet", "a-idx3-ubyte"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match="neither a folder nor a regular file"):
+            open_source(str(tmp_path / name))
+    with pytest.raises(DataError, match="'/dev/zero' is not a file: give the path of a CSV file"):
+        read_labels("/dev/zero", ["a.png"], str(tmp_path))
