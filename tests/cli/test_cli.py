@@ -482,7 +482,7 @@ def test_keep_and_report(ectype, runs: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_exits_with_its_code(tmp_path: Path, number: signal.Signals) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(small("vae-fast", **{"train.images": 10_000_000, "monitor.every": 5_000_000}).yaml())

@@ -54,7 +54,7 @@ def test_override(key: str, value: str, path: str, expected: object) -> None:
         (["size=2"], ["data.size=2: must be at least 4."]),
         (["resize=crp"], ["did you mean 'crop'?"]),
         (["split=0.2"], ["data.split=0.2: must be keys with values"]),
-        (["size=[2, 8]"], ["2 pixels is too small"]),
+        (["size=[2, 8]"], ["data.size.0=2: must be at least 4."]),
         (["lr"], ["'lr' is not an override", "key=value"]),
         (["net={kind: conv, widht: 3}"], ["widht"]),
         (["optimizer.name=adamx"], ["'adamx'", "did you mean 'adam"]),

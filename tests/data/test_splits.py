@@ -123,3 +123,10 @@ def test_impossible_splits(names, keys, words):
 def test_only_a_test_folder():
     with pytest.raises(DataError, match="0 images to train on"):
         split(["a", "b"], [TEST, TEST])
+
+
+def test_a_pattern_that_backtracks_is_refused_in_seconds() -> None:
+    names = [f"{'a' * 60}{i}!.png" for i in range(8)]
+    with pytest.raises(DataError, match=r"split.group='\(a\|aa\)\+\$' takes too long to search in 'aaaa"):
+        split(names, group="(a|aa)+$")
+    assert len(split([f"patient{i % 9}-{i}.png" for i in range(90)], group=r"patient(\d+)")) == 90

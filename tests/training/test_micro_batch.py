@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import subprocess
 import sys
@@ -36,7 +37,16 @@ def test_errors_of_allocation_are_known_from_others() -> None:
     assert out_of_memory(caught.value)
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert out_of_memory(MemoryError())
-    assert out_of_memory(RuntimeError("[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried …"))
+    for text in (
+        "[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried …",
+        "could not create a primitive",
+        "could not create a primitive descriptor for a convolution forward propagation primitive",
+        "std::bad_alloc",
+        "Unable to allocate 3.00 GiB for an array",
+    ):
+        assert out_of_memory(RuntimeError(text))
+    assert out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    assert not out_of_memory(OSError(errno.ENOSPC, "No space left on device"))
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not out_of_memory(ValueError("out of memory"))
 

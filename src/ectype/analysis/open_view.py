@@ -19,9 +19,9 @@ from ectype.analysis.other_images import (
 )
 from ectype.analysis.run_view import RunView
 from ectype.config.recipe import Recipe
-from ectype.config.schema import DataConfig
+from ectype.config.schema import Split
 from ectype.core.distributed import choose_device
-from ectype.core.errors import CheckpointError, DataError, EctypeWarning, RunError, TrainingError
+from ectype.core.errors import DataError, EctypeWarning, RunError, TrainingError
 from ectype.data.dataset import ImageStore
 from ectype.data.loader import Loader
 from ectype.data.prepare import Prepared
@@ -32,16 +32,13 @@ from ectype.evaluation.registered import metric_digests
 from ectype.models.base import Samples
 from ectype.runs import checkpoint
 from ectype.runs.json_files import read_json_file, write_json_file
-from ectype.runs.load import load, open_data
+from ectype.runs.load import OpenData, images_are_gone, load, open_data, open_run_images, trained_on
 from ectype.runs.run_dir import RunDir
 
 __all__ = ["FIGURES_VERSION", "OpenData", "open_view"]
 
 FIGURES_VERSION = 7
 """Version of what is measured. Figures stored by another version are measured again."""
-
-OpenData = Callable[[DataConfig], tuple[Prepared, ImageStore]]
-"""Open the images of a recipe; a training session passes one that returns what it holds open already."""
 
 
 def open_view(
@@ -72,23 +69,29 @@ def open_view(
     recipe = run.recipe
     model = load(run.path, device=device or _usual_device(recipe))
     here = next(model.parameters()).device
-    prepared, store = opener(recipe.data)
-    config = recipe.data if source is None else other_source(recipe.data, source, store.info)
+    config = recipe.data if source is None else other_source(recipe.data, source, model.info)
     own, others, copies = config is recipe.data and split == "test", "", 0
+    gone = config is not recipe.data and images_are_gone(recipe.data)
+    if gone:
+        # A half of the other images takes the place of the training images, which baselines are fitted to.
+        config = config.model_copy(update={"split": Split(val=0, test=0.5)})
+        prepared, store = open_data(config)
+    else:
+        prepared, store = open_run_images(run, opener)
     if config is recipe.data:
         images = store.split(split)
     else:
-        found, asked = open_data(config)
-        check_targets_match(store.info, asked.info, str(source))
-        part, images = evaluation_split(asked, store.info)
+        found, asked = (prepared, store) if gone else open_data(config)
+        check_targets_match(model.info, asked.info, str(source))
+        part, images = evaluation_split(asked, model.info)
         others = f"images of '{source}'" if part == "train" else f"images held out in '{source}'"
         others += found.rejects_note
-        copies = count_training_images(found.digests(part), prepared.digests("train"), images.names)
+        copies = 0 if gone else count_training_images(found.digests(part), prepared.digests("train"), images.names)
     train = Loader(store.split("train"), recipe.data, here, training=False, seed=recipe.train.seed)
     test = Loader(images, config, here, training=False, seed=recipe.train.seed)
     if len(test) == 0:
         raise DataError(f"no {split} images to measure on: raise data.split.{split}.")
-    moved = config is recipe.data and _trained_on(run) not in (None, prepared.fingerprint)
+    changed = config is recipe.data and trained_on(run) not in (None, prepared.fingerprint)
     # The figures depend on these weights and these images.
     key = [FIGURES_VERSION, checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
     kept = _stored(run, key, likelihood) if own else None
@@ -96,7 +99,12 @@ def open_view(
     if others:
         evaluation = replace(evaluation, test_set=others)
     for applies, remark in (
-        (moved, "the images have changed since this run was trained: held-out images may have been trained on"),
+        (
+            gone,
+            f"its own images are not at '{recipe.data.source}' any more: baselines are fitted to images of '{source}' "
+            "instead, and copies of training images cannot be found; --data NEW names their new place",
+        ),
+        (changed, "the images have changed since this run was trained: held-out images may have been trained on"),
         (copies, f"{copies:,} of these images are among those that this run was trained on"),
     ):
         if applies:
@@ -160,11 +168,3 @@ def _usual_device(recipe: Recipe) -> str:
         choose_device(recipe.run.device)
         return recipe.run.device
     return "auto"
-
-
-def _trained_on(run: RunDir) -> str | None:
-    """Return the fingerprint of the images that a run was trained on; None if no checkpoint says so."""
-    for place in reversed(checkpoint.checkpoint_dirs(run.selected_attempt.checkpoints)):
-        with suppress(CheckpointError):
-            return checkpoint.load_state(place).get("fingerprint")
-    return None

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from ectype.api.run import Run
-from ectype.config.recipe import Recipe
+from ectype.config.recipe import Recipe, parse_overrides
 from ectype.config.schema import DataInfo
 from ectype.core.console import ActivityConsole, heartbeat
 from ectype.core.errors import RecipeError
@@ -111,10 +111,7 @@ def changes_of(overrides: Sequence[str] | Mapping[str, Any] | None, **options: A
     elif isinstance(overrides, Mapping):
         changes = dict(overrides)
     else:
-        wrong = next((word for word in overrides if "=" not in word), None)
-        if wrong is not None:
-            raise RecipeError(f"'{wrong}' is not an override: write key=value, such as latent_dim=32.")
-        changes = dict(word.split("=", 1) for word in overrides)
+        changes = dict(parse_overrides(overrides))
     keys = {"images": "train.images", "minutes": "train.minutes", "seed": "train.seed", "device": "run.device"}
     for option, value in options.items():
         if value is None:

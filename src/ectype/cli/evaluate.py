@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ectype.cli.shared import Run, app, columns, err, out, say
+from ectype.cli.shared import Moved, Run, app, columns, err, out, say, store_moved
 from ectype.core.errors import RecipeError
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, or auto.")]
@@ -19,12 +19,16 @@ def evaluate(
     run: Run,
     source: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Other images than the run's own.")] = None,
     likelihood: Annotated[
-        int | None, typer.Option(min=1, metavar="K", help="Draws of the bound on the likelihood, on all test images.")
+        int | None,
+        typer.Option(
+            min=1, max=1_000_000, metavar="K", help="Draws of the bound on the likelihood, on all test images."
+        ),
     ] = None,
     every_figure: Annotated[bool, typer.Option("--all", help="Show all figures, not the main ones.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all figures as CSV.")] = False,
     as_latex: Annotated[bool, typer.Option("--latex", help="Print all figures as a LaTeX table.")] = False,
+    moved: Moved = None,
     device: Device = None,
 ) -> None:
     """Measure a run on images that it was not trained on."""
@@ -34,6 +38,7 @@ def evaluate(
     with err.spinner("measuring"):
         from ectype.api.run import Run as OpenRun
 
+        store_moved([run], moved)
         found = OpenRun(run, console=err).evaluate(source, likelihood=likelihood, device=device)
     if as_json:
         print(found.to_json())
@@ -54,12 +59,14 @@ def diagnose(
     overrides: Annotated[list[str] | None, typer.Argument(help="For images: key=value, such as size=128.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="A directory for pictures of the evidence.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    moved: Moved = None,
     device: Device = None,
 ) -> None:
     """Find problems of a run or of images, and what to change."""
     with err.spinner("looking for problems"):
         from ectype.analysis import results
 
+        store_moved([Path(what)], moved)
         found = results.diagnose(what, overrides or [], device=device)
         written = results.save_evidence(found, pictures) if pictures is not None else []
     if as_json:
@@ -85,11 +92,13 @@ def report(
     to: Annotated[
         Path | None, typer.Option("--out", help="The page: report.html in the run, or next to the first of several.")
     ] = None,
+    moved: Moved = None,
 ) -> None:
     """Write one self-contained HTML page about runs."""
     with err.spinner("writing the report"):
         from ectype.analysis import results
 
+        store_moved(runs_, moved)
         page = results.report([results.RunDir.existing(path) for path in runs_], to)
     say(f"report: {page}")
 

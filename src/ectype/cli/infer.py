@@ -7,25 +7,31 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ectype.cli.shared import Device, Run, Seed, app, err, out, say
+from ectype.cli.shared import Device, Run, Seed, app, err, finite, out, say
 
 
 @app.command()
 def sample(
     run: Run,
-    n: Annotated[int, typer.Option("-n", min=1, help="Number of images; with --walk, at most 16 walks.")] = 64,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=1_000_000, help="Number of images; with --walk, at most 16 walks.")
+    ] = 64,
     seed: Seed = 0,
     density: Annotated[
         str | None,
         typer.Option(help="normal, gaussian, gmm, or flow (trained when first used). Default: the model's own."),
     ] = None,
     label: Annotated[str | None, typer.Option(help="A class, several with commas, or all.")] = None,
-    truncation: Annotated[float | None, typer.Option(help="Redraw noise beyond ± this, such as 0.7.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="For a flow: fewer are faster.")] = None,
+    truncation: Annotated[
+        float | None, typer.Option(callback=finite, help="Redraw noise beyond ± this, such as 0.7.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="For a flow: fewer are faster.")] = None,
     solver: Annotated[Literal["euler", "heun"] | None, typer.Option(help="Solver of a flow.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="For a flow with classes; above 1: clearer.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, max=1000, callback=finite, help="For a flow with classes; above 1: clearer.")
+    ] = None,
     frames: Annotated[
-        int | None, typer.Option("--walk", min=2, help="Write a film with this many frames instead.")
+        int | None, typer.Option("--walk", min=2, max=100_000, help="Write a film with this many frames instead.")
     ] = None,
     picture: Annotated[Path | None, typer.Option("--out", help="The picture or film to write.")] = None,
     device: Device = "auto",
@@ -49,8 +55,12 @@ def reconstruct(
     run: Run,
     images: Annotated[list[str], typer.Argument(help="Images or folders of them.")],
     to: Annotated[Path, typer.Option("--out", help="A directory.")] = Path("reconstructions"),
-    draws: Annotated[int, typer.Option(min=0, help="Posterior draws per image, for a variational model.")] = 0,
-    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Overlap of tiles, as a fraction.")] = 0.25,
+    draws: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Posterior draws per image, for a variational model.")
+    ] = 0,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=0.9, callback=finite, help="Overlap of tiles, as a fraction.")
+    ] = 0.25,
     resize: Annotated[bool, typer.Option("--resize", help="Resize large images instead of tiling them.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -78,7 +88,7 @@ def translate(
         Literal["auto", "trained", "full"],
         typer.Option(help="Work at the size of the training images, or at full size; auto: full size for restoration."),
     ] = "auto",
-    tile: Annotated[int, typer.Option(help="Tile size in pixels for larger images.")] = 512,
+    tile: Annotated[int, typer.Option(min=1, max=16_384, help="Tile size in pixels for larger images.")] = 512,
     device: Device = "auto",
 ) -> None:
     """Predict masks, translated images or restored images."""
@@ -116,7 +126,7 @@ def nearest(
     images: Annotated[list[str], typer.Argument(help="Images or folders of them.")],
     source: Annotated[str, typer.Option("--in", metavar="DATA", help="The images to search.")],
     to: Annotated[Path, typer.Option("--out", help="A picture.")] = Path("nearest.png"),
-    k: Annotated[int, typer.Option("-k", min=1, help="Neighbors of each image.")] = 8,
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Neighbors of each image.")] = 8,
     device: Device = "auto",
 ) -> None:
     """Find the images whose codes are nearest to an image's."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +19,10 @@ from typer.core import TyperGroup
 
 from ectype.core.console import ActivityConsole
 from ectype.core.errors import EctypeError, EctypeWarning, Interrupted
+from ectype.core.output import safe_streams
+from ectype.core.signals import StopSignal, handle_stop_signals, raise_stop_signal
 
-__all__ = ["Device", "Run", "Seed", "app", "columns", "err", "main", "out", "say"]
+__all__ = ["Device", "Moved", "Run", "Seed", "app", "columns", "err", "finite", "main", "out", "say", "store_moved"]
 
 GROUPS = {
     "Train": ("train", "presets", "data", "compare", "study"),
@@ -49,14 +54,26 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 2 recipe or usage, 3 images, 4 model, 5 checkpoint, 6 training, 7 run, "
-    "75 stopped by Ctrl-C or SIGTERM and saved (repeat the command; train with --resume or --out).",
+    "75 stopped by Ctrl-C, SIGTERM or SIGHUP, with all that there was to save (repeat the command; train with --resume "
+    "or --out).",
 )
 
 out = ActivityConsole()
 err = ActivityConsole(stderr=True)
 
+
+def finite(value: float | None) -> float | None:
+    """Refuse a number that is infinite or NaN, which every comparison with bounds lets through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 Run = Annotated[Path, typer.Argument(help="A run's directory, such as runs/vae-001, or a model on the Hub, user/name.")]
-Seed = Annotated[int, typer.Option(help="Seed of the random draws.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random draws.")]
+Moved = Annotated[
+    str | None, typer.Option("--data", help="The new place of the run's own images, if they moved; it is stored.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 
 
@@ -82,6 +99,16 @@ def say(text: str) -> None:
     out.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
+def store_moved(runs: Iterable[Path], source: str | None) -> None:
+    """Store the new place of the images of runs, if one is given."""
+    if source is not None:
+        from ectype.runs.load import move_images
+        from ectype.runs.run_dir import RunDir
+
+        for run in runs:
+            move_images(RunDir.existing(run), source, err)
+
+
 def columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print a table with one line for each row, cut at the terminal's edge."""
     table = Table(box=None, pad_edge=False)
@@ -101,15 +128,46 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: err.print(
         f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True
     )
+    with safe_streams() as (output, _):
+        code = _run_command()
+        if output is not None:
+            output.flush()
+            if output.error is not None:
+                _end("error", f"not all of the output could be written ({output.error.strerror or output.error}).")
+                code = code or 1
+    sys.exit(code)
+
+
+def _run_command() -> int:
+    """Run the command that was typed, print how it ended, and return its exit code."""
     try:
-        app()
+        # The first of several processes cleans up; the others wait for its messages where no signal is handled.
+        first = os.environ.get("RANK", "0") == "0"
+        with handle_stop_signals(raise_stop_signal) if first else nullcontext():
+            app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except EctypeError as error:
-        color = "yellow" if isinstance(error, Interrupted) else "red"
-        word = "stopped" if isinstance(error, Interrupted) else "error"
-        err.print(f"[{color}]{word}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("[yellow]stopped:[/] checkpoints that were saved are kept", highlight=False)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
+        _end("stopped" if isinstance(error, Interrupted) else "error", str(error))
+        return error.exit_code
+    except StopSignal as stop:
+        _end("stopped", f"{stop.name}: what was written before is kept; repeat the command.")
+        return Interrupted.exit_code
+    except OSError as error:
+        where = "" if error.filename is None else f" ('{str(error.filename)[:200]}')"
+        _end("error", f"{error.strerror or error}{where}: check the path, its permissions, and the free space.")
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        from ectype.core.memory import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        _end("error", "out of memory: use fewer or smaller images at a time, or a machine with more memory.")
+        return 1
+    return 0
+
+
+def _end(word: str, text: str) -> None:
+    """Print the last line of a command that does not end well."""
+    color = "yellow" if word == "stopped" else "red"
+    err.print(f"[{color}]{word}:[/] {escape(text)}", highlight=False, soft_wrap=True)

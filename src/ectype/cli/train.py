@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ectype.cli.shared import app, columns, out, say
+from ectype.cli.shared import app, columns, finite, out, say
 from ectype.core.errors import DataError, RecipeError
 
 
@@ -20,7 +20,9 @@ def train(
     data: Annotated[str, typer.Argument(help="A folder, archive, IDX, .npz, hf:…, torchvision:…, or 'digits'.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value changes to the recipe.")] = None,
     images: Annotated[str | None, typer.Option(help="Budget in images shown, such as 500k or 2M.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Budget in time, converted to images at the start.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(callback=finite, help="Budget in time, converted to images at the start.")
+    ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Directory of the run. If it holds this run, training continues.")
     ] = None,
@@ -154,9 +156,9 @@ def data(
 
 Data = Annotated[str, typer.Option("--data", help="A folder or any other source of images.")]
 Images = Annotated[str | None, typer.Option(help="Budget of each run in images shown, such as 500k.")]
-Minutes = Annotated[float | None, typer.Option(help="Budget of each run in time.")]
-Seeds = Annotated[int, typer.Option(min=1, help="Runs of each recipe.")]
-Processes = Annotated[int, typer.Option(min=0, help="Runs at the same time; 0 leaves two cores to each.")]
+Minutes = Annotated[float | None, typer.Option(callback=finite, help="Budget of each run in time.")]
+Seeds = Annotated[int, typer.Option(min=1, max=10_000, help="Runs of each recipe.")]
+Processes = Annotated[int, typer.Option(min=0, max=1024, help="Runs at the same time; 0 leaves two cores to each.")]
 
 
 @app.command()
@@ -193,7 +195,9 @@ def study(
     images: Images = None,
     minutes: Minutes = None,
     seeds: Seeds = 1,
-    trials: Annotated[int | None, typer.Option(min=1, help="Search several keys with this many runs.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Search several keys with this many runs.")
+    ] = None,
     by: Annotated[str | None, typer.Option(help="In a search, the figure that trials are ranked by.")] = None,
     storage: Annotated[str | None, typer.Option(help="In a search, the URL of a database to share.")] = None,
     to: Annotated[Path, typer.Option("--out", help="A directory; repeat the command to continue.")] = Path("study"),

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ectype.config.sections import Section
 
 __all__ = ["Augment", "DataConfig", "DataInfo", "Split", "Target"]
+
+
+MAX_SIDE_PX = 16_384
+ImageSide = Annotated[int, Field(ge=4, le=MAX_SIDE_PX)]
+"""Height or width of the images, in pixels."""
+MaskValue = Annotated[int, Field(ge=-(2**31), le=2**32 - 1)]
+"""A value of pixels in a mask."""
 
 
 class Target(NamedTuple):
@@ -103,12 +110,12 @@ class DataConfig(Section):
     """The folder, or the half, of the targets; see `input`."""
     class_names: tuple[str, ...] | None = None
     """Names of the classes of masks, in the order of their values."""
-    class_values: tuple[int | str, ...] | None = None
+    class_values: tuple[MaskValue | str, ...] | None = None
     """The value or color (red, #ff0000) of each class in the masks, in order. None takes all values that occur in the
     masks, in ascending order; so do masks with as many classes but other values than those given here."""
-    ignore: Literal["auto"] | int | str | None = "auto"
+    ignore: Literal["auto"] | MaskValue | str | None = "auto"
     """The value or color of mask pixels that are ignored. auto: 255, where classes are 0, 1, … (Pascal VOC)."""
-    size: Literal["auto", "own"] | Annotated[int, Field(ge=4)] | tuple[int, int] = "auto"
+    size: Literal["auto", "own"] | ImageSide | tuple[ImageSide, ImageSide] = "auto"
     """Pixels: one number, or height and width. auto: the images' own size if all agree and it is at most 128, else a
     square of at most 64. own: the size of most images, with no side longer than 512."""
     channels: Literal["auto", 1, 3] = "auto"
@@ -118,7 +125,7 @@ class DataConfig(Section):
     ratio; tiles: cut into parts of that size at full resolution, which keeps all details of large images."""
     background: str = "white"
     """The color of transparent pixels and of padding: any color name or code that Pillow knows."""
-    min_size: int = Field(default=4, ge=1)
+    min_size: int = Field(default=4, ge=1, le=MAX_SIDE_PX)
     """Images with a side shorter than this many pixels are rejected."""
     max_rejects: float = Field(default=0.1, ge=0, le=1)
     """Preparing stops with an error if more than this fraction of the images is rejected."""
@@ -127,13 +134,6 @@ class DataConfig(Section):
     white; dynamic: drawn anew each time an image is shown."""
     split: Annotated[Split, BeforeValidator(_split_method)] = Split()
     augment: Augment = Augment()
-
-    @field_validator("size")
-    @classmethod
-    def _check_side_length(cls, value: Any) -> Any:
-        if isinstance(value, tuple) and min(value) < 4:
-            raise ValueError(f"a side of {min(value)} pixels is too small: use at least 4")
-        return value
 
     @model_validator(mode="after")
     def _check_combination(self) -> DataConfig:

@@ -11,6 +11,7 @@ from ectype.core.errors import did_you_mean
 
 __all__ = ["validation_error_text"]
 
+MAX_SHOWN_CHARACTERS = 80
 BOUNDS = {"greater_than_equal": "at least", "greater_than": "above", "less_than_equal": "at most", "less_than": "below"}
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a word"}
 TYPES |= dict.fromkeys(("tuple", "list"), "a list in brackets")
@@ -45,15 +46,22 @@ def validation_error_text(error: ValidationError) -> str:
         words = [word for text in rules if text is not None for word in text.split("'")[1::2]]
         if (hint := did_you_mean(str(first["input"]), words)).startswith("did"):
             rule += f"; {hint}"
-    prefix = f"{key}={first['input']!r}: " if key and not isinstance(first["input"], Mapping) else ""
+    prefix = f"{key}={_shown(first['input'])}: " if key and not isinstance(first["input"], Mapping) else ""
     return f"{prefix}{rule}" + ("" if rule.endswith((".", "?")) else ".")
+
+
+def _shown(value: object) -> str:
+    """Return a value as it was written, shortened if it is long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}…"
 
 
 def _rule(error: ErrorDetails) -> str | None:
     """Return what the value must be; None if pydantic's own message says it."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in BOUNDS:
-        return f"{BOUNDS[kind]} {next(iter(context.values())):g}"
+        bound = next(iter(context.values()))
+        return f"{BOUNDS[kind]} {bound:,}" if isinstance(bound, int) else f"{BOUNDS[kind]} {bound:g}"
     if kind == "literal_error":
         return context["expected"]
     if kind in ("missing", "too_short", "too_long"):

@@ -22,6 +22,7 @@ from ectype.config.schema import (
     Section,
     TrainConfig,
 )
+from ectype.config.yaml_text import parse_yaml, read_yaml
 from ectype.core.errors import RecipeError, did_you_mean
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "data_recipe",
     "differences",
     "load_recipe",
+    "parse_overrides",
     "merge_source_override",
     "preset_names",
     "preset_path",
@@ -151,10 +153,16 @@ def _parse_value(text: str) -> Any:
     if text.lstrip().startswith("#"):  # a color, not a comment
         return text.strip()
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        if "occurs twice" in str(error):
+            raise RecipeError(f"'{text[:80]}': {' '.join(str(error).split())}.") from None
         return text
-    if isinstance(value, str):
+    except RecipeError as error:
+        if text.lstrip().startswith(("[", "{")):
+            raise RecipeError(f"'{text[:80]}': {error}") from None
+        return text  # *.png is a word, and not an alias
+    if isinstance(value, str) and value.isascii():  # float() would also take the digits of other scripts
         try:
             return float(value)
         except ValueError:
@@ -279,7 +287,7 @@ def load_recipe(name: str | Path | Mapping[str, Any], overrides: Sequence[str] |
         RecipeError: See `Recipe.override` and `preset_path`.
     """
     plain = name if isinstance(name, Mapping) else _read(preset_path(str(name)))
-    return _validate(Recipe, plain).override(_parse_overrides(overrides))
+    return _validate(Recipe, plain).override(parse_overrides(overrides))
 
 
 def data_recipe(source: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> DataConfig:
@@ -289,7 +297,7 @@ def data_recipe(source: str, overrides: Sequence[str] | Mapping[str, Any] = ()) 
         RecipeError: See `Recipe.override`.
     """
     recipe = _DataOnly(data=DataConfig(source=source))
-    return _validate(_DataOnly, _apply(recipe, merge_source_override(source, _parse_overrides(overrides)))).data
+    return _validate(_DataOnly, _apply(recipe, merge_source_override(source, parse_overrides(overrides)))).data
 
 
 def merge_source_override(folder: str, overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
@@ -298,7 +306,7 @@ def merge_source_override(folder: str, overrides: Sequence[str] | Mapping[str, A
     Raises:
         RecipeError: `source` is overridden although the images are not pairs.
     """
-    merged = dict(_parse_overrides(overrides))
+    merged = dict(parse_overrides(overrides))
     keys = [key for key in ("source", "data.source") if key in merged]
     if keys:
         inner = merged.pop(keys[0])
@@ -314,20 +322,25 @@ class _DataOnly(Section):
     data: DataConfig
 
 
-def _parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return overrides as a mapping.
+
+    Raises:
+        RecipeError: A text is not `key=value`, or a key occurs twice.
+    """
     if isinstance(overrides, Mapping):
         return overrides
     pairs = [text.partition("=") for text in overrides]
     if wrong := [key for key, sign, _ in pairs if not sign or not key]:
         raise RecipeError(f"'{wrong[0]}' is not an override: write key=value, as in latent_dim=8.")
-    return {key.strip(): value for key, _, value in pairs}
+    keys = [key.strip() for key, _, _ in pairs]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise RecipeError(f"'{twice}' is set {keys.count(twice)} times: leave all but one out.")
+    return {key: value for key, (_, _, value) in zip(keys, pairs, strict=True)}
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from None
+    plain = read_yaml(path)
     if not isinstance(plain, dict):
         raise RecipeError(f"'{path}' is not a recipe: it has to contain sections such as data, model and objective.")
     return plain

@@ -10,11 +10,14 @@ The sections are defined in `ectype.config.data_sections` and `ectype.config.tra
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator
 
 from ectype.config.data_sections import Augment, DataConfig, DataInfo, Split, Target
-from ectype.config.sections import Choice, Count, Section, Weights, parse_count
+from ectype.config.sections import Choice, Count, Factor, Section, Side, Weight, Weights, parse_count
 from ectype.config.training_sections import (
+    MAX_SEED,
     MonitorConfig,
     OptimizerConfig,
     PlayerOptimizerConfig,
@@ -27,12 +30,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "MAX_SEED",
     "About",
     "Augment",
     "Choice",
     "Count",
     "DataConfig",
     "DataInfo",
+    "Factor",
     "ModelConfig",
     "MonitorConfig",
     "ObjectiveConfig",
@@ -40,18 +45,41 @@ __all__ = [
     "PlayerOptimizerConfig",
     "RunConfig",
     "Section",
+    "Side",
     "Split",
     "Target",
     "TrainConfig",
+    "Weight",
     "Weights",
     "parse_count",
 ]
 
 
+MAX_NAME_BYTES = 100
+RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in range(1, 10))}
+"""Names that Windows keeps for devices, with any suffix."""
+
+
+def _check_name(name: str) -> str:
+    """Return a name that is the name of a directory on every system.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not name.isprintable() or set(name) & set('<>:"/\\|?*'):
+        raise ValueError('a name becomes the name of a directory: leave out control characters and < > : " / \\ | ? *')
+    if not name or name[0] in ". " or name[-1] in ". " or name.split(".")[0].upper() in RESERVED_NAMES:
+        raise ValueError("this cannot be the name of a directory on every system: use letters, digits and hyphens")
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+        raise ValueError(f"a name has at most {MAX_NAME_BYTES} bytes")
+    return name
+
+
 class About(Section):
     """How a preset is described in the list of presets."""
 
-    name: str = "custom"
+    name: Annotated[str, AfterValidator(_check_name)] = "custom"
+    """Also the first part of the names of numbered runs."""
     summary: str = ""
     """What the model is, in a few words."""
     family: str = ""

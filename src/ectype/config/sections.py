@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ectype.config.registry import import_kinds
 from ectype.core.errors import did_you_mean
 
-__all__ = ["Choice", "Count", "Section", "Weights", "parse_count"]
+__all__ = ["Choice", "Count", "Factor", "Section", "Side", "Weight", "Weights", "parse_count"]
 
 
 def parse_count(value: Any) -> Any:
@@ -21,7 +21,7 @@ def parse_count(value: Any) -> Any:
     >>> parse_count("1.5k")
     1500
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and value.isascii():
         text = value.strip().replace("_", "")
         factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower(), 1)
         try:
@@ -32,15 +32,21 @@ def parse_count(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(parse_count)]
+Count = Annotated[int, Field(le=10**15), BeforeValidator(parse_count)]
 """A whole number that may be written with a suffix: 500k, 2M."""
+Side = Annotated[int, Field(ge=1, le=16_384)]
+"""Channels, or height or width in pixels, of a map."""
+Factor = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""A factor or shift of values."""
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+"""The weight of a loss."""
 
 
 def _single_weight(value: Any) -> Any:
     return {value: 1.0} if isinstance(value, str) and value else value
 
 
-Weights = Annotated[dict[str, float], BeforeValidator(_single_weight)]
+Weights = Annotated[dict[str, Weight], BeforeValidator(_single_weight)]
 """Losses with their weights; a name alone means that loss with weight 1."""
 
 

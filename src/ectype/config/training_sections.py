@@ -11,26 +11,33 @@ from ectype.config.sections import Count, Section
 __all__ = ["MonitorConfig", "OptimizerConfig", "PlayerOptimizerConfig", "RunConfig", "TrainConfig"]
 
 
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+"""Share of a running mean that is kept in each update."""
+MAX_BATCH = 1_000_000
+MAX_SEED = 2**32 - 1
+"""The largest seed that NumPy and scikit-learn accept."""
+
+
 class PlayerOptimizerConfig(Section):
     """Settings of one player's optimizer; None takes the common setting."""
 
-    lr: float | None = Field(default=None, gt=0)
-    betas: tuple[float, float] | None = None
-    weight_decay: float | None = Field(default=None, ge=0)
-    clip: float | None = Field(default=None, gt=0)
+    lr: float | None = Field(default=None, gt=0, le=1000)
+    betas: tuple[DecayRate, DecayRate] | None = None
+    weight_decay: float | None = Field(default=None, ge=0, le=1000)
+    clip: float | None = Field(default=None, gt=0, le=1e9)
 
 
 class OptimizerConfig(Section):
     """How the weights of all players are updated."""
 
     name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, le=1000)
     """Learning rate after the warm-up."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     """Decay rates of the running means of gradients and squared gradients."""
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    clip: float | None = Field(default=None, gt=0)
+    eps: float = Field(default=1e-8, gt=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=1000)
+    clip: float | None = Field(default=None, gt=0, le=1e9)
     """Maximum norm of a player's gradient; None does not clip."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """How the learning rate changes after warm-up and hold."""
@@ -54,14 +61,14 @@ class TrainConfig(Section):
 
     images: Annotated[Count, Field(gt=0)] = 1_000_000
     """Budget: number of images shown, counted with repetition."""
-    minutes: float | None = Field(default=None, gt=0)
+    minutes: float | None = Field(default=None, gt=0, le=1e7)
     """A budget in minutes instead. It is converted into images before the first step, by timing a copy."""
-    batch: int = Field(default=128, ge=1)
+    batch: int = Field(default=128, ge=1, le=MAX_BATCH)
     """Images per update, over all processes and micro-batches."""
     ema_images: Annotated[Count, Field(ge=0)] = 0
     """Half-life, in images, of the exponential moving average of the weights; 0 for none. It is at most a twentieth of
     the images seen so far, so that short runs do not keep their initial weights in the average."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of everything random: initial weights, order of the images, augmentation, noise."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 elsewhere. bf16 is slow on most CPUs; on CPUs with AMX it trains convolutional
@@ -81,16 +88,16 @@ class MonitorConfig(Section):
     every: Literal["auto", "epoch"] | Annotated[Count, Field(gt=0)] = "auto"
     """Images between two checks. auto: chosen once, from a timed check, so that checks take less than a tenth of the
     time. epoch: the number of training images, or 100 updates if that is more."""
-    patience: int | None = Field(default=10, ge=1)
+    patience: int | None = Field(default=10, ge=1, le=1_000_000)
     """Stop after this many checks without a new best; None trains to the end of the budget."""
-    stretch: float = Field(default=0.0, ge=0)
+    stretch: float = Field(default=0.0, ge=0, le=1e6)
     """Do not stop before the images seen have grown by this factor since the last best: at 1, a run stops only when it
     has doubled without improvement. The distance of samples falls as a power of the images seen, so that a fixed number
     of checks becomes an ever smaller part of a run."""
-    min_delta: Literal["auto"] | Annotated[float, Field(ge=0)] = 0.0
+    min_delta: Literal["auto"] | Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """How much lower a value has to be to count as better, in the unit of the monitored metric. auto: twice the
     spread of the metric between two sets of real images, measured once at the start; 0 if it has no such spread."""
-    smoothing: int = Field(default=1, ge=1)
+    smoothing: int = Field(default=1, ge=1, le=10_000)
     """Number of checks over which the metric is averaged before it is compared."""
     images: Annotated[Count, Field(ge=1)] = 5000
     """Maximum number of held-out or generated images per check."""
@@ -107,19 +114,21 @@ class RunConfig(Section):
 
     device: str = "auto"
     """cpu, cuda, mps or auto: the first of cuda, mps and cpu that is available."""
-    threads: int | None = Field(default=None, ge=1)
-    """Number of CPU threads; None leaves PyTorch's setting."""
-    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] | None = "auto"
+    threads: int | None = Field(default=None, ge=1, le=4096)
+    """Number of CPU threads that PyTorch computes with. None leaves PyTorch's choice: one per physical core, or
+    OMP_NUM_THREADS if that is set. Other programs on the machine, and runs of `compare` and `study`, which divide the
+    cores, need a number. Results are bit-equal only with the same number."""
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_BATCH)] | None = "auto"
     """Images per forward pass on one device; None: the whole batch. auto: as many as fit into memory, measured once at
     the start. If memory runs out later, it is halved and training continues."""
     checkpoint_activations: bool = False
     """Store only the inputs of a network's blocks and recompute their activations for the gradient: needs less memory
     and about a third more time."""
-    log_every: float = Field(default=2.0, ge=0)
+    log_every: float = Field(default=2.0, ge=0, le=86_400)
     """Minimum number of seconds between two lines of metrics."""
-    pictures: int = Field(default=16, ge=0)
+    pictures: int = Field(default=16, ge=0, le=10_000)
     """Number of images in a grid of samples or reconstructions; 0 for no grids."""
-    keep_last: int = Field(default=2, ge=1)
+    keep_last: int = Field(default=2, ge=1, le=1_000_000)
     """Number of newest checkpoints that are kept."""
     keep_best: bool = True
     """Keep the best checkpoint."""

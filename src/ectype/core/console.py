@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
+
+from ectype.core.output import SafeStream
 
 __all__ = ["ActivityConsole", "doing", "heartbeat", "progress_line"]
 
@@ -26,18 +28,36 @@ class ActivityConsole(Console):
     Inside of `heartbeat()`, a console that is not a terminal prints the current activity whenever it was silent for
     `max_silent_seconds`, so that a log never looks like a program that hangs. On a terminal, `spinner()` shows it.
 
+    Printing never raises, whatever the encoding and even if the terminal is gone: no run is lost because its progress
+    cannot be shown.
+
     >>> console = ActivityConsole()
     >>> with console.heartbeat():
     ...     console.doing("counting")
     """
 
     def __init__(self, *args: Any, max_silent_seconds: float = MAX_SILENT_SECONDS, **kwargs: Any) -> None:
+        self._safe: SafeStream | None = None
         super().__init__(*args, **kwargs)
         self.max_silent_seconds = max_silent_seconds
         self._last_print = self._since = time.monotonic()
         self._activity: Activity = ""
         self._beating = False
         self._status: Status | None = None
+
+    @property
+    def file(self) -> Any:
+        """The stream that is written to, which never raises; see `SafeStream`."""
+        stream = super().file
+        if isinstance(stream, SafeStream):
+            return stream
+        if self._safe is None or self._safe.stream is not stream:
+            self._safe = SafeStream(stream)
+        return self._safe
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
 
     def print(self, *objects: Any, **kwargs: Any) -> None:
         """Print as `rich.console.Console.print` does, and note when."""

@@ -7,7 +7,7 @@
     * `CheckpointError` (5): a checkpoint that is missing, damaged, or of another model
     * `TrainingError` (6): training that cannot continue
     * `RunError` (7): a run directory that is missing, in use, or of another recipe
-    * `Interrupted` (75): Ctrl-C or SIGTERM stopped training
+    * `Interrupted` (75): Ctrl-C, SIGTERM or SIGHUP stopped the work
 * `EctypeWarning`: something that does not stop the work
 
 Every message is one line that names the value, the rule that it breaks, and what to do.
@@ -81,7 +81,7 @@ class RunError(EctypeError):
 
 
 class Interrupted(EctypeError):
-    """Ctrl-C or SIGTERM stopped training after saving a checkpoint; the same command with `--resume` continues."""
+    """Ctrl-C, SIGTERM or SIGHUP stopped the work after saving what there was to save; the same command continues."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: trying again will work
 

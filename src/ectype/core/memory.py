@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -20,14 +22,23 @@ _CGROUP_FILES = (
 )
 
 
+OUT_OF_MEMORY = re.compile(
+    r"out of memory"  # CUDA and MPS
+    r"|can't allocate memory|not enough memory"  # PyTorch's allocator of the CPU
+    r"|(could not|failed to) create a primitive|could not create a memory"  # oneDNN, which says no reason
+    r"|std::bad_alloc|bad allocation|unable to allocate|cannot allocate memory",
+    re.IGNORECASE,
+)
+"""How an allocation that failed is reported, by different libraries."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that an allocation failed, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or ("Allocator" in text and ("can't allocate" in text or "not enough memory" in text))
-    )
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def release_memory(device: torch.device) -> None:
@@ -63,7 +74,21 @@ def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
             stat = dict(line.split() for line in (cgroup / limit).with_name("memory.stat").read_text().splitlines())
             used = int((cgroup / usage).read_text()) - int(stat[droppable])
             free = min(free, int((cgroup / limit).read_text()) - used)
+    if (unused := _unused_address_space()) is not None:
+        free = min(free, unused)
     return max(0, free) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _unused_address_space() -> int | None:
+    """Return how much this process may still map (`ulimit -v`); None without a limit."""
+    with contextlib.suppress(ImportError, OSError, ValueError, IndexError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            return max(0, limit - pages * resource.getpagesize())
+    return None
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -34,7 +34,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from ectype.core.errors import CheckpointError, did_you_mean
+from ectype.core.errors import CheckpointError, EctypeError, did_you_mean
 from ectype.core.meta_device import meta_device
 
 __all__ = [
@@ -280,19 +280,21 @@ def _describe(spec: TensorSpec) -> str:
 
 
 @contextmanager
-def bounded_build(directory: Path) -> Iterator[None]:
+def bounded_build(what: str, error: type[EctypeError] = CheckpointError) -> Iterator[None]:
     """Build modules on the device `meta`, and stop if they become too large for any real model.
 
     Modules and tensors are counted when they are added to a module, so that a description of a billion layers is
     refused as fast as one of ten thousand.
 
     Args:
-        directory: Where the description is from, for the message.
+        what: What describes the model, for the message.
+        error: The type of error that is raised.
 
     Raises:
-        CheckpointError: The model has too many elements or parts, or building it takes too long.
+        EctypeError: The model has too many elements or parts, or building it takes too long.
     """
-    deadline, this_thread = time.monotonic() + MAX_BUILD_SECONDS, threading.get_ident()
+    # The processor time of this thread, because a busy machine is no fault of the model.
+    deadline, this_thread = time.thread_time() + MAX_BUILD_SECONDS, threading.get_ident()
     parts = elements = 0
 
     def count(_: nn.Module, __: str, part: nn.Module | Tensor | None) -> None:
@@ -301,12 +303,13 @@ def bounded_build(directory: Path) -> Iterator[None]:
             return
         parts += 1
         elements += part.numel() if isinstance(part, Tensor) else 0
-        if elements > MAX_MODEL_ELEMENTS:
-            raise CheckpointError(
-                f"'{directory}' describes a model of more than {MAX_MODEL_ELEMENTS:,} elements: refused."
-            )
-        if parts > MAX_MODEL_PARTS or time.monotonic() > deadline:
-            raise CheckpointError(f"'{directory}' describes a model of more than {MAX_MODEL_PARTS:,} parts: refused.")
+        for exceeded, reason in (
+            (elements > MAX_MODEL_ELEMENTS, f"of more than {MAX_MODEL_ELEMENTS:,} elements"),
+            (parts > MAX_MODEL_PARTS, f"of more than {MAX_MODEL_PARTS:,} parts"),
+            (time.thread_time() > deadline, f"that takes more than {MAX_BUILD_SECONDS:g} seconds to build"),
+        ):
+            if exceeded:
+                raise error(f"{what} describes a model {reason}: refused.")
 
     with ExitStack() as stack:
         for register in (

@@ -70,6 +70,8 @@ def _read_rows(path: str, source: str) -> list[list[str]]:
     file_path = Path(path).expanduser()
     if not file_path.is_file() and within_source.is_file():
         file_path = within_source
+    if file_path.exists() and not file_path.is_file():
+        raise DataError(f"'{path}' is not a file: give the path of a CSV file with the columns path,label.")
     try:
         with open(file_path, encoding="utf-8-sig", newline="") as file:
             sample = file.read(_SNIFFED_CHARACTERS)

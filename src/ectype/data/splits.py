@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import re
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import regex
 
 from ectype.config.schema import Split
 from ectype.core.errors import DataError
@@ -24,6 +25,9 @@ from ectype.data.sources.base import TEST, TRAIN, UNASSIGNED, VAL, natural_sort_
 
 __all__ = ["assign_splits"]
 
+MAX_MATCHING_SECONDS = 2.0
+"""Seconds of searches that take longer than usual, for all names together."""
+USUAL_MATCHING_SECONDS = 1e-3
 _SPLIT_NAMES = {TRAIN: "train", VAL: "val", TEST: "test"}
 
 
@@ -83,12 +87,24 @@ def _group_key(group: str | None) -> Callable[[str], str]:
     if group is None:
         return strip_tile_suffix
     try:
-        pattern = re.compile(group)
-    except re.error as error:
+        pattern = regex.compile(group, regex.VERSION0)  # the rules of Python's own `re`
+    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
         raise DataError(f"split.group='{group}' is not a valid regular expression ({error}): fix it.") from None
+    seconds_left = MAX_MATCHING_SECONDS
 
     def key(name: str) -> str:
-        match = pattern.search(strip_tile_suffix(name))
+        nonlocal seconds_left
+        started = time.perf_counter()
+        try:
+            match = pattern.search(strip_tile_suffix(name), timeout=max(0.01, seconds_left))
+        except TimeoutError:
+            raise DataError(
+                f"split.group='{group}' takes too long to search in '{name[:100]}': write it without repetitions "
+                "inside of repetitions, such as (a+)+."
+            ) from None
+        # Time counts only where it is unusual, so that any number of names can be searched.
+        if (took := time.perf_counter() - started) > USUAL_MATCHING_SECONDS:
+            seconds_left -= took
         if match is None:
             return strip_tile_suffix(name)
         # The NUL distinguishes a group from a file that has the group's key as its name.

@@ -210,8 +210,11 @@ class _Pool:
 
 def _start_worker() -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", _WORKER_CODE, json.dumps(sys.path)]
-    # C decoders print messages to standard error, which rejects.csv reports more clearly.
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    # C decoders print messages to standard error, which rejects.csv reports more clearly. A signal may reach the whole
+    # process group: in a session of its own, a worker is stopped by the parent only.
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def _stop_worker(process: subprocess.Popen[bytes]) -> None:
@@ -224,7 +227,7 @@ def _stop_worker(process: subprocess.Popen[bytes]) -> None:
 
 def worker_main() -> None:
     """Run a worker: answer pickled tasks on standard input until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows, Ctrl-C reaches all processes; the parent decides
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # anything that is printed must not end up between the answers
     while True:

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from ectype.analysis.results import comparison_page, evaluate
+from ectype.config.recipe import parse_overrides
 from ectype.config.schema import parse_count
 from ectype.core.console import doing
-from ectype.core.errors import EctypeError, Interrupted, RecipeError, RunError
+from ectype.core.errors import EctypeError, RecipeError, RunError
 from ectype.data.dataset import ImageStore
 from ectype.evaluation.comparison_stats import (
     FigureComparison,
@@ -136,9 +137,13 @@ def compare(
     cores = os.cpu_count() or 1
     processes = processes or max(1, cores // 2)
     budget = [f"train.images={images}"] if images is not None else [f"train.minutes={minutes:g}"]
-    shared = [*words, *budget, f"run.threads={max(1, cores // processes)}"]
+    shared = {"run.threads": max(1, cores // processes), **parse_overrides([*words, *budget])}
+
+    def changes_of(arm: Arm, seed: int) -> dict[str, Any]:
+        return {**shared, **parse_overrides(arm.words), "train.seed": seed}
+
     recipes = {
-        f"{_safe(arm.name)}-{seed}": (arm.name, resolve(arm.recipe, data, [*shared, *arm.words, f"train.seed={seed}"]))
+        f"{_safe(arm.name)}-{seed}": (arm.name, resolve(arm.recipe, data, changes_of(arm, seed)))
         for arm in arms
         for seed in range(seeds)
     }
@@ -168,8 +173,6 @@ def compare(
                 found[arm].append(evaluate(run))
                 runs[arm].append(run)
                 say(f"{name}: measured")
-            except Interrupted:
-                raise
             except EctypeError as error:
                 failed[name] = str(error)
     if not any(runs.values()):

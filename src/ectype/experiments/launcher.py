@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ectype.config.recipe import Recipe
 from ectype.core.errors import Interrupted, RunError
 from ectype.core.files import write_text_atomically
 from ectype.core.outputs import ForeignFileError, claim_directory
+from ectype.core.signals import StopSignal, handle_stop_signals, raise_stop_signal
 from ectype.runs.run_dir import RunDir
 
 __all__ = ["claim_folder", "running_text", "reason", "terminate_children", "launch_runs"]
@@ -97,19 +96,11 @@ def launch_runs(
 @contextmanager
 def terminate_children() -> Iterator[None]:
     """Turn signals that end this process into an error, so that the runs are stopped as well."""
-
-    def stop(*_: Any) -> None:
-        raise Interrupted("stopped: the runs are saved; repeat the command to continue.")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {which: signal.signal(which, stop) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
+        with handle_stop_signals(raise_stop_signal):
+            yield
+    except StopSignal as stop:
+        raise Interrupted(f"{stop.name}: the runs are saved; repeat the command to continue.") from None
 
 
 def _start(place: Path, name: str, recipe: Recipe) -> tuple[subprocess.Popen[bytes], Path]:
@@ -119,7 +110,11 @@ def _start(place: Path, name: str, recipe: Recipe) -> tuple[subprocess.Popen[byt
     with log.open("ab") as target:
         command = [sys.executable, "-m", "ectype.cli", "train", str(file), str(recipe.data.source)]
         process = subprocess.Popen(
-            [*command, "--out", str(place / name)], stdout=target, stderr=subprocess.STDOUT, start_new_session=True
+            [*command, "--out", str(place / name)],
+            stdout=target,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         )
     return process, log
 

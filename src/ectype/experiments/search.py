@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 
 from ectype.analysis.results import comparison_page, evaluate, evaluate_on_validation
-from ectype.config.recipe import Recipe
+from ectype.config.recipe import Recipe, parse_overrides
 from ectype.core.console import doing
-from ectype.core.errors import EctypeError, Interrupted, RecipeError, RunError
+from ectype.core.errors import EctypeError, RecipeError, RunError
 from ectype.core.files import atomic_file
 from ectype.core.optional import optional_import
 from ectype.core.random import derive_seed
@@ -157,14 +157,14 @@ def search(
     place, cores = Path(out), os.cpu_count() or 1
     processes = processes or max(1, cores // 2)
     budget = f"train.images={images}" if images is not None else f"train.minutes={minutes:g}"
-    shared = [*words, budget, f"run.threads={max(1, cores // processes)}"]
+    shared = parse_overrides([*words, budget])
 
     def say(text: str) -> None:
         if console is not None:
             console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def made(values: Mapping[str, str]) -> Recipe:
-        return resolve(recipe, data, [*shared, *(f"{key}={value}" for key, value in values.items())])
+        return resolve(recipe, data, {"run.threads": max(1, cores // processes), **shared, **values})
 
     # Invalid values are reported before anything is written: every choice, and both ends of every range.
     seen = set()
@@ -178,7 +178,9 @@ def search(
         )
     open_data(made({knob.key: knob.ends[0] for knob in knobs}).data, console)
     study = _study(place, storage, recipe)
-    _same_study(study, {"recipe": recipe, "data": str(data), "words": shared[:-1], "knobs": [list(k) for k in knobs]})
+    _same_study(
+        study, {"recipe": recipe, "data": str(data), "words": [*words, budget], "knobs": [list(k) for k in knobs]}
+    )
     ranked_by = study.user_attrs.get("figure")
     if by is not None and ranked_by not in (None, by):
         raise RunError(f"--by {by}: earlier trials were ranked by {ranked_by}; leave it out, or give another --out.")
@@ -267,8 +269,6 @@ def _run_trials(
                 if name in failed:
                     raise RunError(failed[name])
                 figure = _figure(evaluate_on_validation(RunDir.existing(place / name)), by)
-            except Interrupted:
-                raise
             except EctypeError as error:
                 if isinstance(error, RecipeError):
                     raise

@@ -54,7 +54,7 @@ class NoiseConfig(CorruptionConfig):
     """Gaussian noise on every pixel and channel."""
 
     kind: Literal["gaussian"] = "gaussian"
-    sigma: float = Field(default=0.2, ge=0)
+    sigma: float = Field(default=0.2, ge=0, le=100)
     """Standard deviation; pixels are in [0, 1]."""
 
     def apply(self, image: Image, context: StepContext) -> Image:
@@ -67,7 +67,7 @@ class MaskingConfig(CorruptionConfig):
     kind: Literal["masking"] = "masking"
     share: Fraction = 0.5
     """Expected fraction of masked pixels."""
-    block: int = Field(default=1, ge=1)
+    block: int = Field(default=1, ge=1, le=16_384)
     """Side of a block in pixels."""
 
     def apply(self, image: Image, context: StepContext) -> Image:

@@ -13,13 +13,14 @@ from jaxtyping import Float
 from PIL import Image as Pillow
 from torch import Tensor
 
+from ectype.config.schema import Factor
 from ectype.core.errors import RecipeError, did_you_mean
 from ectype.core.random import StepContext
 
 __all__ = ["DEGRADATIONS", "Amount", "blur", "check_degradations", "degrade"]
 
 Image = Float[Tensor, "b c h w"]
-Amount = float | tuple[float, float]
+Amount = Factor | tuple[Factor, Factor]
 """One amount for all images, or the limits between which the amount of each image is drawn."""
 
 

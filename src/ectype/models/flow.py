@@ -29,11 +29,11 @@ class FlowConfig(ModelConfig):
     net: VelocityConfig = UNetVelocityConfig()
     condition: Literal["auto", "none", "label"] = "auto"
     """Whether the model is conditioned on class labels. auto: if the images have at least two classes."""
-    steps: int = Field(default=20, ge=1)
+    steps: int = Field(default=20, ge=1, le=10_000)
     """Default steps of the solver."""
     solver: Literal["heun", "euler"] = "heun"
     """heun evaluates the network twice per step and is accurate to second order."""
-    guidance: float = Field(default=1.0, ge=0)
+    guidance: float = Field(default=1.0, ge=0, le=1000)
     """Default scale of classifier-free guidance (Ho and Salimans 2022); 1 for none."""
 
     def on_codes(self, shape: tuple[int, ...]) -> FlowConfig:

@@ -24,7 +24,7 @@ class GeneratorModelConfig(ModelConfig):
     """A generator; its critic belongs to the objective that trains it."""
 
     kind: Literal["generator"] = "generator"
-    latent_dim: int = Field(default=128, ge=1)
+    latent_dim: int = Field(default=128, ge=1, le=1_000_000)
     """Dimensions of the noise."""
     net: GeneratorConfig = ConvGeneratorConfig()
     output: Literal["linear", "tanh"] = "linear"
@@ -32,7 +32,7 @@ class GeneratorModelConfig(ModelConfig):
     pixels keep their gradient. tanh: by a tanh."""
     condition: Literal["none", "concat", "embedding"] = "none"
     """How a class label is concatenated to the noise: one-hot, or as a learned embedding."""
-    embedding: int = Field(default=64, ge=1)
+    embedding: int = Field(default=64, ge=1, le=16_384)
     """Dimensions of an embedded label."""
 
     def build(self, info: DataInfo) -> Generator:

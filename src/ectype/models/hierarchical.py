@@ -24,7 +24,7 @@ __all__ = ["HierarchicalAutoencoder", "HierarchicalConfig"]
 
 Image = Float[Tensor, "b c h w"]
 Code = Float[Tensor, "b d"]
-Width = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=16_384)]
 
 
 class HierarchicalConfig(ModelConfig):

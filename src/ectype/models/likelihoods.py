@@ -200,7 +200,7 @@ class GaussianConfig(LikelihoodConfig):
     kind: Literal["gaussian"] = "gaussian"
     output: Output = "sigmoid"
     sigma: Literal["fixed", "learned", "optimal"] = "optimal"
-    value: Annotated[float, Field(gt=0)] = 0.1
+    value: Annotated[float, Field(gt=0, le=1000)] = 0.1
     """σ if it is fixed, otherwise its initial value; pixels are in [0, 1]."""
 
     def build(self, info: DataInfo) -> Likelihood:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -74,8 +75,8 @@ def truncated_normal(
     """
     if truncation is None:
         return torch.randn(shape, generator=generator)
-    if truncation <= 0:
-        raise ModelError(f"truncation={truncation:g} must be above 0; 0.5 to 1 is usual.")
+    if not 0 < truncation < math.inf:
+        raise ModelError(f"truncation={truncation:g} must be a number above 0; 0.5 to 1 is usual.")
     tail = torch.special.ndtr(torch.tensor(-truncation, dtype=torch.float64))
     quantile = torch.rand(shape, generator=generator, dtype=torch.float64)
     return torch.special.ndtri(tail + quantile * (1 - 2 * tail)).float().clamp(-truncation, truncation)

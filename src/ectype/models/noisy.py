@@ -50,7 +50,7 @@ class NoisyConfig(BottleneckConfig):
     """Normalized features with noise in training."""
 
     kind: Literal["noisy"] = "noisy"
-    tau: float = Field(default=0.8, ge=0)
+    tau: float = Field(default=0.8, ge=0, le=1000)
     """τ of the noise's standard deviation σ ~ |N(0, τ²)|; codes have a standard deviation of 1. 0 for no noise."""
 
     def build(self, shape: tuple[int, ...]) -> Bottleneck:

@@ -270,9 +270,9 @@ class VectorQuantizerConfig(BottleneckConfig):
 
     kind: Literal["vq"] = "vq"
     discrete = True
-    codes: int = Field(default=512, ge=2)
+    codes: int = Field(default=512, ge=2, le=1_000_000)
     """Size of the codebook."""
-    groups: int = Field(default=1, ge=1)
+    groups: int = Field(default=1, ge=1, le=16_384)
     """Equal pieces that each vector is cut into; each has an index of its own into the same codebook."""
     cosine: bool = False
     """Whether vectors and codes have length 1, as in ViT-VQGAN (Yu et al. 2022); best with few dimensions each."""
@@ -352,7 +352,7 @@ class FiniteScalarConfig(BottleneckConfig):
     discrete = True
     levels: tuple[Annotated[int, Field(ge=2, le=256)], ...] = Field(default=(8, 8, 8, 5, 5, 5), min_length=1)
     """Levels of each dimension of a vector; the paper uses 8, 8, 8, 5, 5, 5 for about 2¹⁶ codes."""
-    groups: int = Field(default=1, ge=1)
+    groups: int = Field(default=1, ge=1, le=16_384)
     """How often the levels are repeated over a vector; each repetition has an index of its own."""
 
     def build(self, shape: tuple[int, ...]) -> Bottleneck:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ectype.config.schema import DataInfo, Section
+from ectype.config.schema import DataInfo, Factor, Section
 from ectype.core.errors import ModelError
 from ectype.core.optional import optional_import
 from ectype.nets.coder import CoderConfig
@@ -39,13 +39,13 @@ class LatentScaling(Section):
     It is used if the encoder is frozen, because codes do not change then. Otherwise the export measures a new one.
     """
 
-    scaling_factor: float | None = None
+    scaling_factor: Factor | None = None
     """Factor on the codes."""
-    shift_factor: float | None = None
+    shift_factor: Factor | None = None
     """Value that is subtracted first."""
-    latents_mean: tuple[float, ...] | None = None
+    latents_mean: tuple[Factor, ...] | None = None
     """Mean of each channel of the codes."""
-    latents_std: tuple[float, ...] | None = None
+    latents_std: tuple[Factor, ...] | None = None
     """Standard deviation of each channel of the codes."""
 
 
@@ -60,13 +60,15 @@ class KLConfig(CoderConfig):
     class_name: ClassVar[str] = DIFFUSERS_CLASS
 
     kind: Literal["diffusers"] = "diffusers"
-    block_out_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(32, 64, 128, 128), min_length=1)
+    block_out_channels: tuple[Annotated[int, Field(ge=1, le=16_384)], ...] = Field(
+        default=(32, 64, 128, 128), min_length=1
+    )
     """Channels of each level, the first at the image's size. In Stable Diffusion: [128, 256, 512, 512]."""
-    layers_per_block: int = Field(default=1, ge=1)
+    layers_per_block: int = Field(default=1, ge=1, le=100)
     """Residual blocks per level of the encoder; the decoder has one more. In Stable Diffusion: 2."""
-    latent_channels: int = Field(default=4, ge=1)
+    latent_channels: int = Field(default=4, ge=1, le=16_384)
     """Channels of the code."""
-    norm_num_groups: int = Field(default=8, ge=1)
+    norm_num_groups: int = Field(default=8, ge=1, le=16_384)
     """Groups of the group normalizations; it must divide all channels. In Stable Diffusion: 32."""
     act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = "silu"
     mid_block_add_attention: bool = True

@@ -84,20 +84,20 @@ class BackboneConfig(TrainedEncoder, CoderConfig):
     kind: Literal["backbone"] = "backbone"
     pool: bool = True
     """true: the code is a vector, computed from the mean over the map. false: it is a map."""
-    latent_dim: int | None = Field(default=512, ge=1)
+    latent_dim: int | None = Field(default=512, ge=1, le=1_000_000)
     """Length of the vector, or channels of the map. null: the encoder's own features, without a layer after them."""
-    width: int = Field(default=32, ge=4, multiple_of=4)
+    width: int = Field(default=32, ge=4, le=16_384, multiple_of=4)
     """Channels of the decoder at its largest level; each level below has twice as many."""
-    max_width: int = Field(default=256, ge=4, multiple_of=4)
+    max_width: int = Field(default=256, ge=4, le=16_384, multiple_of=4)
     """Upper limit of the channels of a level."""
-    depth: int = Field(default=1, ge=0)
+    depth: int = Field(default=1, ge=0, le=100)
     """Residual blocks per level of the decoder."""
-    bottom: int = Field(default=8, ge=1)
+    bottom: int = Field(default=8, ge=1, le=16_384)
     """Longest side of the map that the decoder starts with if the code is a vector."""
     patch: Literal[1, 2, 4] = 1
     """This and the following keys are described in `ConvConfig`."""
     up: Upsampling = "nearest"
-    attention: int = Field(default=0, ge=0)
+    attention: int = Field(default=0, ge=0, le=16_384)
     activation: Activation = "silu"
 
     def code_shape(self, info: DataInfo) -> tuple[int, ...]:

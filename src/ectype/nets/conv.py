@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from ectype.config.schema import DataInfo
+from ectype.config.schema import DataInfo, Side
 from ectype.core.errors import ModelError
 from ectype.nets.blocks import Activation, ResidualBlock, SelfAttention2d, activation, group_norm
 from ectype.nets.coder import CoderConfig
@@ -44,19 +44,19 @@ class ConvConfig(CoderConfig):
     """
 
     kind: Literal["conv"] = "conv"
-    latent_dim: int = Field(default=64, ge=1)
+    latent_dim: int = Field(default=64, ge=1, le=1_000_000)
     """Length of the code if it is a vector."""
-    latent: tuple[int, int, int] | None = None
+    latent: tuple[Side, Side, Side] | None = None
     """Channels, height and width of the code if it is a map; the last level then has this size."""
-    width: int = Field(default=32, ge=4, multiple_of=4)
+    width: int = Field(default=32, ge=4, le=16_384, multiple_of=4)
     """Channels of the first level."""
-    max_width: int = Field(default=256, ge=4, multiple_of=4)
+    max_width: int = Field(default=256, ge=4, le=16_384, multiple_of=4)
     """Upper limit of the channels of a level."""
-    depth: int = Field(default=1, ge=0)
+    depth: int = Field(default=1, ge=0, le=100)
     """Residual blocks per level. 0: only normalization and activation between the convolutions of the levels."""
-    encoder_depth: int | None = Field(default=None, ge=0)
+    encoder_depth: int | None = Field(default=None, ge=0, le=100)
     """Residual blocks per level of the encoder; None for the same as in the decoder."""
-    bottom: int = Field(default=8, ge=1)
+    bottom: int = Field(default=8, ge=1, le=16_384)
     """Levels are added until no side is longer than this."""
     kernel: Literal[3, 5] = 3
     """Kernel size of the convolutions between levels; that of a transposed convolution is 1 larger."""
@@ -70,7 +70,7 @@ class ConvConfig(CoderConfig):
     """true: a shortcut that averages pixels around each of the encoder's convolutions between levels, and around the
     last one if the code is a map (DC-AE, Chen et al. 2024). pca, for maps only: the networks learn the residual of the
     best linear code of image patches, which is fitted on training images at the start (likelihood.output=linear)."""
-    attention: int = Field(default=0, ge=0)
+    attention: int = Field(default=0, ge=0, le=16_384)
     """Levels with no side longer than this end in self-attention; 0 for none. Its cost grows with the fourth power."""
     activation: Activation = "silu"
     norm: Literal["group", "none"] = "group"

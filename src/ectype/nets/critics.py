@@ -67,7 +67,7 @@ class MLPCriticConfig(CriticConfig):
     """Fully connected hidden layers on the flattened image."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
+    hidden: tuple[Annotated[int, Field(ge=1, le=16_384)], ...] = (256, 256)
     """Widths of the hidden layers."""
     activation: Activation = "leaky_relu"
 
@@ -93,13 +93,13 @@ class ConvCriticConfig(CriticConfig):
     """
 
     kind: Literal["conv"] = "conv"
-    width: int = Field(default=32, ge=4, multiple_of=4)
+    width: int = Field(default=32, ge=4, le=16_384, multiple_of=4)
     """Channels at half the image's size; each further level has twice as many."""
-    max_width: int = Field(default=256, ge=4, multiple_of=4)
+    max_width: int = Field(default=256, ge=4, le=16_384, multiple_of=4)
     """Upper limit of the channels of a level."""
-    depth: int = Field(default=0, ge=0)
+    depth: int = Field(default=0, ge=0, le=100)
     """Residual blocks per level."""
-    bottom: int = Field(default=4, ge=1)
+    bottom: int = Field(default=4, ge=1, le=16_384)
     """Levels are added until no side is longer than this."""
 
     def build(self, channels: int, size: tuple[int, int], extra: int) -> CriticFeatures:

@@ -38,7 +38,7 @@ class MLPGeneratorConfig(GeneratorConfig):
     """Fully connected layers from the vector to all pixels at once."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
+    hidden: tuple[Annotated[int, Field(ge=1, le=16_384)], ...] = (256, 256)
     """Widths of the hidden layers."""
     activation: Activation = "relu"
 
@@ -54,13 +54,13 @@ class ConvGeneratorConfig(GeneratorConfig):
     """
 
     kind: Literal["conv"] = "conv"
-    width: int = Field(default=64, ge=4, multiple_of=4)
+    width: int = Field(default=64, ge=4, le=16_384, multiple_of=4)
     """Channels at full size; each level below has twice as many."""
-    max_width: int = Field(default=256, ge=4, multiple_of=4)
+    max_width: int = Field(default=256, ge=4, le=16_384, multiple_of=4)
     """Upper limit of the channels of a level."""
-    depth: int = Field(default=1, ge=0)
+    depth: int = Field(default=1, ge=0, le=100)
     """Residual blocks per level below full size."""
-    bottom: int = Field(default=8, ge=1)
+    bottom: int = Field(default=8, ge=1, le=16_384)
     """No side of the map that the linear layer returns is longer than this."""
     up: Upsampling = "nearest"
     """How the size is doubled. Only transposed convolution produces a checkerboard at the start."""

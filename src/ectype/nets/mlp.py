@@ -37,11 +37,11 @@ class MLPConfig(CoderConfig):
     """Fully connected layers from the flattened image to a vector, and back."""
 
     kind: Literal["mlp"] = "mlp"
-    latent_dim: int = Field(default=16, ge=1)
+    latent_dim: int = Field(default=16, ge=1, le=1_000_000)
     """Length of the code."""
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (512,)
+    hidden: tuple[Annotated[int, Field(ge=1, le=16_384)], ...] = (512,)
     """Widths of the encoder's hidden layers; empty for a linear encoder."""
-    decoder_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    decoder_hidden: tuple[Annotated[int, Field(ge=1, le=16_384)], ...] | None = None
     """Widths of the decoder's hidden layers; None for those of the encoder in reverse order."""
     activation: Activation = "relu"
 

@@ -26,11 +26,11 @@ class PatchCriticConfig(CriticConfig):
     """
 
     kind: Literal["patch"] = "patch"
-    width: int = Field(default=64, ge=4, multiple_of=4)
+    width: int = Field(default=64, ge=4, le=16_384, multiple_of=4)
     """Channels at half the image's size; each further level has twice as many."""
-    max_width: int = Field(default=512, ge=4, multiple_of=4)
+    max_width: int = Field(default=512, ge=4, le=16_384, multiple_of=4)
     """Upper limit of the channels of a level."""
-    levels: int = Field(default=3, ge=1)
+    levels: int = Field(default=3, ge=1, le=16)
     """Number of halvings; fewer if the image is too small."""
 
     def build(self, channels: int, size: tuple[int, int], extra: int) -> CriticFeatures:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 from torch import Tensor, nn
 
-from ectype.config.schema import DataInfo
+from ectype.config.schema import DataInfo, Side
 from ectype.core.errors import ModelError
 from ectype.nets.coder import CoderConfig
 from ectype.nets.conv import ConvConfig
@@ -90,9 +90,9 @@ class RegisteredCoderConfig(CoderConfig):
     """Name of a registered module; None takes the encoder of `base`."""
     decoder_name: str | None = Field(default=None, alias="decoder")
     """Name of a registered module; None takes the decoder of `base`."""
-    latent_dim: int | None = Field(default=None, ge=1)
+    latent_dim: int | None = Field(default=None, ge=1, le=1_000_000)
     """Length of the code where it is a vector. None: as `base` has it, or 64."""
-    latent: tuple[int, int, int] | None = None
+    latent: tuple[Side, Side, Side] | None = None
     """Channels, height and width of the code where it is a map."""
     base: CoderConfig | None = None
     """The network whose encoder or decoder is used where none is named; None for the convolutional one."""

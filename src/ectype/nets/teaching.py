@@ -43,7 +43,7 @@ class SmallConvConfig(CoderConfig):
     """
 
     kind: Literal["small-conv"] = "small-conv"
-    latent_dim: int = Field(default=4, ge=1)
+    latent_dim: int = Field(default=4, ge=1, le=1_000_000)
     """Length of the code."""
 
     def _sizes(self, info: DataInfo) -> list[tuple[int, int]]:
@@ -98,7 +98,7 @@ class DeepConvConfig(CoderConfig):
     """
 
     kind: Literal["deep-conv"] = "deep-conv"
-    width: int = Field(default=16, ge=1)
+    width: int = Field(default=16, ge=1, le=16_384)
     """Channels of the first layer; the others have 2, 4, 8 and 16 times as many."""
 
     def _quarter(self, info: DataInfo) -> tuple[int, int]:

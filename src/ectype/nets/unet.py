@@ -27,9 +27,9 @@ Norm = Literal["batch", "group", "none"]
 class UNetFields(Section):
     """The keys that both kinds of U-Net have in common."""
 
-    width: int = Field(default=32, ge=1)
+    width: int = Field(default=32, ge=1, le=16_384)
     """Channels of the first level; each level below has twice as many."""
-    max_width: int = Field(default=512, ge=1)
+    max_width: int = Field(default=512, ge=1, le=16_384)
     """Upper limit of the channels of a level."""
     norm: Norm = "batch"
     """group: for batches of few images, or batches that are split. none: activations keep the contrast of the image,

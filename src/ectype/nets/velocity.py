@@ -50,9 +50,9 @@ class MLPVelocityConfig(VelocityConfig):
     """Residual blocks of linear layers, each scaled, shifted and gated by the time (Li et al. 2024): for vectors."""
 
     kind: Literal["mlp"] = "mlp"
-    width: int = Field(default=512, ge=4)
+    width: int = Field(default=512, ge=4, le=16_384)
     """Features of the hidden layers."""
-    depth: int = Field(default=4, ge=1)
+    depth: int = Field(default=4, ge=1, le=100)
     """Number of residual blocks."""
 
     def build(self, info: DataInfo, classes: int) -> nn.Module:
@@ -63,15 +63,15 @@ class UNetVelocityConfig(VelocityConfig):
     """A U-Net whose residual blocks are scaled and shifted by the time (Dhariwal and Nichol 2021): for maps."""
 
     kind: Literal["unet"] = "unet"
-    width: int = Field(default=64, ge=4, multiple_of=4)
+    width: int = Field(default=64, ge=4, le=16_384, multiple_of=4)
     """Channels at full size; each level below has twice as many."""
-    max_width: int = Field(default=256, ge=4, multiple_of=4)
+    max_width: int = Field(default=256, ge=4, le=16_384, multiple_of=4)
     """Upper limit of the channels of a level."""
-    depth: int = Field(default=1, ge=1)
+    depth: int = Field(default=1, ge=1, le=100)
     """Residual blocks per level, on the way down and on the way up."""
-    bottom: int = Field(default=8, ge=1)
+    bottom: int = Field(default=8, ge=1, le=16_384)
     """Levels are added until no side is longer than this."""
-    attention: int = Field(default=8, ge=0)
+    attention: int = Field(default=8, ge=0, le=16_384)
     """The lowest level has self-attention if no side of it is longer than this."""
 
     def build(self, info: DataInfo, classes: int) -> nn.Module:

@@ -82,7 +82,7 @@ class AdversarialConfig(ObjectiveConfig):
     adversary: AdversaryConfig = AdversaryConfig()
     condition: Literal["none", "concat", "embedding", "projection"] = "none"
     """How the critic is conditioned on the label."""
-    critic_steps: int = Field(default=1, ge=1)
+    critic_steps: int = Field(default=1, ge=1, le=1000)
     """Updates of the critic for each of the generator."""
 
     def build(self, model: nn.Module, info: DataInfo, *, images: int) -> Adversarial:

@@ -100,15 +100,15 @@ class CriticAugment(nn.Module):
 class Penalty(Section):
     """Penalties on the critic's gradient with respect to images in [−1, 1], as the norm over all their elements."""
 
-    r1: float = Field(default=0.0, ge=0)
+    r1: float = Field(default=0.0, ge=0, le=1e6)
     """γ of γ/2 · ‖∇D(real)‖² (Mescheder et al. 2018)."""
-    r2: float = Field(default=0.0, ge=0)
+    r2: float = Field(default=0.0, ge=0, le=1e6)
     """γ of γ/2 · ‖∇D(fake)‖²."""
-    gradient: float = Field(default=0.0, ge=0)
+    gradient: float = Field(default=0.0, ge=0, le=1e6)
     """λ of λ · (‖∇D(x)‖ − 1)² at random points x between real and fake images (Gulrajani et al. 2017)."""
-    clip: float | None = Field(default=None, gt=0)
+    clip: float | None = Field(default=None, gt=0, le=1e6)
     """Largest absolute value of a critic's weight (Arjovsky et al. 2017); worse than the gradient penalty."""
-    every: int = Field(default=1, ge=1)
+    every: int = Field(default=1, ge=1, le=100_000)
     """Updates of the critic per penalty, whose weight is multiplied by this (Karras et al. 2020, "lazy")."""
 
     @property
@@ -123,7 +123,7 @@ class AdversaryConfig(Section):
     critic: CriticConfig = ConvCriticConfig()
     loss: Literal["relativistic", "non_saturating", "hinge", "least_squares", "wasserstein"] = "relativistic"
     penalty: Penalty = Penalty(r1=1.0, r2=1.0, every=4)
-    pack: int = Field(default=1, ge=1)
+    pack: int = Field(default=1, ge=1, le=1000)
     """Images that the critic scores together (PacGAN, Lin et al. 2018)."""
     augment: CriticAugmentConfig = CriticAugmentConfig()
 

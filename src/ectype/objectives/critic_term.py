@@ -37,7 +37,7 @@ class CriticTermConfig(AdversaryConfig):
     the term's gradient is `weight` times that of all other terms together.
     """
 
-    weight: float = Field(default=0.0, ge=0)
+    weight: float = Field(default=0.0, ge=0, le=1e6)
     """Weight of the term; 0 for no critic."""
     adaptive: bool = True
     """Whether the weight is relative to the gradient of the other terms, or a plain factor."""

@@ -144,7 +144,7 @@ class IWAEConfig(ObjectiveConfig):
     """The importance-weighted bound with k draws (Burda et al. 2016); with one draw, an estimate of the ELBO."""
 
     kind: Literal["iwae"] = "iwae"
-    samples: int = Field(default=5, ge=1)
+    samples: int = Field(default=5, ge=1, le=100_000)
     """Draws k."""
 
     def build(self, model: nn.Module, info: DataInfo, *, images: int) -> ImportanceWeightedObjective:
@@ -155,9 +155,9 @@ class MIWAEConfig(ObjectiveConfig):
     """The mean of M importance-weighted bounds: the encoder's gradient is less noisy (Rainforth et al. 2018)."""
 
     kind: Literal["miwae"] = "miwae"
-    groups: int = Field(default=8, ge=1)
+    groups: int = Field(default=8, ge=1, le=16_384)
     """Bounds M."""
-    samples: int = Field(default=8, ge=1)
+    samples: int = Field(default=8, ge=1, le=100_000)
     """Draws k of each bound."""
 
     def build(self, model: nn.Module, info: DataInfo, *, images: int) -> ImportanceWeightedObjective:
@@ -170,9 +170,9 @@ class PIWAEConfig(ObjectiveConfig):
     """The encoder maximizes the mean of M bounds of k draws, the decoder one of M·k (Rainforth et al. 2018)."""
 
     kind: Literal["piwae"] = "piwae"
-    groups: int = Field(default=8, ge=1)
+    groups: int = Field(default=8, ge=1, le=16_384)
     """Bounds M."""
-    samples: int = Field(default=8, ge=1)
+    samples: int = Field(default=8, ge=1, le=100_000)
     """Draws k of each bound."""
 
     def build(self, model: nn.Module, info: DataInfo, *, images: int) -> ImportanceWeightedObjective:
@@ -185,7 +185,7 @@ class CIWAEConfig(ObjectiveConfig):
     """A mixture of β times the ELBO and 1 − β times the importance-weighted bound (Rainforth et al. 2018)."""
 
     kind: Literal["ciwae"] = "ciwae"
-    samples: int = Field(default=64, ge=1)
+    samples: int = Field(default=64, ge=1, le=100_000)
     """Draws k."""
     mix: float = Field(default=0.5, ge=0, le=1)
     """Weight of the ELBO, β."""

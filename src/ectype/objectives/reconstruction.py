@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.config.schema import DataInfo, ObjectiveConfig, Section, Weights
+from ectype.config.schema import DataInfo, ObjectiveConfig, Section, Weight, Weights
 from ectype.core.errors import ModelError
 from ectype.core.random import StepContext
 from ectype.data.batch import Batch
@@ -30,11 +30,11 @@ class Equivariance(Section):
     images gain nothing (`benchmarks/easier.py`).
     """
 
-    weight: float = Field(default=0.0, ge=0)
+    weight: float = Field(default=0.0, ge=0, le=1e6)
     """Weight of the loss on downscaled images, which is normalized to the size of a full image; 0 for none."""
     scales: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=(0.25, 0.5, 0.75), min_length=1)
     """Factors by which the sides of maps are scaled; used in turn, one per step."""
-    every: int = Field(default=2, ge=1)
+    every: int = Field(default=2, ge=1, le=100_000)
     """Steps between two with this loss, whose weight is multiplied by this."""
 
 
@@ -199,7 +199,7 @@ class ReconstructionConfig(ObjectiveConfig):
     `ectype.losses.weighted`."""
     network: str = "auto"
     """Network whose features the perceptual and style losses compare; auto takes the best available."""
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, Weight] = Field(default_factory=dict)
     """Weights of the bottleneck's penalties, which are sums over the code, relative to losses that are sums over the
     image. For losses that are means over its elements, they are divided by the number of elements."""
     equivariance: Equivariance = Equivariance()
@@ -269,11 +269,11 @@ class ElboConfig(ObjectiveConfig):
     """The likelihood's loss plus β · KL."""
 
     kind: Literal["elbo"] = "elbo"
-    beta: float = Field(default=1.0, ge=0)
+    beta: float = Field(default=1.0, ge=0, le=1e6)
     """Weight of the KL."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the budget over which β rises from 0."""
-    free_bits: float = Field(default=0.0, ge=0)
+    free_bits: float = Field(default=0.0, ge=0, le=1e6)
     """Nats per code dimension that cost nothing."""
 
     def build(self, model: nn.Module, info: DataInfo, *, images: int) -> Elbo:

@@ -38,12 +38,12 @@ class SupervisedConfig(ObjectiveConfig):
     `ectype.losses.weighted`; by default l1."""
     network: str = "auto"
     """Network whose features the perceptual and style losses compare; auto takes the best available."""
-    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
+    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0, le=1e6)], ...] = "none"
     """Weights of a mask's classes. balanced: the inverse square root of their fraction of the training pixels, scaled
     to mean 1."""
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Label smoothing of the cross-entropy."""
-    gamma: float = Field(default=2.0, ge=0)
+    gamma: float = Field(default=2.0, ge=0, le=100)
     """γ of the focal loss."""
     deep: float = Field(default=0.0, ge=0, lt=1)
     """Weight of the lower levels' losses (deep supervision); that of the n-th is this to the power of n. A value above

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from ectype.config.recipe import Recipe, load_recipe
 from ectype.config.schema import DataConfig
 from ectype.core.console import progress_line
 from ectype.core.distributed import choose_device
-from ectype.core.errors import CheckpointError, ModelError, RunError, did_you_mean
+from ectype.core.errors import CheckpointError, DataError, ModelError, RunError, did_you_mean
 from ectype.core.safe_loading import path_inside, read_json
 from ectype.data.dataset import ImageStore, open_store
 from ectype.data.loader import Loader, evaluation_batches
@@ -26,7 +28,22 @@ from ectype.runs.locate import locate_run
 from ectype.runs.model_files import CodeSampler, load_model, save_model, store_density
 from ectype.runs.run_dir import RunDir
 
-__all__ = ["density_of", "load", "open_data", "promote_attempt", "recipe_of", "ship_checkpoint"]
+__all__ = [
+    "OpenData",
+    "density_of",
+    "images_are_gone",
+    "load",
+    "move_images",
+    "open_data",
+    "open_run_images",
+    "promote_attempt",
+    "recipe_of",
+    "ship_checkpoint",
+    "trained_on",
+]
+
+OpenData = Callable[[DataConfig], tuple[Prepared, ImageStore]]
+"""Opens the images of a recipe; a training session passes one that returns what it holds open already."""
 
 MAX_DENSITY_CODES = 10_000
 """Maximum number of images whose codes a density is fitted to."""
@@ -47,6 +64,65 @@ def open_data(config: DataConfig, console: Console | None = None) -> tuple[Prepa
         for note in prepared.notes:
             console.print(f"  {note}", highlight=False, soft_wrap=True)
     return prepared, open_store(prepared, config)
+
+
+def open_run_images(run: RunDir, opener: OpenData = open_data) -> tuple[Prepared, ImageStore]:
+    """Open the images that a run was trained on.
+
+    Raises:
+        DataError: They cannot be used, or are not where they were.
+    """
+    config = run.recipe.data
+    try:
+        return opener(config)
+    except DataError as error:
+        if not images_are_gone(config):
+            raise
+        raise DataError(
+            f"the images of '{run.path}' are not at '{config.source}' any more: give their new place once, by "
+            f"`ectype evaluate {run.path} --data NEW`."
+        ) from error
+
+
+def images_are_gone(config: DataConfig) -> bool:
+    """Return whether images are at a path that does not exist (any more)."""
+    path = Path(config.source or "")
+    return path.is_absolute() and not path.exists()
+
+
+def trained_on(run: RunDir) -> str | None:
+    """Return the fingerprint of the images that a run was trained on; None if no checkpoint says so."""
+    for place in reversed(checkpoint.checkpoint_dirs(run.selected_attempt.checkpoints)):
+        with suppress(CheckpointError):
+            return checkpoint.load_state(place).get("fingerprint")
+    return None
+
+
+def move_images(run: RunDir, source: str | Path, console: Console | None = None) -> None:
+    """Store in a run, and in its further attempts, where its images are now.
+
+    Args:
+        run: The run.
+        source: The new place of the same images.
+        console: Where progress is printed; None prints nothing.
+
+    Raises:
+        DataError: There are no usable images at the new place.
+        RunError: They are not the images that the run was trained on.
+    """
+    text = str(Path(source).resolve()) if Path(source).exists() else str(source)
+    recipe, known = run.recipe, trained_on(run)
+    if text == recipe.data.source:
+        return
+    moved = recipe.data.model_copy(update={"source": text})
+    if known not in (None, open_data(moved, console)[0].fingerprint):
+        raise RunError(
+            f"the images in '{source}' are not those that '{run.path}' was trained on, at '{recipe.data.source}': give "
+            "the place of the same images, with the same names."
+        )
+    for attempt in (run, *(RunDir(path.parent) for path in run.path.glob("attempts/*/recipe.yaml"))):
+        recipe = attempt.recipe
+        attempt.write_recipe(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": text})}))
 
 
 def ship_checkpoint(run: RunDir | str | Path, step: int, *, store: ImageStore | None = None) -> None:
@@ -76,7 +152,7 @@ def _save_as_model(run: RunDir, step: int, store: ImageStore | None = None) -> N
             "are kept; train with run.keep_every=50k to keep one per 50,000 images)."
         )
     recipe, state = run.recipe, checkpoint.load_state(directory)
-    store = store or open_data(recipe.data)[1]
+    store = store or open_run_images(run)[1]
     average = directory / "average.safetensors"
     if average.is_file():
         weights = checkpoint.load_tensors(average)
@@ -162,7 +238,7 @@ def density_of(run: RunDir, model: nn.Module, name: str) -> Density:
     if name not in DENSITIES:
         raise ModelError(f"no density '{name}'; {did_you_mean(name, DENSITIES)}")
     if name not in model.densities:
-        _fit_density(run, model, name, open_data(run.recipe.data)[1])
+        _fit_density(run, model, name, open_run_images(run)[1])
     return model.densities[name]
 
 

@@ -168,7 +168,7 @@ def load_model(place: Path, device: torch.device | None = None) -> Model:
 def _build_on_meta(place: Path, config: ModelConfig, info: DataInfo) -> torch.nn.Module:
     """Return the described model with tensors that have shapes but no memory."""
     try:
-        with bounded_build(place):
+        with bounded_build(f"'{place}'"):
             return config.build(info)
     except (CheckpointError, ModuleNotRegistered):
         raise

@@ -127,16 +127,19 @@ class RunDir:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            text = recipe.yaml()
-            write_json_file(
-                self.environment_file, {**environment, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
-            )
-            # Last: a directory that contains the recipe is a run.
-            write_text_atomically(self.recipe_file, text)
+            self.write_recipe(recipe, environment)
         except OSError as error:
             raise TrainingError(
                 f"cannot write to '{self.path}' ({error.strerror}): give another --out, or free some space."
             ) from None
+
+    def write_recipe(self, recipe: Recipe, environment: dict[str, Any] | None = None) -> None:
+        """Write the recipe and its hash, and what else is recorded of the environment if it is given."""
+        text, recorded = recipe.yaml(), self.environment() if environment is None else environment
+        recorded = {**recorded, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        write_json_file(self.environment_file, recorded)
+        # Last: a directory that contains the recipe is a run.
+        write_text_atomically(self.recipe_file, text)
 
     def remove_if_not_started(self) -> None:
         """Remove the directory if the run failed before `write_start`. The caller has to hold the run's lock."""
@@ -292,9 +295,8 @@ def next_numbered_dir(root: Path, name: str) -> Path:
     Raises:
         TrainingError: It cannot be created.
     """
-    taken = [
-        int(m[1]) for path in root.glob(f"{name}-*") if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name))
-    ]
+    numbered = re.compile(rf"{re.escape(name)}-([0-9]{{1,9}})")
+    taken = [int(match[1]) for path in root.glob("*") if (match := numbered.fullmatch(path.name))]
     number = max(taken, default=0) + 1
     while True:
         path = root / f"{name}-{number:03d}"

@@ -4,15 +4,52 @@ from __future__ import annotations
 
 import torch
 
+from ectype.analysis.cost import format_gigabytes
 from ectype.config.recipe import Recipe
 from ectype.config.schema import DataInfo
 from ectype.core.distributed import World
+from ectype.core.errors import ModelError
+from ectype.core.memory import free_memory
 from ectype.core.random import derive_seed
+from ectype.core.safe_loading import bounded_build
 from ectype.objectives.base import Objective
 from ectype.training.activation_checkpointing import checkpoint_activations
+from ectype.training.tensor_memory import forward_memory
 from ectype.training.trainer import BatchLoader, Trainer
 
-__all__ = ["build_trainer"]
+__all__ = ["build_trainer", "check_model_fits"]
+
+LARGE_IMAGE_ELEMENTS = 2**20
+"""Images with more elements may need more memory than there is, one at a time."""
+
+
+def check_model_fits(recipe: Recipe, info: DataInfo, device: torch.device) -> None:
+    """Check, before memory is allocated, that a model and one image fit into the memory that is free.
+
+    Args:
+        recipe: A complete recipe.
+        info: Describes the images.
+        device: Where to train.
+
+    Raises:
+        ModelError: They do not, or the model is larger than a saved model may be.
+    """
+    with torch.random.fork_rng(devices=[]), bounded_build("this recipe", ModelError):
+        model = recipe.model.build(info)
+    if (free := free_memory(device)) is None:
+        return
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    # Weights and gradients, one or two averages of gradients, and averaged weights.
+    copies = 2 + (1 if recipe.optimizer.name == "sgd" else 2) + bool(recipe.train.ema_images)
+    needs = {f"{parameters:,} parameters with gradients and optimizer state": 4 * parameters * copies}
+    if info.num_elements > LARGE_IMAGE_ELEMENTS:
+        needs[f"one image of {info.size[1]}×{info.size[0]} pixels in the model"] = forward_memory(model)
+    for what, needed in needs.items():
+        if needed > free:
+            raise ModelError(
+                f"{what} needs {format_gigabytes(needed)} of memory, and {format_gigabytes(free)} are free: choose a "
+                "smaller data.size, or a smaller model."
+            )
 
 
 def build_trainer(
@@ -35,8 +72,9 @@ def build_trainer(
         world: The processes that share the work; None for this process only.
 
     Raises:
-        ModelError: The model cannot be built for these images.
+        ModelError: The model cannot be built for these images, or does not fit into memory.
     """
+    check_model_fits(recipe, info, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.train.seed, "weights"))
         objective = recipe.objective.build(recipe.model.build(info), info, images=budget)

@@ -7,13 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ectype.core.errors import Interrupted
+from ectype.core.signals import handle_stop_signals
 from ectype.evaluation.monitor import Monitor, Verdict
 from ectype.training.micro_batch import find_micro_batch
 from ectype.training.trainer import Trainer
@@ -153,7 +153,7 @@ def fit(
     """Train until the budget or the monitor's patience is used up, with checks and checkpoints on the way.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM was received; the step was finished and saved.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP was received; the step was finished and saved.
         Diverged: See `Trainer.step`.
     """
     world = trainer.world
@@ -235,21 +235,15 @@ def fit(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into requests to stop; a second Ctrl-C interrupts at once."""
+    """Turn signals into requests to stop after the step; a second Ctrl-C interrupts at once."""
     requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested.is_set
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.ExitStack() as stack:
 
-    def request(number: int, frame: FrameType | None) -> None:
-        requested.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        def request(number: int) -> None:
+            if requested.is_set() and number == signal.SIGINT:
+                stack.close()  # back to the handler outside of training
+                signal.raise_signal(number)
+            requested.set()
 
-    try:
-        for number in before:
-            signal.signal(number, request)
+        stack.enter_context(handle_stop_signals(request))
         yield requested.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

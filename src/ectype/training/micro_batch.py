@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ectype.core.errors import EctypeError
 from ectype.core.memory import free_memory, half_micro_batch, release_memory
 from ectype.core.random import SeededStepContext
+from ectype.training.tensor_memory import LiveTensors
 
 if TYPE_CHECKING:
     from ectype.training.trainer import Trainer
@@ -31,35 +28,10 @@ USABLE_SHARE_UNSPLIT = 0.9
 """The same, if splitting a batch would change the result."""
 
 
-class _Live(TorchDispatchMode):
-    """Counts the bytes of tensors created while it is active. Unlike the size of the process, this is reproducible."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                place = storage._cdata
-                if place not in self._sizes:
-                    self._sizes[place] = storage.nbytes()
-                    self.live += storage.nbytes()
-                    self.peak = max(self.peak, self.live)
-                    weakref.finalize(storage, self._gone, place)
-        return output
-
-    def _gone(self, place: int) -> None:
-        self.live -= self._sizes.pop(place)
-
-
 class _Meter:
     """Measures the peak memory of tensors created since it was entered."""
 
-    def __init__(self, device: torch.device, live: _Live | None) -> None:
+    def __init__(self, device: torch.device, live: LiveTensors | None) -> None:
         self.device, self.live = device, live
         self.base = torch.cuda.memory_allocated(device) if live is None else 0
 
@@ -80,7 +52,7 @@ def _metered(device: torch.device) -> Iterator[_Meter]:
     if device.type == "cuda":
         yield _Meter(device, None)
     else:
-        with _Live() as live:
+        with LiveTensors() as live:
             yield _Meter(device, live)
 
 

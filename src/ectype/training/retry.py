@@ -16,6 +16,7 @@ from ectype.analysis.diagnose.finding import Advice, Finding
 from ectype.analysis.open_view import open_view
 from ectype.analysis.run_view import RunView
 from ectype.config.recipe import Recipe
+from ectype.config.schema import MAX_SEED
 from ectype.core.distributed import World
 from ectype.core.errors import EctypeError, Interrupted
 from ectype.evaluation.figures import Evaluation
@@ -165,7 +166,7 @@ def _attempts(
         attempt = run.attempt(number)
         try:
             # Another seed, because the same draws could lead to the same result.
-            changed = recipe.override({**advice.overrides, "train.seed": recipe.train.seed + 1})
+            changed = recipe.override({**advice.overrides, "train.seed": (recipe.train.seed + 1) % (MAX_SEED + 1)})
             TrainingSession(changed, attempt, device, world, console).go(callbacks, start)
         except Interrupted:
             raise

@@ -13,10 +13,11 @@ from ectype.config.recipe import Recipe, differences, load_recipe, merge_source_
 from ectype.core.console import doing
 from ectype.core.distributed import choose_device, process_group
 from ectype.core.environment import numerics
-from ectype.core.errors import ModelError, RecipeError, RunError
+from ectype.core.errors import Interrupted, ModelError, RecipeError, RunError
+from ectype.core.signals import StopSignal
 from ectype.models.base import Encodes, is_trained_to_encode
 from ectype.nets.diffusers_weights import diffusers_overrides, find_diffusers_folder
-from ectype.runs.load import load
+from ectype.runs.load import images_are_gone, load, move_images
 from ectype.runs.run_dir import RunDir, find_runs, next_numbered_dir
 from ectype.training.loop import Callback
 from ectype.training.retry import train_with_fixes, train_with_rollback
@@ -119,7 +120,9 @@ def train_session(
             raise RecipeError(
                 f"train.batch={recipe.train.batch} is less than the number of processes, {world.size}: raise it."
             )
-        run = RunDir(world.broadcast(str(_run_path(recipe, out, Path(root), resume)) if world.is_first else ""))
+        run = RunDir(
+            world.broadcast(str(_run_path(recipe, out, Path(root), resume, console)) if world.is_first else "")
+        )
         if not world.is_first:
             console = None
         lock = run.locked() if world.is_first else nullcontext()
@@ -134,11 +137,21 @@ def train_session(
                     train_with_rollback(recipe, run, device, world, console, callbacks, start)
                 if fix:
                     train_with_fixes(recipe, run, device, world, console, callbacks, start)
-            except BaseException:
+            except StopSignal as stop:
+                raise Interrupted(_stop_text(run, stop)) from None
+            finally:
                 if world.is_first:
                     run.remove_if_not_started()
-                raise
     return session
+
+
+def _stop_text(run: RunDir, stop: StopSignal) -> str:
+    """Return what is left of a run that a signal has stopped outside of its training steps."""
+    if not run.recipe_file.is_file():
+        return f"{stop.name} before the first step, so there is nothing to save: repeat the command."
+    if not run.training_ended:
+        return f"{stop.name}: '{run.path}' is saved; repeat the command with --resume to continue."
+    return f"{stop.name}: '{run.path}' is trained and saved; repeat the command with --resume for what follows."
 
 
 def _for_codes_of(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapping[str, Any]) -> Recipe:
@@ -157,13 +170,13 @@ def _for_codes_of(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mappin
     return found.model_copy(update={"model": found.model.on_encoder_run(place, trained.model)})
 
 
-def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) -> Path:
+def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None) -> Path:
     if out is not None:
         run = RunDir(out)
         if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
             raise RunError(f"'{out}' holds the images: a run there would mix with them; give an --out elsewhere.")
         if run.claim():
-            _check_same_recipe(run, recipe)
+            _check_same_recipe(run, recipe, console)
         return run.path
     if resume:
         started = list(reversed(find_runs(root)))
@@ -174,14 +187,18 @@ def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool) 
         ):
             for run in left:
                 # Ignore other runs that cannot be read: damaged ones, or runs of another version.
-                with suppress(RecipeError):
-                    if not differences(run.recipe, recipe):
-                        return run.path
+                with suppress(RecipeError, RunError):
+                    _check_same_recipe(run, recipe, console)
+                    return run.path
         raise RunError(f"no unfinished run of this recipe and data in '{root}': leave --resume out to start one.")
     return next_numbered_dir(root, recipe.about.name)
 
 
-def _check_same_recipe(run: RunDir, recipe: Recipe) -> None:
-    if changed := differences(run.recipe, recipe):
+def _check_same_recipe(run: RunDir, recipe: Recipe, console: Console | None) -> None:
+    """Check that a run has this recipe. If only the place of its images differs, store the new one."""
+    changed = differences(run.recipe, recipe)
+    if set(changed) == {"data.source"} and recipe.data.source is not None and images_are_gone(run.recipe.data):
+        move_images(run, recipe.data.source, console)
+    elif changed:
         keys = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
         raise RunError(f"'{run.path}' was started with another recipe ({keys}): restore these, or give another --out.")

@@ -20,7 +20,7 @@ from ectype.core.distributed import World
 from ectype.core.environment import BIT_EXACT_KEYS, environment, has_amx_bf16
 from ectype.core.errors import CheckpointError, EctypeWarning, RunError, TrainingError
 from ectype.core.images import to_uint8
-from ectype.core.memory import peak_memory
+from ectype.core.memory import out_of_memory, peak_memory
 from ectype.data.batch import Batch
 from ectype.data.dataset import ImageStore
 from ectype.data.loader import Loader, evaluation_batches
@@ -250,6 +250,13 @@ class TrainingSession:
             raise TrainingError(
                 f"a file could not be used ({error}): fix that, or free some space. Checkpoints are kept; "
                 "repeat the command with --resume to continue."
+            ) from None
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise TrainingError(
+                "out of memory while the model was checked or saved. Checkpoints are kept: free some memory, or give "
+                "another --out and a smaller monitor.images or data.size; repeat the command with --resume to continue."
             ) from None
         if trainer.objective.critic_phase == "waiting":
             self.say(

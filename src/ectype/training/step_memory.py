@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 from ectype.analysis.cost import assumed_info, format_gigabytes
 from ectype.config.recipe import Recipe, load_recipe
 from ectype.config.schema import DataInfo
+from ectype.config.yaml_text import parse_yaml
 from ectype.core.distributed import choose_device
 from ectype.core.environment import numerics
 from ectype.core.errors import EctypeError, TrainingError
@@ -50,7 +52,14 @@ def step_memory(recipe: Recipe) -> Memory:
         TrainingError: The steps failed.
     """
     command = [sys.executable, "-c", "from ectype.training.step_memory import _measure; _measure()"]
-    done = subprocess.run(command, input=recipe.yaml(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        input=recipe.yaml(),
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"])[-1]
         raise TrainingError(f"no training step could be measured: {last.removeprefix('ectype.core.errors.')}")
@@ -77,9 +86,7 @@ class _Noise:
 
 def _measure() -> None:
     """Read a recipe from standard input and print a `Memory`; runs in a separate process."""
-    import yaml
-
-    recipe = load_recipe(yaml.safe_load(sys.stdin.read()))
+    recipe = load_recipe(parse_yaml(sys.stdin.read()))
     info, device, budget = (assumed_info(recipe), choose_device(recipe.run.device), recipe.train.images)
     before = peak_memory(device) or 0
     with numerics(recipe.run.threads, deterministic=recipe.train.deterministic):

@@ -29,6 +29,9 @@ from ectype.data.sources.base import (
 
 __all__ = ["TarSource", "ZipSource"]
 
+MAX_UNCHECKED_BYTES = 8 << 20
+"""Larger members of archives have to be images, and to be compressed as little as images are."""
+MAX_RATIO = 200
 _DAMAGE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -47,6 +50,27 @@ def _damage_error(text: str, error: BaseException) -> DataError:
 
 def _too_large() -> str:
     return f"larger than {MAX_ENCODED_BYTES >> 20} MiB when unpacked"
+
+
+def _read_image(file: BufferedIOBase, compressed_bytes: int | None = None) -> Raw:
+    """Return the content of an image in an archive, without unpacking what is none or expands as bombs do.
+
+    Args:
+        file: The member.
+        compressed_bytes: Its size in the archive; None if members are not compressed one by one.
+    """
+    content = file.read(MAX_UNCHECKED_BYTES)
+    if len(content) < MAX_UNCHECKED_BYTES:
+        return content
+    if not IMAGE_MAGIC.match(content):
+        return Unreadable("not an image")
+    # The size in the directory may be false: do not read more than the limit.
+    limit = MAX_ENCODED_BYTES if compressed_bytes is None else min(MAX_ENCODED_BYTES, MAX_RATIO * compressed_bytes)
+    content += file.read(max(0, limit + 1 - len(content)))
+    if len(content) <= limit:
+        return content
+    bomb = f"expands more than {MAX_RATIO}-fold when unpacked (a bomb?)"
+    return Unreadable(_too_large() if limit == MAX_ENCODED_BYTES else bomb)
 
 
 class _Inventory:
@@ -134,12 +158,9 @@ class ZipSource(Source):
                 for member in items[selection] if isinstance(selection, slice) else [items[i] for i in selection]:
                     try:
                         with archive.open(member) as file:
-                            # The size in the directory may be false: do not read more than the limit.
-                            content = file.read(MAX_ENCODED_BYTES + 1)
+                            yield _read_image(cast(BufferedIOBase, file), member.compress_size)
                     except _DAMAGE_ERRORS:
                         yield Unreadable("damaged in the archive")
-                    else:
-                        yield Unreadable(_too_large()) if len(content) > MAX_ENCODED_BYTES else content
         except _DAMAGE_ERRORS as error:
             raise _damage_error(self.text, error) from None
 
@@ -158,17 +179,20 @@ class TarSource(Source):
         super().__init__(text, str(self.path), signature_of_files([self.path]))
 
     def _members(self, inventory: _Inventory, *, with_content: bool) -> Iterator[Raw]:
+        limit = MAX_UNCHECKED_BYTES + MAX_RATIO * self.path.stat().st_size
         try:
             with tarfile.open(self.path, "r:*") as archive:
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
                     if not member.isfile():
                         continue
+                    if member.offset_data + member.size > limit:
+                        raise tarfile.TarError(f"it expands more than {MAX_RATIO}-fold: unpack it if that is right")
                     file = cast(BufferedIOBase | None, archive.extractfile(member))
                     if inventory.admit(member.name.removeprefix("./"), member.size, file):
                         if with_content and file is not None:
                             file.seek(0)
-                            yield file.read()
+                            yield _read_image(file)
                         else:
                             yield b""
         except _DAMAGE_ERRORS as error:

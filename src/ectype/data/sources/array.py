@@ -22,14 +22,32 @@ from ectype.core.errors import DataError
 from ectype.data.bit_depth import reduce_16_to_8_bits
 from ectype.data.packed_strings import NumberedStrings
 from ectype.data.raw_image import Raw
-from ectype.data.sources.base import SPLIT_FOLDERS, UNASSIGNED, Listing, Source, natural_sort_key
+from ectype.data.sources.base import (
+    MAX_ENCODED_BYTES,
+    SPLIT_FOLDERS,
+    UNASSIGNED,
+    Listing,
+    Source,
+    natural_sort_key,
+)
 
-__all__ = ["DAMAGE_ERRORS", "ArrayPart", "ArraySource", "BinaryFile", "block_reader", "split_id_from_name"]
+__all__ = [
+    "DAMAGE_ERRORS",
+    "MAX_DEFLATE_RATIO",
+    "ArrayPart",
+    "ArraySource",
+    "BinaryFile",
+    "block_reader",
+    "check_promised_size",
+    "split_id_from_name",
+]
 
 BinaryFile: TypeAlias = io.BufferedIOBase
 DAMAGE_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, ValueError)
 """What reading a damaged file may raise, besides OSError."""
 IMAGES_PER_BLOCK = 64
+MAX_DEFLATE_RATIO = 1032
+"""A byte that is compressed by gzip or zip stands for at most this many."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +182,24 @@ def _join_blocks(blocks: Sequence[np.ndarray]) -> Sequence[Raw] | np.ndarray:
     if len({block.shape[1:] for block in blocks}) > 1:
         return [image for block in blocks for image in block]
     return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+
+
+def check_promised_size(shape: tuple[int, ...], dtype: np.dtype, available: int) -> None:
+    """Check, before memory is allocated, that a file can hold the array that its header promises.
+
+    Args:
+        shape: Shape of the array.
+        dtype: Type of its elements.
+        available: Largest number of bytes that the file can hold, unpacked.
+
+    Raises:
+        EOFError: It cannot, or an image is larger than any that is read.
+    """
+    promised = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or promised > available:
+        raise EOFError(f"its header promises {list(shape)} values of {dtype}, more than the file can hold")
+    if len(shape) > 2 and promised // max(shape[0], 1) > MAX_ENCODED_BYTES:
+        raise EOFError(f"an image of {list(shape[1:])} values is larger than {MAX_ENCODED_BYTES >> 20} MiB")
 
 
 def block_reader(

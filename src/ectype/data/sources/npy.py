@@ -14,10 +14,12 @@ import numpy as np
 from ectype.core.errors import DataError
 from ectype.data.sources.array import (
     DAMAGE_ERRORS,
+    MAX_DEFLATE_RATIO,
     ArrayPart,
     ArraySource,
     BinaryFile,
     block_reader,
+    check_promised_size,
     split_id_from_name,
 )
 from ectype.data.sources.base import TEST, UNASSIGNED, signature_of_files
@@ -28,7 +30,9 @@ __all__ = ["open_numpy"]
 class _NpyFile:
     """The header of a .npy file, alone or in an .npz file, and access to its rows."""
 
-    def __init__(self, name: str, open_file: Callable[[], contextlib.AbstractContextManager[BinaryFile]]) -> None:
+    def __init__(
+        self, name: str, open_file: Callable[[], contextlib.AbstractContextManager[BinaryFile]], available: int
+    ) -> None:
         self.name = name
         self._open = open_file
         with open_file() as file:
@@ -36,6 +40,7 @@ class _NpyFile:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             self.shape, self._fortran, self.dtype = read(file)  # type: ignore[arg-type]
             self._offset = file.tell()
+        check_promised_size(self.shape, self.dtype, available)
 
     def read_blocks(self, size: int) -> Iterator[np.ndarray]:
         """Yield blocks of `size` rows."""
@@ -66,11 +71,18 @@ def open_numpy(text: str, path: Path) -> ArraySource:
     """
     try:
         if path.suffix.lower() == ".npy":
-            arrays = [_NpyFile(path.stem, lambda: path.open("rb"))]
+            arrays = [_NpyFile(path.stem, lambda: path.open("rb"), path.stat().st_size)]
         else:
             with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if name.endswith(".npy")]
-            arrays = [_NpyFile(name.removesuffix(".npy"), _member_opener(path, name)) for name in members]
+                members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            arrays = [
+                _NpyFile(
+                    member.filename.removesuffix(".npy"),
+                    _member_opener(path, member.filename),
+                    min(member.file_size, MAX_DEFLATE_RATIO * min(member.compress_size, path.stat().st_size)),
+                )
+                for member in members
+            ]
         arrays = [array for array in arrays if array.dtype.kind in "buif" and array.shape]
         parts = _parts(text, arrays)
     except (*DAMAGE_ERRORS, OSError) as error:

@@ -95,6 +95,8 @@ def _open_folder(text: str, path: Path, columns: str) -> Source:
 
 
 def _open_file(text: str, path: Path, columns: str) -> Source:
+    if not path.is_file():  # a pipe would be waited for, a device read without end
+        raise DataError(f"'{text}' is neither a folder nor a regular file: copy the images to one.")
     name = path.name.lower()
     if name.endswith(".zip"):
         from ectype.data.sources.archive import ZipSource
