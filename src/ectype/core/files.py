@@ -10,7 +10,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["atomic_directory", "cache_root", "file_lock", "flush_to_disk"]
+__all__ = ["atomic_directory", "cache_root", "file_lock", "flush_to_disk", "is_ectype_output"]
+
+_RUN_FILES = ("recipe.yaml", "environment.json")
+"""Files that every directory of a run has."""
 
 
 def cache_root() -> Path:
@@ -24,6 +27,11 @@ def cache_root() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "ectype"
+
+
+def is_ectype_output(directory: Path) -> bool:
+    """Return whether Ectype wrote a directory, so that the images in it are not a user's images."""
+    return all((directory / name).is_file() for name in _RUN_FILES)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 
 from ectype.config.schema import Split
 from ectype.core.errors import DataError
-from ectype.data.sources.base import TEST, TRAIN, UNASSIGNED, VAL, natural_sort_key, strip_tile_suffix
+from ectype.data.sources.base import TEST, TRAIN, UNASSIGNED, VAL, natural_sort_key, same_name_key, strip_tile_suffix
 
 __all__ = ["assign_splits"]
 
@@ -81,16 +81,17 @@ def _check_enough_groups(num_groups: int, fractions: dict[int, float], split: Sp
 def _group_key(group: str | None) -> Callable[[str], str]:
     """Return the function that maps a name to the key that all files of its group share."""
     if group is None:
-        return strip_tile_suffix
+        return lambda name: same_name_key(strip_tile_suffix(name))
     try:
-        pattern = re.compile(group)
+        pattern = re.compile(same_name_key(group))
     except re.error as error:
         raise DataError(f"split.group='{group}' is not a valid regular expression ({error}): fix it.") from None
 
     def key(name: str) -> str:
-        match = pattern.search(strip_tile_suffix(name))
+        name = same_name_key(strip_tile_suffix(name))
+        match = pattern.search(name)
         if match is None:
-            return strip_tile_suffix(name)
+            return name
         # The NUL distinguishes a group from a file that has the group's key as its name.
         return "\0" + (next((part for part in match.groups() if part is not None), match[0]))
 

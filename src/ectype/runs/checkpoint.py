@@ -42,6 +42,7 @@ __all__ = [
     "load_state",
     "load_tensors",
     "prune",
+    "replaced_file",
     "save",
     "step_of",
     "verified_directory",
@@ -61,7 +62,27 @@ def _sha256(file: Path) -> str:
 def write_manifest(directory: Path) -> None:
     """Write a file with the SHA-256 of each file of a directory; `verify` compares them."""
     digests = {file.name: _sha256(file) for file in sorted(directory.iterdir()) if file.is_file()}
-    (directory / MANIFEST).write_text(json.dumps(digests, indent=1))
+    _write_manifest(directory, digests)
+
+
+@contextlib.contextmanager
+def replaced_file(directory: Path, name: str) -> Iterator[None]:
+    """Update the manifest of a directory, one of whose files the body replaces or adds.
+
+    The file is taken off the manifest before and put on it afterwards, so that the directory stays valid if the
+    process is stopped between.
+    """
+    manifest = load_json(directory / MANIFEST)
+    if manifest.pop(name, None) is not None:
+        _write_manifest(directory, manifest)
+    yield
+    _write_manifest(directory, {**manifest, name: _sha256(directory / name)})
+
+
+def _write_manifest(directory: Path, digests: Mapping[str, str]) -> None:
+    scratch = directory / f"{MANIFEST}.tmp"
+    scratch.write_text(json.dumps(dict(sorted(digests.items())), indent=1))
+    scratch.replace(directory / MANIFEST)
 
 
 @contextlib.contextmanager

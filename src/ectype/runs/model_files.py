@@ -31,7 +31,7 @@ from ectype.core.safe_loading import (
 from ectype.models.base import Model
 from ectype.models.densities import Density, empty_density
 from ectype.nets.registered import ModuleNotRegistered
-from ectype.runs.checkpoint import load_tensors, verified_directory, verify
+from ectype.runs.checkpoint import load_tensors, replaced_file, verified_directory, verify
 
 __all__ = ["CodeSampler", "load_model", "save_model", "store_density"]
 
@@ -87,11 +87,12 @@ def save_model(
 
 
 def store_density(place: Path, name: str, density: Density) -> None:
-    """Add a fitted density to the directory of a model."""
+    """Add a fitted density to the directory of a model, and to its manifest."""
     target = place / f"density-{name}.safetensors"
     scratch = target.with_suffix(".tmp")
     save_file({key: value.contiguous() for key, value in density.state_dict().items()}, scratch)
-    scratch.replace(target)
+    with replaced_file(place, target.name):
+        scratch.replace(target)
 
 
 def load_model(place: Path, device: torch.device | None = None) -> Model:

@@ -25,6 +25,7 @@ from ectype.data.sources.base import (
     natural_sort_key,
     signature_of,
 )
+from ectype.data.sources.walk import walk_files
 
 __all__ = ["HubSource", "ParquetSource"]
 
@@ -163,10 +164,10 @@ class ParquetSource(_TableSource):
     """A Parquet file, or a folder of them. The split is read from names (`train-00000-of-00004.parquet`) or folders."""
 
     def __init__(self, text: str, path: Path, columns: str = "") -> None:
-        paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         root = path if path.is_dir() else path.parent
+        names = sorted(name for name, _, special in walk_files(path) if not special) if path.is_dir() else [path.name]
         self._requested = columns
-        self._paths = [p for p in paths if not p.name.startswith(".")]
+        self._paths = [root / name for name in names if name.endswith(".parquet") or not path.is_dir()]
         entries, counts = [], []
         for file in self._paths:
             relative = file.relative_to(root)
