@@ -124,3 +124,16 @@ def test_the_manifest_covers_every_file(tmp_path: Path) -> None:
     place = write(tmp_path, 1)
     manifest = json.loads((place / "manifest.json").read_text())
     assert set(manifest) == {path.name for path in place.iterdir()} - {"manifest.json"}
+
+
+def test_a_file_that_is_added_is_in_the_manifest_and_the_directory_is_always_valid(tmp_path: Path) -> None:
+    place = write(tmp_path, 1)
+    for content in (b"one", b"two"):
+        with checkpoint.replaced_file(place, "more.bin"):
+            assert checkpoint.verify(place)  # stopped before the file is replaced
+            (place / "more.bin").write_bytes(content)
+            assert checkpoint.verify(place)  # or after it
+        assert "more.bin" in checkpoint.load_json(place / checkpoint.MANIFEST)
+        assert checkpoint.verify(place)
+    (place / "more.bin").write_bytes(b"twp")
+    assert not checkpoint.verify(place)
