@@ -207,12 +207,16 @@ def test_the_other_methods_check_too(vae: Any, image: Tensor, use: Any, message:
 # ── Where nothing is checked ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_only_loaded_models_check(tmp_path: Path, image: Tensor) -> None:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    fast = {"train.images": 320, "monitor.every": 160, "run.pictures": 0, "run.log_every": 1000}
+    return ectype.train(small("vae-fast", **fast), out=tmp_path_factory.mktemp("checks") / "run").path
+
+
+def test_only_loaded_models_check(run: Path, image: Tensor) -> None:
     free = model("vae-fast", checks=False)
     assert free.reconstruct(image * 255).shape == image.shape
-    fast = {"train.images": 320, "monitor.every": 160, "run.pictures": 0, "run.log_every": 1000}
-    run = ectype.train(small("vae-fast", **fast), out=tmp_path / "run")
-    loaded = ectype.load(run.path)
+    loaded = ectype.load(run)
     with pytest.raises(ModelError, match="divide by 255"):
         loaded.reconstruct(image * 255)
     with evaluating(loaded):
@@ -224,9 +228,7 @@ def test_only_loaded_models_check(tmp_path: Path, image: Tensor) -> None:
 
 
 @pytest.mark.trains
-def test_functions_of_the_package_check_what_they_are_given(tmp_path: Path, image: Tensor) -> None:
-    fast = {"train.images": 320, "monitor.every": 160, "run.pictures": 0, "run.log_every": 1000}
-    run = ectype.train(small("vae-fast", **fast), out=tmp_path / "run").path
+def test_functions_of_the_package_check_what_they_are_given(run: Path, tmp_path: Path, image: Tensor) -> None:
     for function in (ectype.reconstruct, ectype.encode):
         for wrong in (image * 255, image * float("nan"), (image * 255).numpy(), image[0]):
             with pytest.raises(ModelError, match=f"{function.__name__}: images"):

@@ -53,8 +53,8 @@ def path_of(run: AnyRun) -> Path:
 
 def _files(images: Images) -> list[str]:
     files = [images] if isinstance(images, str | Path) else list(images)
-    if wrong := next((file for file in files if not isinstance(file, str | Path)), None):
-        raise DataError(f"images are given as {type(wrong).__name__}: this function takes image files and folders.")
+    if kinds := {type(file).__name__ for file in files if not isinstance(file, str | Path)}:
+        raise DataError(f"images are given as {kinds.pop()}: this function takes image files and folders.")
     return [str(file) for file in files]
 
 

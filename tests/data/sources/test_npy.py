@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -133,3 +135,20 @@ def test_npz_that_cannot_be_understood(tmp_path):
     np.savez(place, x_train=np.zeros((3, 8, 8), np.uint8), x_test=np.zeros((3, 9, 8), np.uint8))
     outcome = decode_batch(next(open_source(str(place)).batches(6)), Spec((8, 8), 3))
     assert outcome.reasons == [None] * 6  # two shapes in one batch
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
+def test_a_header_that_describes_more_than_there_is(tmp_path, save):
+    place = tmp_path / ("a.npy" if save is np.save else "a.npz")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 40, 8, 8)})
+    content = header.getvalue() + bytes(640)
+    if save is np.save:
+        place.write_bytes(content)
+    else:
+        method = zipfile.ZIP_STORED if save is np.savez else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(place, "w", method) as archive:
+            archive.writestr("a.npy", content)
+    refuses(place, "its header describes 70,368,744,177,664 bytes, and it has")
+    save(place, np.zeros((10_000, 8, 8), np.uint8))  # as compressible as can be
+    assert len(open_source(str(place)).listing().names) == 10_000

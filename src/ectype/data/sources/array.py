@@ -24,12 +24,22 @@ from ectype.data.packed_strings import NumberedStrings
 from ectype.data.raw_image import Raw
 from ectype.data.sources.base import SPLIT_FOLDERS, UNASSIGNED, Listing, Source, natural_sort_key, same_name_key
 
-__all__ = ["DAMAGE_ERRORS", "ArrayPart", "ArraySource", "BinaryFile", "block_reader", "split_id_from_name"]
+__all__ = [
+    "DAMAGE_ERRORS",
+    "ArrayPart",
+    "ArraySource",
+    "BinaryFile",
+    "block_reader",
+    "check_length",
+    "split_id_from_name",
+]
 
 BinaryFile: TypeAlias = io.BufferedIOBase
 DAMAGE_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, ValueError)
 """What reading a damaged file may raise, besides OSError."""
 IMAGES_PER_BLOCK = 64
+MAX_DEFLATE_RATIO = 1032
+"""Deflate, the method of gzip and zip, packs at most this many bytes into one."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,23 @@ def _join_blocks(blocks: Sequence[np.ndarray]) -> Sequence[Raw] | np.ndarray:
     if len({block.shape[1:] for block in blocks}) > 1:
         return [image for block in blocks for image in block]
     return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+
+
+def check_length(shape: tuple[int, ...], dtype: np.dtype, num_bytes: int, *, compressed: bool = False) -> None:
+    """Check that a file can hold the array that its header describes, before memory is taken for it.
+
+    Args:
+        shape: Shape of the array.
+        dtype: Type of its elements.
+        num_bytes: Bytes of the file, or of the array's part of it.
+        compressed: Whether these bytes are compressed with deflate.
+
+    Raises:
+        EOFError: It cannot.
+    """
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > num_bytes * (MAX_DEFLATE_RATIO if compressed else 1):
+        raise EOFError(f"its header describes {needed:,} bytes, and it has {num_bytes:,}")
 
 
 def block_reader(

@@ -16,6 +16,7 @@ from ectype.data.sources.array import (
     ArraySource,
     BinaryFile,
     block_reader,
+    check_length,
     split_id_from_name,
 )
 from ectype.data.sources.base import TEST, UNASSIGNED, signature_of_files
@@ -62,7 +63,10 @@ def _shape(path: Path) -> tuple[int, ...]:
             if len(magic) == 4 and magic[:3] == b"\0\0\x08" and magic[3] in (1, 3, 4):
                 sizes = file.read(4 * magic[3])
                 if len(sizes) == 4 * magic[3]:
-                    return tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+                    shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+                    compressed = isinstance(file, gzip.GzipFile)
+                    check_length(shape, np.dtype(np.uint8), path.stat().st_size, compressed=compressed)
+                    return shape
     except (*DAMAGE_ERRORS, OSError) as error:
         raise DataError(f"IDX file '{path}' is damaged ({error}): download it again.") from None
     raise DataError(f"'{path}' is not an IDX file of bytes: it should begin with 00 00 08; download it again.")

@@ -18,6 +18,7 @@ from ectype.data.sources.array import (
     ArraySource,
     BinaryFile,
     block_reader,
+    check_length,
     split_id_from_name,
 )
 from ectype.data.sources.base import TEST, UNASSIGNED, signature_of_files
@@ -26,9 +27,23 @@ __all__ = ["open_numpy"]
 
 
 class _NpyFile:
-    """The header of a .npy file, alone or in an .npz file, and access to its rows."""
+    """The header of a .npy file, alone or in an .npz file, and access to its rows.
 
-    def __init__(self, name: str, open_file: Callable[[], contextlib.AbstractContextManager[BinaryFile]]) -> None:
+    Args:
+        name: The array's name.
+        open_file: Opens the file from its start.
+        num_bytes: Bytes of the file.
+        compressed: Whether these are compressed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_file: Callable[[], contextlib.AbstractContextManager[BinaryFile]],
+        num_bytes: int,
+        *,
+        compressed: bool = False,
+    ) -> None:
         self.name = name
         self._open = open_file
         with open_file() as file:
@@ -36,6 +51,8 @@ class _NpyFile:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             self.shape, self._fortran, self.dtype = read(file)  # type: ignore[arg-type]
             self._offset = file.tell()
+        if not self.dtype.hasobject:
+            check_length(self.shape, self.dtype, num_bytes, compressed=compressed)
 
     def read_blocks(self, size: int) -> Iterator[np.ndarray]:
         """Yield blocks of `size` rows."""
@@ -66,11 +83,22 @@ def open_numpy(text: str, path: Path) -> ArraySource:
     """
     try:
         if path.suffix.lower() == ".npy":
-            arrays = [_NpyFile(path.stem, lambda: path.open("rb"))]
+            arrays = [_NpyFile(path.stem, lambda: path.open("rb"), path.stat().st_size)]
         else:
             with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if name.endswith(".npy")]
-            arrays = [_NpyFile(name.removesuffix(".npy"), _member_opener(path, name)) for name in members]
+                members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            arrays = [
+                _NpyFile(
+                    member.filename.removesuffix(".npy"),
+                    _member_opener(path, member.filename),
+                    # The directory of the archive may be false, but not larger than the file is.
+                    min(member.compress_size, path.stat().st_size)
+                    if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                    else member.file_size,
+                    compressed=member.compress_type == zipfile.ZIP_DEFLATED,
+                )
+                for member in members
+            ]
         parts = _parts(text, [array for array in arrays if array.shape])
     except (*DAMAGE_ERRORS, OSError) as error:
         raise DataError(f"'{text}' is damaged or not a NumPy file ({error}): create it again.") from None
