@@ -72,7 +72,7 @@ def diagnose(what: str, overrides: Sequence[str] = (), *, device: str | None = N
                 f"{' '.join(overrides)}: a run keeps its images as they are; leave this out, or give images instead."
             )
         return all_findings(open_view(run, device=device))
-    return check.check_data(prepare(data_recipe(source, overrides)))
+    return check.check_data(prepare(data_recipe(source, overrides), describe=True))
 
 
 def all_findings(view: RunView) -> list[Finding]:
