@@ -276,7 +276,7 @@ def test_data_describes_images_that_training_refuses(ectype, tmp_path: Path, mon
     code, said, _ = ectype("data", "photos", "size=8", "split.test=0")
     assert code == 0
     assert "  train: a 4, b 4\n  val: a 4, b 4, c 4\n" in said
-    assert "class 'c' has no training images, only held-out ones: a model cannot learn it" in said
+    assert "class 'c' has no training images, only held-out ones, so a model cannot learn it" in said
     assert "5 of 20 images lose over 40% of their area by cropping: resize=pad keeps all of it" in said
     assert "training would stop: 30 of 50 images in" in said
     assert "cropping" not in ectype("data", "photos", "size=8", "split.test=0", "resize=pad")[1]

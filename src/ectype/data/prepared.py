@@ -106,10 +106,11 @@ class Prepared:
         for split, split_id in SPLIT_IDS.items() if self.labels is not None else ():
             assert self.labels is not None
             counts = np.bincount(self.labels[self.split_ids == split_id], minlength=len(self.info.classes))
-            order = np.argsort(-counts, kind="stable")[:MAX_SHOWN_CLASSES]
-            shown = ", ".join(f"{self.info.classes[i]} {counts[i]:,}" for i in order if counts[i])
-            rest = f", {len(counts) - len(order):,} more classes" if len(counts) > len(order) else ""
-            lines += [f"{split}: {shown}{rest}"] if shown else []
+            order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+            shown = [f"{self.info.classes[i]} {counts[i]:,}" for i in order[:MAX_SHOWN_CLASSES]]
+            if hidden := len(order) - len(shown):
+                shown.append(f"{hidden:,} more")
+            lines += [f"{split}: {', '.join(shown)}"] if shown else []
         return lines
 
     def digests(self, split: str) -> np.ndarray:
@@ -234,8 +235,10 @@ def _untrained_class_notes(classes: Sequence[str], train_counts: np.ndarray) -> 
     if not untrained or len(untrained) == len(classes):
         return []
     shown = ", ".join(untrained[:MAX_SHOWN_CLASSES]) + (", …" if len(untrained) > MAX_SHOWN_CLASSES else "")
-    what = f"class {shown} has" if len(untrained) == 1 else f"{len(untrained)} classes ({shown}) have"
-    return [f"{what} no training images, only held-out ones: a model cannot learn it"]
+    what, them = f"class {shown} has", "it"
+    if len(untrained) > 1:
+        what, them = f"{len(untrained)} classes ({shown}) have", "them"
+    return [f"{what} no training images, only held-out ones, so a model cannot learn {them}"]
 
 
 def _target_info(entry: Path, manifest: dict[str, Any], split_ids: np.ndarray) -> tuple[Target | None, list[str]]:

@@ -95,7 +95,7 @@ def test_names_in_a_local_encoding(folder, tmp_path, encoding, word):
     place = write_zip(tmp_path / "a.zip", [f"{word}/1.png".encode(encoding), b"dog/2.png"], content)
     found = open_source(str(place)).listing()
     assert len(found.names) == 2
-    assert "1 names in" in found.notes[0]
+    assert found.notes[0].startswith("names in ")
     assert f"'{word}/1.png' ({encoding})" in found.notes[0]
     assert "set data.zip_encoding" in found.notes[0]
     chosen = open_source(str(place), zip_encoding=encoding)

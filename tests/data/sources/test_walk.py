@@ -105,7 +105,7 @@ def test_runs_inside_of_a_folder_are_left_out_with_a_note(folder):
         (root / "runs/vae-001" / name).write_text("{}")
     listing = open_source(str(root)).listing()
     assert list(listing.names) == applied_names(root) == ["a.png", "b.png"]
-    assert listing.notes == ("1 folders that Ectype wrote were left out (runs/vae-001)",)
+    assert listing.notes == ("folders that Ectype wrote are left out: runs/vae-001",)
     assert applied_names(root / "runs/vae-001/samples") == ["1.png"]  # named by the user
 
 
@@ -116,8 +116,8 @@ def test_formats_that_cannot_be_read_are_named_with_what_converts_them(folder):
     with pytest.warns(EctypeWarning) as warned:
         assert applied_names(root) == ["a.png"]
     assert [str(each.message).partition(":")[0] for each in warned] == [
-        "2 .svg files cannot be read",
-        "1 .heic files cannot be read",
+        ".svg files cannot be read (2)",
+        ".heic files cannot be read (1)",
     ]
     assert "cairosvg" in str(warned[0].message)
     assert "pillow-heif" in str(warned[1].message)

@@ -94,7 +94,7 @@ def _zip_names(members: Sequence[zipfile.ZipInfo], text: str, encoding: str | No
             options = [(other, _decode_all([example], other)) for other in _LIKELY_ENCODINGS]
             shown = ", ".join(f"'{found[0]}' ({other})" for other, found in options if found is not None)
             notes.append(
-                f"{len(raw):,} names in '{text}' are in an unknown encoding, such as '{names[first]}'"
+                f"names in '{text}' are in an unknown encoding, such as '{names[first]}'"
                 + (f", which may be {shown}" if shown else "")
                 + ": set data.zip_encoding if they look wrong"
             )

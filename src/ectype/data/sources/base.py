@@ -244,7 +244,7 @@ def unsupported_notes(refused: Iterable[tuple[str, str]]) -> list[str]:
     """Return a note for each format among rejected files that cannot be read: how many, and what converts them."""
     counts = Counter(PurePosixPath(name).suffix.lower() for name, why in refused if why.startswith(_UNSUPPORTED))
     return [
-        f"{count:,} {suffix} files cannot be read: convert them to PNG or JPEG, for example with "
+        f"{suffix} files cannot be read ({count:,}): convert them to PNG or JPEG, for example with "
         f"{UNSUPPORTED_SUFFIXES[suffix]}"
         for suffix, count in counts.most_common()
     ]

@@ -71,8 +71,10 @@ class FolderListing:
         """What the user should know about the folder, one line each."""
         if not self.outputs:
             return ()
-        shown = ", ".join(sorted(self.outputs)[:3]) + (", …" if len(self.outputs) > 3 else "")
-        return (f"{len(self.outputs):,} folders that Ectype wrote were left out ({shown})",)
+        shown = ", ".join(sorted(self.outputs)[:3])
+        if len(self.outputs) > 3:
+            shown += f", … ({len(self.outputs):,} in all)"
+        return (f"folders that Ectype wrote are left out: {shown}",)
 
 
 def walk_files(root: Path, outputs: list[str] | None = None) -> Iterator[FoundFile]:
