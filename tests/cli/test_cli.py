@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -158,6 +159,9 @@ def test_runs_are_listed_with_state_and_figure(ectype, runs: dict[str, Path]) ->
         ("presets vea", 2, "did you mean 'vae'"),
         ("data", 2, "no images given"),
         ("data digits sise=3", 2, "did you mean 'size'"),
+        ("data ''", 3, "the path of the images is empty"),
+        ("diagnose ''", 3, "the path of the images is empty"),
+        ("train vae ''", 3, "the path of the images is empty"),
     ],
 )
 def test_bad_input(ectype, tmp_path: Path, monkeypatch, words: str, code: int, says: str) -> None:
@@ -165,7 +169,7 @@ def test_bad_input(ectype, tmp_path: Path, monkeypatch, words: str, code: int, s
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.jpg").write_bytes(b"\xff\xd8 no more")
-    found, _, said = ectype(*words.format(empty="empty", broken="broken").split())
+    found, _, said = ectype(*shlex.split(words.format(empty="empty", broken="broken")))
     assert says in one_line(said)
     assert said.startswith("error: ")
     assert found == code
@@ -257,6 +261,59 @@ def test_data_says_what_was_found(ectype, photos: Path, tmp_path: Path, monkeypa
     code, said, _ = ectype("data", "--clean")
     assert "1 prepared sources removed" in said or "prepared sources removed" in said
     assert not rejects.exists()
+
+
+def test_data_describes_images_that_training_refuses(ectype, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split, names in (("train", "ab"), ("val", "abc")):
+        for name in names:
+            place = tmp_path / "photos" / split / name
+            place.mkdir(parents=True)
+            for k in range(4):
+                Image.fromarray(np.full((8, 8 + 24 * (k == 0), 3), k * 40, np.uint8)).save(place / f"{k}.png")
+    for k in range(30):
+        (tmp_path / "photos" / "train" / "a" / f"wrong-{k}.png").write_text("no image")
+    code, said, _ = ectype("data", "photos", "size=8", "split.test=0")
+    assert code == 0
+    assert "  train: a 4, b 4\n  val: a 4, b 4, c 4\n" in said
+    assert "class 'c' has no training images, only held-out ones, so a model cannot learn it" in said
+    assert "5 of 20 images lose over 40% of their area by cropping: resize=pad keeps all of it" in said
+    assert "training would stop: 30 of 50 images in" in said
+    assert "cropping" not in ectype("data", "photos", "size=8", "split.test=0", "resize=pad")[1]
+    code, _, said = ectype("train", "ae", "photos", "size=8", "split.test=0")
+    assert code == 3
+    assert "more than data.max_rejects=0.1 allows" in one_line(said)
+    (tmp_path / "two").mkdir()
+    for k in range(2):
+        Image.fromarray(np.full((8, 8), k * 40, np.uint8)).save(tmp_path / "two" / f"{k}.png")
+    code, said, _ = ectype("data", "two")
+    assert code == 0
+    assert "training would stop: 2 images to train on cannot fill 3 splits" in said
+
+
+def test_commands_that_apply_a_model_see_the_files_that_training_sees(ectype, runs, photos: Path, tmp_path) -> None:
+    (photos / ".ipynb_checkpoints").mkdir()
+    shutil.copy(photos / "nested" / "palette.png", photos / ".ipynb_checkpoints" / "copy.png")
+    os.mkfifo(photos / "camera.png")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(photos / "nested" / "palette.png", tmp_path / "elsewhere")
+    (photos / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    code, said, _ = ectype("reconstruct", runs["ae"], photos, "--out", tmp_path / "out", "--resize")
+    assert code == 0
+    assert "4 images" in said
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    assert written == {
+        "overview.png",
+        "link/palette.png",
+        *(f"nested/{n}.png" for n in ("large", "palette", "turned")),
+    }
+    code, said, _ = ectype("data", photos, "--out", tmp_path / "data.png")
+    assert code == 0
+    assert "4 images, 0 rejected" in said
+    assert "(1 pipe)" in said
+    code, _, said = ectype("reconstruct", runs["ae"], "", "--out", tmp_path / "out")
+    assert code == 3
+    assert "the path of the images is empty" in one_line(said)
 
 
 def test_sample(ectype, runs: dict[str, Path], tmp_path: Path) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
 from ectype.config.schema import Split
-from ectype.core.errors import DataError
-from ectype.data import build_entry
+from ectype.core.errors import DataError, EctypeWarning
+from ectype.data import build_entry, checksums
 from ectype.data import cache as entries
 from ectype.data.prepare import clean, prepare
 from tests.data.test_prepare import SOME, config, one_line
@@ -252,3 +254,124 @@ def test_second_call_is_quick(tmp_path, picture):
     start = time.perf_counter()
     assert not prepare(config(root)).built
     assert time.perf_counter() - start < 1  # 0.1 s on a quiet machine
+
+
+# ── Changed bits, and files that are cut while in use ────────────────────────────────────────────────────────────────
+
+
+def flip_a_bit(path: Path, position: int) -> None:
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[position] ^= 4
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a disk does, which changes no time
+
+
+@pytest.fixture
+def new_process(monkeypatch):
+    """Return a function after which nothing counts as compared in this process."""
+    return lambda: monkeypatch.setattr(entries, "_MATCHING", {})
+
+
+FILES = ["images-000.npy", "split_ids.npy", "kept.npy", "labels.npy", "digests.npy", "names.npy", "rejects.csv"]
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("where", [0.4, -1])
+def test_a_flipped_bit_is_found_and_prepared_again(folder, new_process, name, where):
+    root = folder(*(f"{kind}/{image}" for kind in "ab" for image in SOME))
+    first = prepare(config(root))
+    size = (first.root / name).stat().st_size
+    flip_a_bit(first.root / name, int(where * size) if where > 0 else size - 2)
+    new_process()
+    if name == "manifest.json":
+        second = prepare(config(root))
+    else:
+        with pytest.warns(EctypeWarning, match=f"is damaged \\('{name}' does not match its checksum\\)"):
+            second = prepare(config(root))
+    assert second.built
+    assert second.fingerprint == first.fingerprint
+    new_process()
+    third = prepare(config(root))
+    assert not third.built
+    assert "prepared images match their checksums" in third.checked
+
+
+def test_checksums_are_compared_once_in_a_process(folder, new_process, monkeypatch):
+    root = folder(*SOME)
+    assert prepare(config(root)).checked == ""  # it has just been written
+    calls = []
+    original = entries.first_mismatch
+    monkeypatch.setattr(entries, "first_mismatch", lambda *given: calls.append(given) or original(*given))
+    prepare(config(root))
+    assert len(calls) == 0
+    new_process()
+    checked = [prepare(config(root)).checked for _ in range(3)]
+    assert len(calls) == 1
+    assert [bool(text) for text in checked] == [True, False, False]
+    new_process()
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the first process on the machine has done it
+    assert prepare(config(root)).checked == ""
+
+
+def test_checksums_of_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(checksums, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(checksums, "READ_BYTES", 300)
+    content = os.urandom(2500)
+    (tmp_path / "a").write_bytes(content)
+    (tmp_path / "b").touch()
+    expected = {"a": [zlib.crc32(content[i : i + 1000]) for i in (0, 1000, 2000)], "b": [0]}
+    assert checksums.file_checksums([tmp_path / "a", tmp_path / "b"]) == expected
+    assert checksums.first_mismatch(tmp_path, expected) is None
+    for damage in (lambda: os.truncate(tmp_path / "a", 2400), lambda: (tmp_path / "a").unlink()):
+        damage()
+        assert checksums.first_mismatch(tmp_path, expected) == "a"
+
+
+def test_damaged_images_from_memory_have_to_be_passed_again(new_process):
+    import numpy as np
+
+    from ectype.data.sources.memory import MemorySource, register
+
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    text = register(images)
+    entry = MemorySource(text).entry
+    flip_a_bit(entry / "images.bin", 500)
+    new_process()
+    with pytest.warns(EctypeWarning, match="damaged"), pytest.raises(DataError, match="pass the same images again"):
+        prepare(config(text))
+    assert register(images) == text
+    assert len(prepare(config(text))) == 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="mapped files cannot be cut there")
+@pytest.mark.parametrize("num_shards", [1, 4])
+def test_a_shard_that_is_cut_while_mapped_is_an_error(folder, monkeypatch, num_shards):
+    import torch
+
+    from ectype.data.dataset import open_store
+
+    monkeypatch.setattr(build_entry, "MAX_SHARD_BYTES", (1 << 30) if num_shards == 1 else 4 * 3 * 16 * 16)
+    monkeypatch.setattr(build_entry, "MAX_IMAGES_PER_BATCH", 4)
+    prepared = prepare(config(folder(*SOME)))
+    assert len(prepared.shards) == num_shards
+    images = open_store(prepared, config("x")).split("train")
+    everything = torch.arange(len(images))
+    assert len(images.gather(everything)) == len(images)
+    for shard in prepared.shards:
+        os.truncate(shard, 200)
+    for use in (lambda: images.gather(everything), lambda: images.view(0)):
+        with pytest.raises(DataError, match=r"was cut to 200 of .* bytes while it was in use"):
+            use()
+
+
+def test_an_entry_that_is_removed_while_mapped_stays_usable(folder):
+    import torch
+
+    from ectype.data.dataset import open_store
+
+    prepared = prepare(config(folder(*SOME)))
+    images = open_store(prepared, config("x")).split("train")
+    before = images.gather(torch.arange(len(images)))
+    shutil.rmtree(prepared.root)
+    assert torch.equal(images.gather(torch.arange(len(images))), before)

@@ -208,3 +208,24 @@ def test_copies_skipped_files_and_transparency_are_noted(folder):
     assert len({original for _, original in written[1:]}) == 1
     assert "1 files that are not images were skipped (1 .txt)" in notes
     assert "1 transparent images were painted on white" in notes
+
+
+def test_classes_are_counted_by_split(folder):
+    names = [
+        f"{split}/{i}/{k}.png" for split in ("train", "val", "test") for i in range(9) for k in range(1 + (i == 3))
+    ]
+    found = prepare(config(folder(*names)))
+    assert found.class_counts == [
+        f"{split}: 3 2, 0 1, 1 1, 2 1, 4 1, 5 1, 3 more" for split in ("train", "val", "test")
+    ]
+    assert prepare(config(folder(*SOME, root="flat"))).class_counts == []
+
+
+def test_classes_that_only_held_out_images_have_are_reported(folder):
+    some = folder(*(f"{split}/{name}/{k}.png" for split in ("train", "val") for name in "ab" for k in range(3)))
+    folder("val/c/1.png", "val/d/1.png")
+    assert "2 classes ('c', 'd') have no training images, only held-out ones, so a model cannot learn them" in (
+        notes := prepare(config(some, split={"test": 0})).notes
+    ), notes
+    only_test = folder(*(f"test/{name}/1.png" for name in "ab"), root="test-only")
+    assert not prepare(config(only_test, split={"val": 0, "test": 0})).notes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -85,6 +87,16 @@ def test_group_of_skin_tones():
 def test_files_outside_of_the_pattern_are_groups_of_their_own():
     found = split([f"x{i}" for i in range(30)], group="patient-([0-9]+)")
     assert found == split([f"x{i}" for i in range(30)])
+
+
+def test_both_unicode_forms_of_a_name_share_a_split():
+    names = [f"é{i}-à.png" for i in range(60)]
+    forms = [[unicodedata.normalize(form, name) for name in names] for form in ("NFC", "NFD")]
+    assert forms[0] != forms[1]
+    for keys in ({}, {"group": unicodedata.normalize("NFD", "^é[0-9]")}):
+        one, two = (list(split(each, **keys).values()) for each in forms)
+        assert one == two
+    assert len(set(split(names, group="^é[0-9]").values())) == 3
 
 
 def test_contiguous_slabs_in_natural_order():

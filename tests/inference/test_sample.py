@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_labels_are_names_or_numbers() -> None:
         labels_for("dgo", INFO, 1)
     with pytest.raises(ModelError, match="no class '7'"):
         labels_for("7", INFO, 1)
+
+
+def test_classes_that_only_held_out_images_have_are_refused() -> None:
+    info = INFO._replace(frequencies=(0.5, 0.0, 0.5))
+    assert labels_for("all", info, 4).tolist() == [0, 0, 2, 2]
+    for text in ("dog", "cat, dog", "1"):
+        with pytest.raises(ModelError, match="class 'dog' has no training images"):
+            labels_for(text, info, 2)
+
+
+def test_class_names_are_equal_in_both_unicode_forms() -> None:
+    forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    for stored in forms:
+        info = INFO._replace(classes=("tea", stored))
+        assert [labels_for(typed, info, 1).item() for typed in forms] == [1, 1]
 
 
 def test_the_same_seed_draws_the_same_and_the_label_another(run: RunDir, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,7 +17,7 @@ from torch import Tensor
 import ectype
 from ectype.config.recipe import load_recipe
 from ectype.config.schema import DataInfo, Target
-from ectype.core.errors import ModelError
+from ectype.core.errors import DataError, ModelError
 from ectype.models.base import Model, evaluating
 from tests.conformance.small import small
 
@@ -175,15 +176,47 @@ def test_labels_that_cannot_be_used(label: Any, message: str) -> None:
         found.sample(2, label=label)
 
 
+def test_a_class_without_training_images_is_refused() -> None:
+    found = model("cgan", GREY._replace(frequencies=(1.0, 0.0)))
+    assert found.sample(1, label=torch.tensor([0])).shape == (1, 1, 16, 16)
+    for use in (found.sample, lambda n, label: found.render(found.sample_latents(n), label=label)):
+        with pytest.raises(ModelError, match=r"value 1 \(class 'one'\), of which there were no training images"):
+            use(2, label=torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "use, message",
+    [
+        (lambda vae, x: vae.sample_posterior(x * 255, 2), "sample_posterior: images have values.*divide by 255"),
+        (lambda vae, x: vae.sample_posterior(x, 0), "sample_posterior: k=0 is not a number of draws"),
+        (lambda vae, x: vae.log_weights(x * float("nan"), None), "log_weights: images hold NaN"),
+        (lambda vae, x: vae.sample_latents(-1), "sample_latents: n=-1 is not a number of images"),
+        (lambda vae, x: vae.render(vae.sample_latents(2) / 0), "render: latents hold NaN or infinite"),
+        (lambda vae, x: vae.render(vae.sample_latents(2)[0]), r"render: latents have shape \[.*sample_latents"),
+        (lambda vae, x: vae.render(vae.sample_latents(2).numpy()), "render: latents are a ndarray"),
+        (lambda vae, x: vae.render(vae.sample_latents(2).long()), "render: latents are int64"),
+    ],
+)
+def test_the_other_methods_check_too(vae: Any, image: Tensor, use: Any, message: str) -> None:
+    assert vae.sample_posterior(image, 2).shape == (2, *image.shape)
+    assert vae.render(vae.sample_latents(2)).shape == image.shape
+    with pytest.raises(ModelError, match=message):
+        use(vae, image)
+
+
 # ── Where nothing is checked ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_only_loaded_models_check(tmp_path: Path, image: Tensor) -> None:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    fast = {"train.images": 320, "monitor.every": 160, "run.pictures": 0, "run.log_every": 1000}
+    return ectype.train(small("vae-fast", **fast), out=tmp_path_factory.mktemp("checks") / "run").path
+
+
+def test_only_loaded_models_check(run: Path, image: Tensor) -> None:
     free = model("vae-fast", checks=False)
     assert free.reconstruct(image * 255).shape == image.shape
-    fast = {"train.images": 320, "monitor.every": 160, "run.pictures": 0, "run.log_every": 1000}
-    run = ectype.train(small("vae-fast", **fast), out=tmp_path / "run")
-    loaded = ectype.load(run.path)
+    loaded = ectype.load(run)
     with pytest.raises(ModelError, match="divide by 255"):
         loaded.reconstruct(image * 255)
     with evaluating(loaded):
@@ -192,6 +225,25 @@ def test_only_loaded_models_check(tmp_path: Path, image: Tensor) -> None:
     copied = copy.deepcopy(loaded)
     with pytest.raises(ModelError, match="divide by 255"):
         copied.reconstruct(image * 255)
+
+
+@pytest.mark.trains
+def test_functions_of_the_package_check_what_they_are_given(run: Path, tmp_path: Path, image: Tensor) -> None:
+    for function in (ectype.reconstruct, ectype.encode):
+        for wrong in (image * 255, image * float("nan"), (image * 255).numpy(), image[0]):
+            with pytest.raises(ModelError, match=f"{function.__name__}: images"):
+                function(run, wrong)
+    code = ectype.encode(run, image)
+    assert isinstance(code, Tensor)
+    for wrong in (code * float("nan"), code[:, :3], code[0], code.numpy()[..., None]):
+        with pytest.raises(ModelError, match="decode: codes"):
+            ectype.decode(run, wrong)
+    np.savez(tmp_path / "codes.npz", code=np.full(code.shape, np.nan, np.float32))
+    with pytest.raises(DataError, match="holds codes that are NaN or infinite"):
+        ectype.decode(run, tmp_path / "codes.npz", tmp_path / "out")
+    for use in (ectype.score, lambda *given: ectype.nearest(*given, "digits")):
+        with pytest.raises(DataError, match="images are given as Tensor: this function takes image files and folders"):
+            use(run, image)
 
 
 def test_checks_leave_no_trace_in_the_state_of_a_model() -> None:

@@ -222,12 +222,15 @@ def test_changed_images_are_refused(tmp_path: Path) -> None:
         train(recipe, out=tmp_path / "run")
 
 
-def test_other_conditions_are_warned_about(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "key, before, words", [("torch", "0.1", r"torch 0\.1 → "), ("processes", 2, "processes 2 → 1")]
+)
+def test_other_conditions_are_warned_about(tmp_path: Path, key: str, before: str | int, words: str) -> None:
     with pytest.raises(ectype.core.errors.Interrupted):
         train(tiny(), out=tmp_path / "run", callbacks=[Stop(7)])
     stopped = RunDir(tmp_path / "run")
-    write_json_file(stopped.environment_file, {**stopped.environment(), "torch": "0.1"})
-    with pytest.warns(EctypeWarning, match=r"torch 0\.1 → .*not bit-equal"):
+    write_json_file(stopped.environment_file, {**stopped.environment(), key: before})
+    with pytest.warns(EctypeWarning, match=f"{words}.*not bit-equal"):
         train(tiny(), out=tmp_path / "run")
 
 
@@ -379,10 +382,12 @@ def test_an_unfinished_run_is_loaded_as_it_is_now_or_as_it_was_chosen(tmp_path: 
     for step in (5, 15):
         with pytest.raises(ectype.core.errors.Interrupted):
             train(tiny(), out=tmp_path / "run", callbacks=[Stop(step)])
-        assert ectype.load(tmp_path / "run").sample(2).shape == (2, 1, 16, 16)
+        with pytest.warns(EctypeWarning, match="partly trained: its model has seen .* of .* images"):
+            assert ectype.load(tmp_path / "run").sample(2).shape == (2, 1, 16, 16)
         assert shipped() == step
     ship_checkpoint(tmp_path / "run", 10)
-    ectype.load(tmp_path / "run")
+    with pytest.warns(EctypeWarning, match="partly trained"):
+        ectype.load(tmp_path / "run")
     assert shipped() == 10
     assert train(tiny(), out=tmp_path / "run").state() == "finished"
     assert shipped() == 20
@@ -428,6 +433,14 @@ def test_a_plain_autoencoder_gets_densities_and_shows_that_the_normal_fails(tmp_
     assert gap("normal") > 2 * gap("gmm")
     with pytest.raises(ModelError, match="did you mean 'gmm'"):
         density_of(run, model, "gmn")
+    for name in ("gaussian", "gmm"):
+        file = run.model / f"density-{name}.safetensors"
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(CheckpointError, match="is damaged: a file does not match its manifest"):
+            ectype.load(run.path)
+        file.write_bytes(content)
+    ectype.load(run.path)
 
 
 def test_evaluation_is_kept_and_made_anew_when_the_weights_change(run: RunDir) -> None:
@@ -439,6 +452,11 @@ def test_evaluation_is_kept_and_made_anew_when_the_weights_change(run: RunDir) -
     assert evaluate(run).to_json() != first.to_json()
     ship_checkpoint(run, 20)
     assert evaluate(run, "digits").to_json() == evaluate(run).to_json()
+    written = run.evaluation_file.stat().st_mtime_ns
+    density_of(run, ectype.load(run.path), "gaussian")  # a new file of the model, which no figure depends on
+    assert "density-gaussian.safetensors" in checkpoint.load_json(run.model / checkpoint.MANIFEST)
+    evaluate(run)
+    assert run.evaluation_file.stat().st_mtime_ns == written
 
 
 def test_classes_of_another_source_are_known_by_their_names(run: RunDir, tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def open_view(
         raise DataError(f"no {split} images to measure on: raise data.split.{split}.")
     changed = config is recipe.data and trained_on(run) not in (None, prepared.fingerprint)
     # The figures depend on these weights and these images.
-    key = [FIGURES_VERSION, checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
+    manifest = checkpoint.load_json(run.model / checkpoint.MANIFEST)
+    weights = {name: digest for name, digest in manifest.items() if not name.startswith("density-")}
+    key = [FIGURES_VERSION, weights, prepared.fingerprint]
     kept = _stored(run, key, likelihood) if own else None
     evaluation = kept or _measure(model, recipe, train, test, prepared, store, likelihood, progress)
     if others:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +10,8 @@ import torch
 from ectype.config.schema import DataConfig, DataInfo
 from ectype.core.errors import DataError
 from ectype.data.dataset import ImageSplit, ImageStore
-from ectype.data.sources.base import strip_tile_suffix
+from ectype.data.sources.base import same_name_key, strip_tile_suffix
+from ectype.data.sources.walk import resolve_source
 
 __all__ = ["check_targets_match", "count_training_images", "evaluation_split", "other_source"]
 
@@ -29,10 +29,11 @@ def other_source(config: DataConfig, source: str, info: DataInfo) -> DataConfig:
         model's size, and rejected images are reported and left out, because there is no recipe that a user could
         change.
     """
-    text = str(Path(source).resolve()) if Path(source).exists() else source
+    text = resolve_source(source)
     if text == config.source:
         return config
-    changes: dict[str, object] = {"source": text, "labels": None, "split": {"val": 0, "test": 0}, "max_rejects": 1.0}
+    changes: dict[str, object] = {"source": text, "labels": None, "label_column": None, "max_rejects": 1.0}
+    changes |= {"split": {"val": 0, "test": 0}}
     if info.target is not None and info.target.kind == "masks":
         # A class without pixels in the other images must not shift the indices of the classes after it.
         changes |= {"class_names": info.target.classes, "class_values": info.target.values or None}
@@ -48,8 +49,8 @@ def evaluation_split(other: ImageStore, own: DataInfo) -> tuple[str, ImageSplit]
     part = next(name for name in ("test", "val", "train") if name in parts)
     images = parts[part]
     if images.labels is not None:
-        number = {name: i for i, name in enumerate(own.classes)}
-        known = [number.get(name, -1) for name in other.info.classes]
+        number = {same_name_key(name): i for i, name in enumerate(own.classes)}
+        known = [number.get(same_name_key(name), -1) for name in other.info.classes]
         images.labels = None if -1 in known else torch.tensor(known)[images.labels]
     return part, images
 

@@ -15,6 +15,7 @@ from ectype.core.images import to_uint8
 from ectype.core.outputs import check_output
 from ectype.data.prepare import prepare
 from ectype.data.preview import save_grid
+from ectype.data.sources.walk import resolve_source
 from ectype.evaluation.comparison_stats import FigureComparison
 from ectype.evaluation.figures import Evaluation
 from ectype.runs.run_dir import RunDir
@@ -64,6 +65,7 @@ def diagnose(what: str, overrides: Sequence[str] = (), *, device: str | None = N
         DataError: The images cannot be used.
         RecipeError: Overrides were given for a run.
     """
+    source = resolve_source(what)
     if (Path(what) / "recipe.yaml").is_file():
         run = RunDir.existing(what)
         if overrides:
@@ -71,8 +73,7 @@ def diagnose(what: str, overrides: Sequence[str] = (), *, device: str | None = N
                 f"{' '.join(overrides)}: a run keeps its images as they are; leave this out, or give images instead."
             )
         return all_findings(open_view(run, device=device))
-    text = str(Path(what).resolve()) if Path(what).exists() else what
-    return check.check_data(prepare(data_recipe(text, overrides)))
+    return check.check_data(prepare(data_recipe(source, overrides), describe=True))
 
 
 def all_findings(view: RunView) -> list[Finding]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ectype.api.images import ImageBatch
 from ectype.core.console import ActivityConsole
+from ectype.core.errors import DataError
 from ectype.core.table import Table
 from ectype.inference import anomaly, codes
 from ectype.inference import nearest as neighbors
@@ -51,7 +52,10 @@ def path_of(run: AnyRun) -> Path:
 
 
 def _files(images: Images) -> list[str]:
-    return [str(images)] if isinstance(images, str | Path) else [str(image) for image in images]
+    files = [images] if isinstance(images, str | Path) else list(images)
+    if kinds := {type(file).__name__ for file in files if not isinstance(file, str | Path)}:
+        raise DataError(f"images are given as {kinds.pop()}: this function takes image files and folders.")
+    return [str(file) for file in files]
 
 
 def sample(

@@ -125,6 +125,7 @@ def data(
     from ectype.core.console import progress_line
     from ectype.data import cache, preview
     from ectype.data import prepare as preparing
+    from ectype.data.sources.walk import resolve_source
 
     if clean:
         removed = cache.clean()
@@ -134,17 +135,19 @@ def data(
         raise RecipeError("no images given: name a folder, an archive, or a built-in set such as 'digits'.")
     from ectype.config.recipe import data_recipe
 
-    text = str(Path(source).resolve()) if Path(source).exists() else source
+    text = resolve_source(source)
     config, picture = data_recipe(text, overrides or []), to or Path("data.png")
     among = picture.resolve().is_relative_to(text)
     if to is not None:
         preview.check_file_writable(to)
         if among:
             raise DataError(f"'{to}' would be one of the images in '{source}': give an --out outside of it.")
-    prepared = preparing.prepare(config, progress=progress_line(out))
+    prepared = preparing.prepare(config, progress=progress_line(out), describe=True)
     say(prepared.summary)
-    for note in prepared.notes:
+    for note in filter(None, (*prepared.class_counts, *prepared.notes, prepared.checked)):
         say(f"  {note}")
+    for problem in prepared.problems:
+        say(f"  training would stop: {problem}")
     if among:
         say("no picture was written, because it would be among the images: give --out a place outside")
     else:

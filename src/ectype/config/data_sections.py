@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ectype.config.sections import Section
 
@@ -55,6 +56,11 @@ class DataInfo(NamedTuple):
         return (self.channels, *self.size)
 
     @property
+    def trained_classes(self) -> tuple[int, ...]:
+        """Indices of the classes that training images have. Others occur in held-out images only."""
+        return tuple(i for i in range(len(self.classes)) if not self.frequencies or self.frequencies[i] > 0)
+
+    @property
     def num_elements(self) -> int:
         """Number of elements of an image: channels × height × width."""
         return self.channels * self.size[0] * self.size[1]
@@ -93,6 +99,19 @@ def _split_method(value: Any) -> Any:
     return {"by": value} if isinstance(value, str) else value
 
 
+def _words(value: Any) -> Any:
+    if isinstance(value, str):
+        value = [word.strip() for word in value.split(",")]
+    return [str(word) for word in value] if isinstance(value, list | tuple) else value
+
+
+def _check_encoding(value: str | None) -> str | None:
+    try:
+        return None if value is None else codecs.lookup(value).name
+    except (LookupError, ValueError):
+        raise ValueError(f"'{value}' is not an encoding: use one such as cp949, cp932 or gb18030") from None
+
+
 class DataConfig(Section):
     """Where the images come from, and how they are prepared."""
 
@@ -101,6 +120,12 @@ class DataConfig(Section):
     or memory:… for images passed from Python."""
     labels: str | None = None
     """A CSV file with the columns path and label; None takes labels from folder names."""
+    label_column: Annotated[tuple[str, ...] | None, BeforeValidator(_words)] = None
+    """The column of `labels` that holds the class, if several could be meant; or several columns, separated by commas,
+    of which exactly one is 1 in each row (one-hot)."""
+    zip_encoding: Annotated[str | None, AfterValidator(_check_encoding)] = None
+    """The encoding of the names in a zip file that was made under another language, such as cp949 (Korean), cp932
+    (Japanese) or gb18030 (Chinese). None takes UTF-8 if all names are valid in it, else cp437."""
     pairs: Literal["none", "masks", "images"] = "none"
     """Whether each image has a target of the same name: a mask of classes (masks), or another image (images)."""
     input: str | None = None
@@ -139,6 +164,8 @@ class DataConfig(Section):
     def _check_combination(self) -> DataConfig:
         if self.resize == "tiles" and self.fixed_size is None:
             raise ValueError("resize=tiles cuts images into parts and needs a fixed size: set size=256")
+        if self.label_column is not None and self.labels is None:
+            raise ValueError("label_column names a column of a CSV file: set labels=FILE, or leave it out")
         if self.pairs == "none" and (self.input is not None or self.target is not None):
             raise ValueError("input and target are for pairs: set pairs=images or pairs=masks, or leave them out")
         return self

@@ -14,7 +14,7 @@ import torch
 
 __all__ = ["BIT_EXACT_KEYS", "environment", "has_amx_bf16", "numerics"]
 
-BIT_EXACT_KEYS = ("torch", "device", "threads", "machine")
+BIT_EXACT_KEYS = ("torch", "device", "threads", "machine", "processes")
 """Keys of the environment that must be equal for a resumed run to be bit-equal."""
 
 

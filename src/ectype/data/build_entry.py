@@ -25,7 +25,7 @@ from ectype.data.masks import IGNORE_INDEX, find_encoding
 from ectype.data.packed_strings import write_strings
 from ectype.data.prepared import Reject, summarize_reasons
 from ectype.data.raw_image import Pair, Raw, Rejected, SideBySide, Single
-from ectype.data.sources.base import Listing, Source
+from ectype.data.sources.base import Listing, Source, unsupported_notes
 from ectype.data.workers import Decode, DecodeResult, InspectMasks, Measure, run_tasks
 
 __all__ = ["MAX_OWN_SIDE_PX", "EntryBuilder"]
@@ -285,7 +285,7 @@ class EntryBuilder:
         return [text]
 
     def _notes(self, result: _BuildResult) -> list[str]:
-        notes = list(self.listing.notes)
+        notes = [*self.listing.notes, *unsupported_notes(self.listing.refused)]
         if transparent := result.mark_counts["transparent"]:
             notes.append(f"{transparent:,} transparent images were painted on {self.config.background}")
         multi_frame_counts = result.mark_counts + Counter(self.source.multi_frame_counts)

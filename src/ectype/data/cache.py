@@ -3,6 +3,9 @@
 An entry is written to a temporary folder next to its place, flushed to disk, and renamed. A lock file lets a second
 process wait for the first instead of repeating its work. On a file system without locks both work, and the rename
 decides which result is kept.
+
+The manifest of an entry holds checksums of all its files, and of itself. They are compared once in each process, when
+an entry is opened; an entry that does not match is written again.
 """
 
 from __future__ import annotations
@@ -14,25 +17,31 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ectype.core import files
-from ectype.core.errors import DataError
+from ectype.core.errors import DataError, EctypeWarning
+from ectype.data.checksums import file_checksums, first_mismatch
 
 __all__ = [
     "CleanResult",
     "cache_root",
+    "FoundEntry",
     "clean",
     "entry_lock",
+    "find_entry",
     "load_manifest",
     "publish_entry",
     "temporary_entry",
     "write_error",
 ]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Version of the files in an entry. Entries of other versions are prepared again."""
 
 MANIFEST = "manifest.json"
@@ -45,21 +54,78 @@ def cache_root() -> Path:
 
 
 def load_manifest(entry: Path) -> dict[str, Any] | None:
-    """Return the manifest of an entry.
+    """Return the manifest of an entry. The content of its files is not looked at; see `find_entry`.
 
     Returns:
-        None if there is no entry, if it has another format version, or if a file is missing or has another size.
+        None if there is no entry, if it has another format version, if a file is missing or has another size, or if
+        the manifest does not match its checksum.
     """
     try:
         manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT_VERSION:
+        if manifest["format"] != FORMAT_VERSION or manifest.pop("checksum") != _manifest_checksum(manifest):
             return None
         for name, size in manifest["files"].items():
             if (entry / name).stat().st_size != size:
                 return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return manifest
+
+
+def _manifest_checksum(manifest: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
+
+
+class FoundEntry(NamedTuple):
+    """An entry whose files match their checksums."""
+
+    manifest: dict[str, Any]
+    checked_bytes: int = 0
+    """Bytes that were compared with their checksums by this call; 0 if this process had compared them before."""
+    seconds: float = 0.0
+    """How long that took."""
+
+
+_MATCHING: dict[Path, list[tuple[int, int, int]]] = {}
+"""Entry -> inode, bytes and modification time of its files, when this process compared them with their checksums."""
+
+
+def find_entry(entry: Path) -> FoundEntry | None:
+    """Return an entry after comparing its files with their checksums, once in each process.
+
+    Of several processes that train together on one machine, the first one compares them.
+
+    Returns:
+        None if there is no entry, or if it is damaged. A damaged one is made invalid, with a warning, so that it is
+        written again.
+    """
+    manifest = load_manifest(entry)
+    if manifest is None:
+        return None
+    state = _file_states(entry, manifest)
+    if _MATCHING.get(entry) == state or os.environ.get("LOCAL_RANK", "0") != "0":
+        return FoundEntry(manifest)
+    start = time.perf_counter()
+    damaged = first_mismatch(entry, manifest["checksums"])
+    if damaged is None:
+        _MATCHING[entry] = state
+        return FoundEntry(manifest, sum(manifest["files"].values()), time.perf_counter() - start)
+    warnings.warn(
+        f"'{entry}' in the cache is damaged ('{damaged}' does not match its checksum): it is not used, and is written "
+        "again from the source.",
+        EctypeWarning,
+        stacklevel=3,
+    )
+    try:
+        (entry / MANIFEST).unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(entry.parent, error) from None
+    return None
+
+
+def _file_states(entry: Path, manifest: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    stats = [(entry / name).stat() for name in manifest["files"]]
+    return [(status.st_ino, status.st_size, status.st_mtime_ns) for status in stats]
 
 
 @contextlib.contextmanager
@@ -151,8 +217,13 @@ def write_error(folder: Path, error: OSError | None = None, required_bytes: int 
 
 def publish_entry(folder: Path, entry: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest to a temporary folder, flush its files to disk, and rename it to the entry's place."""
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    text = json.dumps({"format": FORMAT_VERSION, **manifest, "files": sizes}, indent=1, ensure_ascii=True)
+    paths = sorted(folder.iterdir())
+    sizes = {path.name: path.stat().st_size for path in paths}
+    # Through JSON once, so that the checksum is of what reading will give.
+    content = json.loads(
+        json.dumps({"format": FORMAT_VERSION, **manifest, "files": sizes, "checksums": file_checksums(paths)})
+    )
+    text = json.dumps({**content, "checksum": _manifest_checksum(content)}, indent=1)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     for path in folder.iterdir():
         files.flush_to_disk(path)
@@ -167,6 +238,8 @@ def publish_entry(folder: Path, entry: Path, manifest: dict[str, Any]) -> None:
             shutil.rmtree(entry)
             os.rename(folder, entry)
     files.flush_to_disk(entry.parent)
+    if (written := load_manifest(entry)) is not None:
+        _MATCHING[entry] = _file_states(entry, written)
 
 
 def remove_outdated(entry: Path) -> None:

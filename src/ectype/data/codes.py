@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ectype.core.errors import DataError
 from ectype.data.preview import writing_file
+from ectype.data.sources.walk import check_regular_file
 
 __all__ = ["read_codes", "write_codes"]
 
@@ -68,6 +69,7 @@ def read_codes(file: Path) -> tuple[list[str], np.ndarray]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_regular_file(file)
     try:
         if file.suffix.lower() == ".npz":
             with np.load(file, allow_pickle=False) as archive:
@@ -83,6 +85,8 @@ def read_codes(file: Path) -> tuple[list[str], np.ndarray]:
             raise ValueError(f"its column code has type {code.dtype} and shape {list(code.shape)}")
         if len(paths) != len(code):
             raise ValueError(f"it has {len(paths)} paths but {len(code)} codes")
+        if not np.isfinite(code).all():
+            raise ValueError("it holds codes that are NaN or infinite")
         return paths, code
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import os
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +18,41 @@ from ectype.core.errors import DataError
 from ectype.data.batch import Batch
 from ectype.data.packed_strings import read_strings
 from ectype.data.prepare import Prepared
-from ectype.data.sources.base import TEST, TRAIN, VAL
+from ectype.data.sources.base import SPLIT_IDS
 
-__all__ = ["ImageSplit", "ImageStore", "open_store"]
+__all__ = ["ImageSplit", "ImageStore", "MappedFile", "open_store"]
 
-SPLIT_IDS = {"train": TRAIN, "val": VAL, "test": TEST}
+
+class MappedFile(NamedTuple):
+    """A file that is mapped into memory, and what it was when it was mapped."""
+
+    path: Path
+    inode: int
+    num_bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> MappedFile:
+        """Describe a file as it is now."""
+        status = path.stat()
+        return cls(path, status.st_ino, status.st_size)
+
+    def check_not_cut(self) -> None:
+        """Check that the file has not become shorter: the system would end a process that reads beyond its end.
+
+        It may still be cut between this check and the reading of a batch.
+
+        Raises:
+            DataError: It is shorter.
+        """
+        try:
+            status = os.stat(self.path)
+        except OSError:  # a removed file stays mapped
+            return
+        if status.st_ino == self.inode and status.st_size < self.num_bytes:
+            raise DataError(
+                f"'{self.path}' was cut to {status.st_size:,} of {self.num_bytes:,} bytes while it was in use: repeat "
+                "the command, training with --resume; the images are then prepared again."
+            )
 
 
 class ImageSplit:
@@ -33,6 +65,7 @@ class ImageSplit:
         names: As the attribute.
         channels: As the attribute; None if images have no targets.
         has_masks: As the attribute.
+        files: The files that the shards are mapped from; none if they are in memory.
 
     Attributes:
         labels: [n] int64 class indices; None if images have no classes.
@@ -50,8 +83,9 @@ class ImageSplit:
         *,
         channels: int | None = None,
         has_masks: bool = False,
+        files: Sequence[MappedFile] = (),
     ) -> None:
-        self._shards = shards
+        self._shards, self._files = shards, files
         self._starts = np.cumsum([0, *map(len, shards)]).tolist()
         self._rows = rows
         self.labels = labels
@@ -76,21 +110,29 @@ class ImageSplit:
 
         Raises:
             IndexError: A position is beyond the end.
+            DataError: A prepared file was cut.
         """
         rows = self._rows.index_select(0, index)
         if len(self._shards) == 1:
+            self._check_not_cut(0)
             return self._shards[0].index_select(0, rows)
         images = torch.empty(len(rows), *self._shards[0].shape[1:], dtype=torch.uint8)
-        for start, shard in zip(self._starts, self._shards, strict=False):
+        for i, (start, shard) in enumerate(zip(self._starts, self._shards, strict=False)):
             in_shard = ((rows >= start) & (rows < start + len(shard))).nonzero()[:, 0]
             if len(in_shard):
+                self._check_not_cut(i)
                 images.index_copy_(0, in_shard, shard.index_select(0, rows[in_shard] - start))
         return images
+
+    def _check_not_cut(self, shard: int) -> None:
+        if self._files:
+            self._files[shard].check_not_cut()
 
     def view(self, index: int) -> UInt8[Tensor, "c h w"]:
         """Return one image without its target, as a view of the mapped file. Do not write to it."""
         row = int(self._rows[index])
         shard = bisect.bisect_right(self._starts, row) - 1
+        self._check_not_cut(shard)
         return self._shards[shard][row - self._starts[shard]][: self.channels]
 
     def batch(self, index: Int[Tensor, " b"]) -> Batch:
@@ -115,6 +157,7 @@ class ImageStore:
 
     def __init__(self, prepared: Prepared, *, binary: bool) -> None:
         self.info: DataInfo = prepared.info._replace(binary=binary)
+        files = [MappedFile.of(path) for path in prepared.shards]
         shards = [torch.from_numpy(np.load(path, mmap_mode="c")) for path in prepared.shards]
         names = read_strings(prepared.root)
         labels = None if prepared.labels is None else torch.from_numpy(prepared.labels.astype(np.int64))
@@ -130,6 +173,7 @@ class ImageStore:
                 names.take(rows),
                 channels=prepared.info.channels,
                 has_masks=has_masks,
+                files=files,
             )
 
     def split(self, name: Literal["train", "val", "test"]) -> ImageSplit:

@@ -34,6 +34,7 @@ def prepare(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
+    describe: bool = False,
 ) -> Prepared:
     """Decode the images of a source, or find them already decoded.
 
@@ -42,6 +43,8 @@ def prepare(
         cache: The folder of entries; None for `ectype.data.cache.cache_root()`.
         progress: Called with the number of images that are decoded and the number of all images.
         workers: Number of decoding processes; None for one per core, 1 to decode in this process.
+        describe: Whether the images are only looked at: too many rejected images, or too few to split, are then
+            reported in `Prepared.problems` instead of raised.
 
     Raises:
         DataError: The source is missing, has no usable image, more rejected images than `max_rejects`, or too few
@@ -49,7 +52,7 @@ def prepare(
     """
     if config.source is None:
         raise DataError("no images given: set data.source to a folder, an archive or `digits`.")
-    source = open_source(config.source)
+    source = open_source(config.source, zip_encoding=config.zip_encoding)
     if config.pairs != "none":
         source = open_pairs(source, config.input, config.target, image_targets=config.pairs == "images")
     file_classes = source.classes if isinstance(source, PairedFolder) else ()
@@ -62,24 +65,24 @@ def prepare(
             f"data.background='{config.background}' is not a color: use a name such as white, or #rrggbb."
         ) from None
     entry = (cache or cache_root()) / _entry_name(source, config, background)
-    manifest, built = entries.load_manifest(entry), False
-    if manifest is None:
+    found, built = entries.find_entry(entry), False
+    if found is None:
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise entries.write_error(entry.parent, error) from None
         with entries.entry_lock(entry) as locked:
-            manifest = entries.load_manifest(entry)  # another process may have built it meanwhile
-            if manifest is None:
+            found = entries.find_entry(entry)  # another process may have built it meanwhile
+            if found is None:
                 with entries.temporary_entry(entry, locked=locked) as folder:
                     builder = EntryBuilder(
                         source, config, background, folder, progress, workers or default_workers(), file_classes
                     )
                     entries.publish_entry(folder, entry, builder.build())
                 entries.remove_outdated(entry)
-                manifest, built = entries.load_manifest(entry), True
-    assert manifest is not None
-    return open_entry(entry, manifest, config, built=built)
+                found, built = entries.find_entry(entry), True
+    assert found is not None
+    return open_entry(entry, found, config, built=built, describe=describe)
 
 
 def _entry_name(source: Source, config: DataConfig, background: tuple[int, int, int]) -> str:

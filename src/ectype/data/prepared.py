@@ -16,16 +16,19 @@ import numpy as np
 
 from ectype.config.schema import DataConfig, DataInfo, Target
 from ectype.core.errors import DataError, EctypeWarning
+from ectype.data.cache import FoundEntry
+from ectype.data.decode import MIN_KEPT_AREA
 from ectype.data.decode_batch import DIGEST_BYTES
 from ectype.data.labels import read_labels
 from ectype.data.masks import MaskEncoding
 from ectype.data.packed_strings import PackedStrings, read_strings
-from ectype.data.sources.base import TEST, TRAIN, VAL, strip_tile_suffix
+from ectype.data.sources.base import SPLIT_IDS, TRAIN, strip_tile_suffix
 from ectype.data.splits import assign_splits
 
 __all__ = ["Prepared", "Reject", "open_entry", "summarize_reasons"]
 
 MAX_SHOWN_REASONS = 5
+MAX_SHOWN_CLASSES = 6
 
 
 class Reject(NamedTuple):
@@ -52,6 +55,9 @@ class Prepared:
         num_copies: Number of images that are exact copies of others after decoding.
         fingerprint: Hash of the pixels, names, labels and splits: equal if and only if training sees the same data.
         built: Whether they were decoded by this call, rather than found in the cache.
+        checked: How many bytes were compared with their checksums, and how long that took; empty if this process had
+            written or compared them before.
+        problems: Why training would refuse the images, if they were prepared to be described.
     """
 
     root: Path
@@ -65,6 +71,8 @@ class Prepared:
     num_copies: int
     fingerprint: str
     built: bool
+    checked: str = ""
+    problems: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.split_ids))
@@ -73,7 +81,7 @@ class Prepared:
     def split_sizes(self) -> dict[str, int]:
         """Number of images in train, val and test."""
         counts = np.bincount(self.split_ids, minlength=4)
-        return {"train": int(counts[TRAIN]), "val": int(counts[VAL]), "test": int(counts[TEST])}
+        return {name: int(counts[split_id]) for name, split_id in SPLIT_IDS.items()}
 
     @property
     def rejects_note(self) -> str:
@@ -91,10 +99,24 @@ class Prepared:
         shape = f"{width}×{height} {color}{classes}"
         return f"{len(self):,} images, {len(self.rejects):,} rejected{reasons}; {shape}; {splits}"
 
+    @property
+    def class_counts(self) -> list[str]:
+        """One line for each split with the number of images of its most frequent classes; empty without classes."""
+        lines = []
+        for split, split_id in SPLIT_IDS.items() if self.labels is not None else ():
+            assert self.labels is not None
+            counts = np.bincount(self.labels[self.split_ids == split_id], minlength=len(self.info.classes))
+            order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+            shown = [f"{self.info.classes[i]} {counts[i]:,}" for i in order[:MAX_SHOWN_CLASSES]]
+            if hidden := len(order) - len(shown):
+                shown.append(f"{hidden:,} more")
+            lines += [f"{split}: {', '.join(shown)}"] if shown else []
+        return lines
+
     def digests(self, split: str) -> np.ndarray:
         """Return the hashes [n] of the pixels of a split's images, as a void type of `DIGEST_BYTES` bytes."""
-        split_id = {"train": TRAIN, "val": VAL, "test": TEST}[split]
-        return np.load(self.root / "digests.npy").view(f"V{DIGEST_BYTES}")[self.split_ids == split_id, 0]
+        is_in_split = self.split_ids == SPLIT_IDS[split]
+        return np.load(self.root / "digests.npy").view(f"V{DIGEST_BYTES}")[is_in_split, 0]
 
 
 def summarize_reasons(rejects: Sequence[Reject]) -> str:
@@ -103,43 +125,63 @@ def summarize_reasons(rejects: Sequence[Reject]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common(MAX_SHOWN_REASONS))
 
 
-def open_entry(entry: Path, manifest: dict[str, Any], config: DataConfig, *, built: bool) -> Prepared:
+def open_entry(entry: Path, found: FoundEntry, config: DataConfig, *, built: bool, describe: bool = False) -> Prepared:
     """Open an entry of the cache, with the labels and splits of a configuration.
 
     Args:
         entry: The folder.
-        manifest: Its manifest.
+        found: The entry as `find_entry` returned it.
         config: Labels, splits and the limit of rejected images.
         built: As in `Prepared`.
+        describe: As in `prepare`.
 
     Raises:
         DataError: More images were rejected than `max_rejects` allows, or labels or splits cannot be assigned.
     """
+    manifest = found.manifest
     kept = np.load(entry / "kept.npy")
     rows = np.flatnonzero(kept)
     with open(entry / "rejects.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
         rejects = tuple(Reject(*row) for row in list(csv.reader(file))[1:])
     num_images = len(rejects) + len(rows)
+    problems: list[str] = []
     if len(rejects) / num_images > config.max_rejects:
-        raise DataError(
+        problems.append(
             f"{len(rejects):,} of {num_images:,} images in '{config.source}' were rejected "
             f"({summarize_reasons(rejects)}), more than data.max_rejects={config.max_rejects:g} allows: fix or remove "
             f"those listed in '{entry / 'rejects.csv'}', or increase it."
         )
+        if not describe:
+            raise DataError(problems[0])
     names = read_strings(entry).take(rows)
     split_ids = np.zeros(len(kept), np.uint8)
-    split_ids[rows] = assign_splits(names, np.load(entry / "split_ids.npy")[rows], config.split)
-    labels, classes = _labels(entry, manifest, config, names, rows, len(kept))
+    try:
+        split_ids[rows] = assign_splits(names, np.load(entry / "split_ids.npy")[rows], config.split)
+    except DataError as error:
+        if not describe:
+            raise
+        problems.append(str(error))
+        split_ids[rows] = TRAIN
+    labels, classes, label_notes = _labels(entry, manifest, config, names, rows, len(kept))
     frequencies: tuple[float, ...] = ()
     if labels is not None:
         counts = np.bincount(labels[split_ids == TRAIN], minlength=len(classes))
         frequencies = tuple((counts / max(1, counts.sum())).tolist())
+        label_notes = (*label_notes, *_untrained_class_notes(classes, counts))
     channels, height, width = manifest["shape"]
     target, target_notes = _target_info(entry, manifest, split_ids)
     info = DataInfo(channels, (height, width), classes, frequencies, config.binarise != "none", target)
     for text in manifest["warnings"]:
         warnings.warn(f"{text}.", EctypeWarning, stacklevel=3)
-    notes = (*manifest["warnings"], *manifest["notes"], *target_notes, *_copy_notes(entry, manifest, split_ids))
+    crop_notes = _crop_notes(manifest, config, len(rows))
+    notes = (
+        *manifest["warnings"],
+        *manifest["notes"],
+        *crop_notes,
+        *label_notes,
+        *target_notes,
+        *_copy_notes(entry, manifest, split_ids),
+    )
     return Prepared(
         root=entry,
         info=info,
@@ -152,26 +194,51 @@ def open_entry(entry: Path, manifest: dict[str, Any], config: DataConfig, *, bui
         num_copies=manifest["copies"],
         fingerprint=_fingerprint(manifest, names, split_ids[rows], None if labels is None else labels[rows], classes),
         built=built,
+        checked=f"{found.checked_bytes / 1e6:,.1f} MB of prepared images match their checksums ({found.seconds:.2f} s)"
+        if found.checked_bytes
+        else "",
+        problems=tuple(problems),
     )
 
 
 def _labels(
     entry: Path, manifest: dict[str, Any], config: DataConfig, names: Sequence[str], rows: np.ndarray, num_rows: int
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Return the class of each row, and the class names."""
+) -> tuple[np.ndarray | None, tuple[str, ...], tuple[str, ...]]:
+    """Return the class of each row, the class names, and notes."""
+    labels = np.full(num_rows, -1, np.int32)
     if config.labels is not None:
-        labels = np.full(num_rows, -1, np.int32)
         image_names = list(map(strip_tile_suffix, names))
         image_index = {name: i for i, name in enumerate(dict.fromkeys(image_names))}
-        found, classes = read_labels(config.labels, list(image_index), config.source or "")
-        labels[rows] = found[[image_index[name] for name in image_names]]
-        return labels, classes
+        found = read_labels(config.labels, list(image_index), config.source or "", config.label_column)
+        labels[rows] = found.indices[[image_index[name] for name in image_names]]
+        return labels, found.classes, found.notes
     if not manifest["classes"]:
-        return None, ()
-    stored = np.load(entry / "labels.npy")
-    labels = np.full(num_rows, -1, np.int32)
-    labels[rows] = stored[rows]
-    return labels, tuple(manifest["classes"])
+        return None, (), ()
+    labels[rows] = np.load(entry / "labels.npy")[rows]
+    return labels, tuple(manifest["classes"]), ()
+
+
+def _crop_notes(manifest: dict[str, Any], config: DataConfig, num_images: int) -> list[str]:
+    """Return a note on images that lose much of their area by cropping."""
+    count = manifest["marks"].get("cut", 0)
+    if not count or config.resize != "crop":
+        return []
+    return [
+        f"{count:,} of {num_images:,} images lose over {1 - MIN_KEPT_AREA:.0%} of their area by cropping: resize=pad "
+        "keeps all of it"
+    ]
+
+
+def _untrained_class_notes(classes: Sequence[str], train_counts: np.ndarray) -> list[str]:
+    """Return a note on the classes that no training image has, unless there are no training images at all."""
+    untrained = [f"'{name}'" for name, count in zip(classes, train_counts, strict=True) if not count]
+    if not untrained or len(untrained) == len(classes):
+        return []
+    shown = ", ".join(untrained[:MAX_SHOWN_CLASSES]) + (", …" if len(untrained) > MAX_SHOWN_CLASSES else "")
+    what, them = f"class {shown} has", "it"
+    if len(untrained) > 1:
+        what, them = f"{len(untrained)} classes ({shown}) have", "them"
+    return [f"{what} no training images, only held-out ones, so a model cannot learn {them}"]
 
 
 def _target_info(entry: Path, manifest: dict[str, Any], split_ids: np.ndarray) -> tuple[Target | None, list[str]]:

@@ -21,7 +21,7 @@ import regex
 
 from ectype.config.schema import Split
 from ectype.core.errors import DataError
-from ectype.data.sources.base import TEST, TRAIN, UNASSIGNED, VAL, natural_sort_key, strip_tile_suffix
+from ectype.data.sources.base import TEST, TRAIN, UNASSIGNED, VAL, natural_sort_key, same_name_key, strip_tile_suffix
 
 __all__ = ["assign_splits"]
 
@@ -85,18 +85,18 @@ def _check_enough_groups(num_groups: int, fractions: dict[int, float], split: Sp
 def _group_key(group: str | None) -> Callable[[str], str]:
     """Return the function that maps a name to the key that all files of its group share."""
     if group is None:
-        return strip_tile_suffix
+        return lambda name: same_name_key(strip_tile_suffix(name))
     try:
-        pattern = regex.compile(group, regex.VERSION0)  # the rules of Python's own `re`
+        pattern = regex.compile(same_name_key(group), regex.VERSION0)  # the rules of Python's own `re`
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:
         raise DataError(f"split.group='{group}' is not a valid regular expression ({error}): fix it.") from None
     seconds_left = MAX_MATCHING_SECONDS
 
     def key(name: str) -> str:
         nonlocal seconds_left
-        started = time.perf_counter()
+        started, name = time.perf_counter(), same_name_key(strip_tile_suffix(name))
         try:
-            match = pattern.search(strip_tile_suffix(name), timeout=max(0.01, seconds_left))
+            match = pattern.search(name, timeout=max(0.01, seconds_left))
         except TimeoutError:
             raise DataError(
                 f"split.group='{group}' takes too long to search in '{name[:100]}': write it without repetitions "
@@ -106,7 +106,7 @@ def _group_key(group: str | None) -> Callable[[str], str]:
         if (took := time.perf_counter() - started) > USUAL_MATCHING_SECONDS:
             seconds_left -= took
         if match is None:
-            return strip_tile_suffix(name)
+            return name
         # The NUL distinguishes a group from a file that has the group's key as its name.
         return "\0" + (next((part for part in match.groups() if part is not None), match[0]))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from ectype.analysis.other_images import other_source
 from ectype.config.recipe import Recipe
 from ectype.config.schema import DataConfig, DataInfo
-from ectype.core.errors import DataError, ModelError
+from ectype.core.errors import DataError, EctypeWarning, ModelError
 from ectype.core.images import to_uint8
 from ectype.core.outputs import check_output
 from ectype.core.table import Table
@@ -24,8 +26,9 @@ from ectype.data.decode import decode as decode_image
 from ectype.data.decode_batch import measure_batch
 from ectype.data.preview import check_folder_writable, writing_file
 from ectype.data.raw_image import Rejected
-from ectype.data.sources.base import classify_filename
+from ectype.data.sources.base import unsupported_notes
 from ectype.data.sources.tiles import cut_tiles
+from ectype.data.sources.walk import check_path_given, check_regular_file, list_folder, path_exists
 from ectype.runs.load import recipe_of
 
 __all__ = [
@@ -96,30 +99,33 @@ def open_images(place: Path, source: str, info: DataInfo) -> DataConfig:
     ignored.
     """
     data = recipe_of(place).data
-    return other_source(data.model_copy(update={"labels": None}) if has_no_run(place) else data, source, info)
+    return other_source(
+        data.model_copy(update={"labels": None, "label_column": None}) if has_no_run(place) else data, source, info
+    )
 
 
 def list_images(inputs: Sequence[str]) -> list[InputFile]:
-    """Return every image file among files and folders, which are searched at any depth.
+    """Return every image file among files and folders, which are listed as for training (see `list_folder`).
 
     Raises:
         DataError: A file or folder does not exist, or there is no image.
     """
     found: list[InputFile] = []
+    refused: list[tuple[str, str]] = []
     for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                if (
-                    file.is_file()
-                    and not file.name.startswith(".")
-                    and classify_filename(file.name) in ("image", "unknown")
-                ):
-                    found.append((str(file.relative_to(path)), file, False))
-        elif path.is_file():
-            found.append((path.name, path, True))
-        else:
+        check_path_given(text)
+        path = Path(text).expanduser()
+        check_regular_file(path)
+        if not path_exists(path):
             raise DataError(f"no image at '{text}': there is no such file or folder; check the path.")
+        if path.is_dir():
+            listing = list_folder(path)
+            found += [(name, path / name, False) for name, _, _ in listing.files]
+            refused += listing.refused
+        else:
+            found.append((path.name, path, True))
+    for note in unsupported_notes(refused):
+        warnings.warn(f"{note}.", EctypeWarning, stacklevel=3)
     if not found:
         raise DataError(f"no images in {', '.join(inputs)}: name image files, or folders that contain some.")
     return found
@@ -268,7 +274,9 @@ def png(place: Path, more: str = "") -> Path:
 
 def _inside(name: str) -> Path:
     """Return a file's name as a relative path that cannot leave its folder."""
-    parts = [part for part in Path(name).parts if part not in ("/", "..", "")]
+    # A colon is a letter in a name inside of an archive, but on Windows it would name a drive.
+    text = name.replace(":", "_") if os.name == "nt" else name
+    parts = [part for part in Path(text).parts if part not in ("/", "..", "")]
     if not parts:
         raise DataError(f"the path '{name}' of an image contains no file name: give each image a name.")
     return Path(*parts)

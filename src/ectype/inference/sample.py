@@ -17,6 +17,7 @@ from ectype.core.errors import ModelError, did_you_mean
 from ectype.core.images import to_uint8
 from ectype.core.optional import optional_import
 from ectype.data.preview import check_file_writable, contact_sheet, save_grid
+from ectype.data.sources.base import same_name_key
 from ectype.data.video import VIDEO_SUFFIXES, save_video
 from ectype.inference.image_io import MAX_CODES_PER_BATCH, InferenceResult, require_capability
 from ectype.models.base import ClassConditional, LatentSampler, ODESampler, Samples, evaluating, is_conditional
@@ -36,24 +37,32 @@ MAX_WALKS = 16
 
 
 def labels_for(text: str, info: DataInfo, n: int) -> Int[Tensor, " n"]:
-    """Return `n` labels from a text: class names or indices, several separated by commas, or `all`.
+    """Return `n` labels from a text: class names or indices, several separated by commas, or `all`
+    that have training images.
 
     Several classes get equal numbers of labels, one class after the other.
 
     Raises:
-        ModelError: There is no such class.
+        ModelError: There is no such class, or no training image had it.
     """
-    wanted = []
-    for word in [text] if text in info.classes else text.split(","):
+    wanted: list[int] = []
+    names = [same_name_key(name) for name in info.classes]
+    text = same_name_key(text)
+    for word in [text] if text in names else text.split(","):
         word = word.strip()
-        if word in info.classes:
-            wanted.append(info.classes.index(word))
+        if word in names:
+            wanted.append(names.index(word))
         elif word == "all":
-            wanted += range(len(info.classes))
-        elif word.isdecimal() and int(word) < len(info.classes):
+            wanted += info.trained_classes
+        elif word.isdecimal() and int(word) < len(names):
             wanted.append(int(word))
         else:
             raise ModelError(f"no class '{word}'; {did_you_mean(word, info.classes)}")
+    if untrained := next((info.classes[i] for i in wanted if i not in info.trained_classes), None):
+        raise ModelError(
+            f"class '{untrained}' has no training images, so the model cannot generate it: choose another class, or "
+            "train on images of it."
+        )
     return torch.tensor([wanted[i * len(wanted) // n] for i in range(n)], dtype=torch.int64)
 
 

@@ -160,20 +160,28 @@ def check_code(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
     if not code.is_floating_point():
         raise ModelError(f"{name}: codes are {_type(code)}, and must be floats, as encode returns them.")
     _check_place(model, name, "codes", code)
-    found = _extremes(code)
-    if found is not None and not all(abs(value) < float("inf") for value in found):
-        raise ModelError(f"{name}: codes hold NaN or infinite values; check where they come from.")
+    _check_finite(name, "codes", code)
 
 
 def check_sample(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
     """Raise `ModelError` unless `n`, `label` and `generator` can be used."""
-    n, label = _first(arguments), arguments.get("label")
+    count = _check_count(name, "n", _first(arguments), "images")
+    _check_label(model, name, arguments.get("label"), count)
+    _check_generator(name, arguments.get("generator"))
+
+
+def _check_count(name: str, argument: str, value: Any, what: str) -> int:
     try:
-        count = 0 if isinstance(n, bool) else operator.index(n)
+        count = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         count = 0
     if count < 1:
-        raise ModelError(f"{name}: n={n!r} is not a number of images; pass a whole number from 1 on.")
+        raise ModelError(f"{name}: {argument}={value!r} is not a number of {what}; pass a whole number from 1 on.")
+    return count
+
+
+def _check_label(model: Any, name: str, label: Any, count: int) -> None:
+    """Raise `ModelError` unless `label` holds a class for each of `count` images."""
     if label is not None and getattr(model, "conditional", False):
         classes = len(model.info.classes)
         example = f"torch.full(({count},), {classes - 1})"
@@ -188,7 +196,12 @@ def check_sample(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
                 f"{name}: label has values from {int(label.min())} to {int(label.max())}, and the model knows "
                 f"{classes} classes, 0 to {classes - 1} ({known})."
             )
-    _check_generator(name, arguments.get("generator"))
+        trained = set(model.info.trained_classes)
+        if (untrained := next((i for i in label.tolist() if i not in trained), None)) is not None:
+            raise ModelError(
+                f"{name}: label has the value {untrained} (class '{model.info.classes[untrained]}'), of which there "
+                "were no training images; choose another class."
+            )
 
 
 def _check_generator(name: str, generator: torch.Generator | None) -> None:
@@ -199,20 +212,43 @@ def _check_generator(name: str, generator: torch.Generator | None) -> None:
         )
 
 
-def _check_likelihood(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
+def _check_draws(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise `ModelError` unless images, the number of draws for each (`samples` or `k`) and `generator` can be used."""
     check_images(model, name, arguments)
-    samples = arguments.get("samples", 1)
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ModelError(f"{name}: samples={samples!r} is not a number of draws; pass a whole number from 1 on.")
+    argument = "k" if "k" in arguments else "samples"
+    _check_count(name, argument, arguments.get(argument, 1), "draws")
     _check_generator(name, arguments.get("generator"))
+
+
+def _check_latents(model: Any, name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise `ModelError` unless `latent` holds finite floats and `label` a class for each."""
+    latent = _first(arguments)
+    if not isinstance(latent, Tensor) or latent.ndim < 2 or 0 in latent.shape:
+        said = f"have shape {list(latent.shape)}" if isinstance(latent, Tensor) else f"are a {type(latent).__name__}"
+        raise ModelError(f"{name}: latents {said}, and must be a tensor [n, …], as sample_latents returns them.")
+    if not latent.is_floating_point():
+        raise ModelError(f"{name}: latents are {_type(latent)}, and must be floats, as sample_latents returns them.")
+    _check_place(model, name, "latents", latent)
+    _check_finite(name, "latents", latent)
+    _check_label(model, name, arguments.get("label"), len(latent))
+
+
+def _check_finite(name: str, what: str, values: Tensor) -> None:
+    found = _extremes(values)
+    if found is not None and not all(abs(value) < float("inf") for value in found):
+        raise ModelError(f"{name}: {what} hold NaN or infinite values; check where they come from.")
 
 
 CHECKED_METHODS: Mapping[str, Callable[[Any, str, Mapping[str, Any]], None]] = {
     "reconstruct": check_images,
     "encode": check_images,
     "translate": check_images,
-    "log_likelihood": _check_likelihood,
+    "log_likelihood": _check_draws,
+    "sample_posterior": _check_draws,
+    "log_weights": check_images,
     "decode": check_code,
     "sample": check_sample,
+    "sample_latents": check_sample,
+    "render": _check_latents,
 }
 """The methods of a model that check their inputs, and how."""

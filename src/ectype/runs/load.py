@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from ectype.config.recipe import Recipe, load_recipe
 from ectype.config.schema import DataConfig
 from ectype.core.console import progress_line
 from ectype.core.distributed import choose_device
-from ectype.core.errors import CheckpointError, DataError, ModelError, RunError, did_you_mean
+from ectype.core.errors import CheckpointError, DataError, EctypeWarning, ModelError, RunError, did_you_mean
 from ectype.core.safe_loading import path_inside, read_json
 from ectype.data.dataset import ImageStore, open_store
 from ectype.data.loader import Loader, evaluation_batches
@@ -61,7 +62,7 @@ def open_data(config: DataConfig, console: Console | None = None) -> tuple[Prepa
     prepared = prepare(config, progress=progress_line(console))
     if console is not None:
         console.print(prepared.summary, highlight=False, soft_wrap=True)
-        for note in prepared.notes:
+        for note in filter(None, (*prepared.notes, prepared.checked)):
             console.print(f"  {note}", highlight=False, soft_wrap=True)
     return prepared, open_store(prepared, config)
 
@@ -199,9 +200,26 @@ def load(path: str | Path, *, device: str = "auto") -> Model:
         run = RunDir.existing(directory)
         _save_newest(run)
         directory = run.model
+        _warn_if_partly_trained(run)
     model = load_model(directory, choose_device(device)).requires_grad_(False)
     model.checks_inputs = True
     return model
+
+
+def _warn_if_partly_trained(run: RunDir) -> None:
+    """Warn if training did not end by itself, so that the model is not what the recipe would give."""
+    if run.training_ended:
+        return
+    newest = checkpoint.latest(run.checkpoints)
+    if newest is None:
+        return
+    budget = checkpoint.load_state(newest)["choices"]["budget"]
+    seen = checkpoint.load_json(run.model / "config.json")["seen"]
+    warnings.warn(
+        f"'{run.path}' is partly trained: its model has seen {seen:,} of {budget:,} images; --resume continues it.",
+        EctypeWarning,
+        stacklevel=3,
+    )
 
 
 def _save_newest(run: RunDir) -> None:

@@ -15,6 +15,7 @@ from ectype.core.distributed import choose_device, process_group
 from ectype.core.environment import numerics
 from ectype.core.errors import Interrupted, ModelError, RecipeError, RunError
 from ectype.core.signals import StopSignal
+from ectype.data.sources.walk import resolve_source
 from ectype.models.base import Encodes, is_trained_to_encode
 from ectype.nets.diffusers_weights import diffusers_overrides, find_diffusers_folder
 from ectype.runs.load import images_are_gone, load, move_images
@@ -47,6 +48,7 @@ def resolve(
         RecipeError: An unknown preset or key, or an invalid value.
         ModelError: `start` is another network, or is not available.
     """
+    text = None if data is None else resolve_source(str(data))
     if data is not None and RunDir(data).recipe_file.is_file():
         return _for_codes_of(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), RunDir(data), overrides)
     if data is not None:
@@ -56,11 +58,9 @@ def resolve(
         found = load_recipe(recipe.plain(), overrides) if overrides else recipe
     elif start is not None and (folder := find_diffusers_folder(start)) is not None:
         found = load_recipe(found.override(diffusers_overrides(found.model, folder)).plain(), overrides)
-    if data is not None:
-        text = str(data)
+    if text is not None:
         # Not by an override, which is parsed as YAML: a path may contain a # or a colon.
-        source = str(Path(text).resolve()) if Path(text).exists() else text
-        found = found.model_copy(update={"data": found.data.model_copy(update={"source": source})})
+        found = found.model_copy(update={"data": found.data.model_copy(update={"source": text})})
     if found.data.source is None:
         raise RecipeError("no images given: name a folder, an archive, or a built-in set such as 'digits'.")
     return found

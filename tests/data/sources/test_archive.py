@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import struct
 import tarfile
+import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ectype.core.errors import DataError
 from ectype.data.decode import Spec
 from ectype.data.decode_batch import decode_batch
 from ectype.data.raw_image import Unreadable
@@ -54,6 +57,81 @@ def test_zip_refuses_what_is_unsafe(folder, tmp_path, monkeypatch):
     assert found.names == ["fine.png"]
     assert {reason for _, reason in found.refused} == {"unsafe path in the archive"}
     assert not (tmp_path.parent / "out.png").exists()
+
+
+def write_zip(place: Path, names: list[bytes], content: bytes, extra: bytes = b"") -> Path:
+    """Write a zip file with names that are not marked as UTF-8, as programs of other systems do."""
+    with zipfile.ZipFile(place, "w") as archive:
+        for i, name in enumerate(names):
+            info = zipfile.ZipInfo(f"{i:0{len(name)}d}")
+            info.extra = extra
+            archive.writestr(info, content + bytes([i]))
+    packed = bytearray(place.read_bytes())
+    with zipfile.ZipFile(place) as archive:
+        members = archive.infolist()
+        start = archive.start_dir
+    for member, name in zip(members, names, strict=True):
+        at = member.header_offset + 30
+        packed[at : at + len(name)] = name
+        packed[start + 46 : start + 46 + len(name)] = name
+        start += 46 + len(name) + len(member.extra)
+    place.write_bytes(packed)
+    return place
+
+
+def test_backslashes_separate_and_colons_are_letters(folder, tmp_path):
+    content = (folder("a.png") / "a.png").read_bytes()
+    names = [f"{'ab'[i % 2]}\\12:{i:02d}.png".encode() for i in range(24)]
+    found = open_source(str(write_zip(tmp_path / "photos.zip", [b"a\\", *names], content))).listing()
+    assert len(found.names) == 24
+    assert found.names[0] == "a/12:00.png"
+    assert found.classes == ("a", "b")
+    assert not found.refused
+
+
+@pytest.mark.parametrize("encoding, word", [("cp949", "고양이"), ("cp932", "ねこ"), ("gb18030", "狗狗")])
+def test_names_in_a_local_encoding(folder, tmp_path, encoding, word):
+    content = (folder("a.png") / "a.png").read_bytes()
+    place = write_zip(tmp_path / "a.zip", [f"{word}/1.png".encode(encoding), b"dog/2.png"], content)
+    found = open_source(str(place)).listing()
+    assert len(found.names) == 2
+    assert found.notes[0].startswith("names in ")
+    assert f"'{word}/1.png' ({encoding})" in found.notes[0]
+    assert "set data.zip_encoding" in found.notes[0]
+    chosen = open_source(str(place), zip_encoding=encoding)
+    assert chosen.listing().classes == ("dog", word)
+    assert chosen.listing().notes == ()
+    assert chosen.location != open_source(str(place)).location  # it is prepared as another source
+    with pytest.raises(DataError, match=r"not valid in data\.zip_encoding=ascii"):
+        open_source(str(place), zip_encoding="ascii").listing()
+
+
+def test_names_that_are_utf8_without_a_mark(folder, tmp_path):
+    content = (folder("a.png") / "a.png").read_bytes()
+    found = open_source(str(write_zip(tmp_path / "a.zip", ["猫/1.png".encode(), b"dog/2.png"], content))).listing()
+    assert found.classes == ("dog", "猫")
+    assert found.notes == ()
+
+
+def test_names_in_the_field_of_info_zip(folder, tmp_path):
+    content = (folder("a.png") / "a.png").read_bytes()
+    local, name = "\u00fc.png".encode("cp850"), "ü.png".encode()
+    field = b"\1" + struct.pack("<I", zlib.crc32(local)) + name
+    place = write_zip(tmp_path / "a.zip", [local], content, struct.pack("<HH", 0x7075, len(field)) + field)
+    assert open_source(str(place)).listing().names == ["ü.png"]
+
+
+def test_a_name_that_occurs_twice_is_refused(folder, tmp_path):
+    content = (folder("a.png") / "a.png").read_bytes()
+    found = open_source(str(write_zip(tmp_path / "a.zip", [b"a/1.png", b"a\\1.png"], content))).listing()
+    assert found.names == ["a/1.png"]
+    assert found.refused == (("a/1.png", "a second file of this name in the archive"),)
+
+
+def test_both_unicode_forms_of_a_folder_are_one_class(folder):
+    forms = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    root = folder(f"train/{forms[0]}/1.png", f"val/{forms[1]}/2.png", "train/tea/3.png", "val/tea/4.png")
+    assert open_source(str(root)).listing().classes == (forms[0], "tea")
 
 
 def test_archive_bombs_are_refused_by_size(folder, tmp_path, monkeypatch):

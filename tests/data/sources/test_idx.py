@@ -76,3 +76,12 @@ def test_mnist(shared):
     assert found.classes == tuple("0123456789")
     assert np.bincount(found.split_ids).tolist() == [0, 60_000, 0, 10_000]
     assert [found.classes[i] for i in found.labels[:5]] == list("50419")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_header_that_describes_more_than_there_is(tmp_path, pack):
+    content = bytes([0, 0, 8, 3]) + b"\xff" * 12 + bytes(100)
+    (tmp_path / "lying-idx3-ubyte").write_bytes(pack(content))
+    refuses(tmp_path / "lying-idx3-ubyte", "damaged", "its header describes 79,228,162,458,924,105,385,300,197,375")
+    (tmp_path / "lying-idx3-ubyte").write_bytes(pack(idx(np.zeros((10_000, 8, 8)))))
+    assert len(open_source(str(tmp_path / "lying-idx3-ubyte")).listing().names) == 10_000

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import re
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -83,8 +87,39 @@ def test_npz_labels(tmp_path):
     assert open_source(str(place)).listing().classes == ("1", "2", "10")
     np.savez(place, images=images, which=np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]])
     assert open_source(str(place)).listing().labels.tolist() == [0, 1, 2, 0, 1, 2]
-    np.savez(place, images=images, a=np.zeros(6, int), b=np.ones(6, int))
-    assert open_source(str(place)).listing().labels is None  # it is not clear which of the two holds the labels
+    np.savez(place, images=images, y=np.array(["dog", "cat", "dog"] * 2), weights=np.ones(6))
+    assert open_source(str(place)).listing().classes == ("cat", "dog")
+    np.savez(place, images=images, labels=np.array([2.0, 0.0] * 3))
+    assert open_source(str(place)).listing().labels.tolist() == [1, 0] * 3
+
+
+@pytest.mark.parametrize(
+    "arrays, note",
+    [
+        ({"a": np.zeros(6, int), "b": np.ones(6, int)}, "a, b could be the labels of images: call one of them y"),
+        ({"y": np.arange(5)}, "y has 5 rows, images has 6 images"),
+        ({"y": np.array([0.5, 1, 2, 3, 4, 5])}, r"y \[6\] float64 does not hold one class of each image"),
+        ({"y": np.ones((6, 2))}, r"y \[6, 2\] float64 does not hold one class"),
+        ({"y": np.array(["a", None] * 3, dtype=object)}, "y holds Python objects, which are not read"),
+        ({"y": np.full(6, 3)}, "all images have the same one, 3"),
+    ],
+)
+def test_npz_labels_that_are_not_used_are_reported(tmp_path, arrays, note):
+    np.savez(tmp_path / "a.npz", images=np.zeros((6, 8, 8), np.uint8), **arrays)
+    found = open_source(str(tmp_path / "a.npz")).listing()
+    assert found.labels is None
+    assert len(found.notes) == 1
+    assert re.match(f"labels are not used: {note}", found.notes[0]), found.notes
+
+
+def test_npz_with_labels_for_one_split_only(tmp_path):
+    images = np.zeros((6, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=np.arange(6), x_test=images)
+    found = open_source(str(tmp_path / "a.npz")).listing()
+    assert found.labels is None
+    assert found.notes == ("labels are not used: x_test has none",)
+    np.savez(tmp_path / "a.npz", images=images, weights=np.linspace(0, 1, 6))
+    assert open_source(str(tmp_path / "a.npz")).listing().notes == ()  # nothing that looks like labels
 
 
 def test_npz_that_cannot_be_understood(tmp_path):
@@ -100,3 +135,20 @@ def test_npz_that_cannot_be_understood(tmp_path):
     np.savez(place, x_train=np.zeros((3, 8, 8), np.uint8), x_test=np.zeros((3, 9, 8), np.uint8))
     outcome = decode_batch(next(open_source(str(place)).batches(6)), Spec((8, 8), 3))
     assert outcome.reasons == [None] * 6  # two shapes in one batch
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
+def test_a_header_that_describes_more_than_there_is(tmp_path, save):
+    place = tmp_path / ("a.npy" if save is np.save else "a.npz")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 40, 8, 8)})
+    content = header.getvalue() + bytes(640)
+    if save is np.save:
+        place.write_bytes(content)
+    else:
+        method = zipfile.ZIP_STORED if save is np.savez else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(place, "w", method) as archive:
+            archive.writestr("a.npy", content)
+    refuses(place, "its header describes 70,368,744,177,664 bytes, and it has")
+    save(place, np.zeros((10_000, 8, 8), np.uint8))  # as compressible as can be
+    assert len(open_source(str(place)).listing().names) == 10_000

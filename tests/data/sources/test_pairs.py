@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -398,3 +399,12 @@ def test_input_and_target_want_pairs() -> None:
 
     with pytest.raises(RecipeError, match="set pairs=images or pairs=masks"):
         load_recipe("ae", ["data.target=masks"])
+
+
+def test_both_unicode_forms_of_a_name_are_a_pair(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    files = {f"images/{composed}{i}.png": picture() for i in range(2)}
+    files |= {f"{decomposed}/{decomposed}{i}.png": MASKS[i] for i in range(2)}
+    found = prepared(write(tmp_path, files), input="images", target=composed)
+    assert len(found) == 2
+    assert not found.rejects

@@ -83,6 +83,14 @@ def test_plain_parquet_without_a_description(tmp_path, picture):
     assert found.classes == ("a", "b")
     assert found.labels.tolist() == [1, 0, 1]
     np.testing.assert_array_equal(contents(source), expected(picture, 3))
+    for labels, note in (
+        ([1, -1, None], "2 of 3 in the column label are empty or -1"),
+        (["a", "a", "a"], "all images have the same one, a"),
+    ):
+        pq.write_table(pa.table({"png": cells, "label": labels}), tmp_path / "a.parquet")
+        found = open_source(str(tmp_path / "a.parquet")).listing()
+        assert found.labels is None
+        assert found.notes == (f"labels are not used: {note}",)
 
 
 def test_several_columns_have_to_be_chosen(table, tmp_path):

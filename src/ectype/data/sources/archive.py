@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import lzma
+import re
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,7 @@ from ectype.data.sources.base import (
     evenly_spaced_positions,
     infer_labels_and_splits,
     signature_of_files,
+    unsupported_reason,
 )
 
 __all__ = ["TarSource", "ZipSource"]
@@ -73,6 +76,76 @@ def _read_image(file: BufferedIOBase, compressed_bytes: int | None = None) -> Ra
     return Unreadable(_too_large() if limit == MAX_ENCODED_BYTES else bomb)
 
 
+_UTF8_FLAG = 0x800
+"""Bit of a zip member's flags: its name is UTF-8."""
+_UNICODE_PATH = 0x7075
+"""Id of the extra field in which Info-ZIP stores the name as UTF-8."""
+_LIKELY_ENCODINGS = ("cp949", "cp932", "gb18030")
+_DRIVE = re.compile(r"[A-Za-z]:/")
+
+
+def _zip_names(members: Sequence[zipfile.ZipInfo], text: str, encoding: str | None) -> tuple[list[str], list[str]]:
+    """Return the names of the members of a zip file with forward slashes, and notes.
+
+    Names are UTF-8 if they are marked as such. Others are bytes in an encoding that the file does not name: that of
+    the language of the machine that made it.
+
+    Args:
+        members: The members.
+        text: The file as the user wrote it.
+        encoding: The encoding of names that are not marked; None takes UTF-8 if all are valid in it, else cp437.
+
+    Raises:
+        DataError: A name is not valid in the encoding.
+    """
+    names = [member.orig_filename.partition("\0")[0] for member in members]
+    raw: dict[int, bytes] = {}
+    for i, member in enumerate(members):
+        if (unicode_name := _unicode_path(member)) is not None:
+            names[i] = unicode_name
+        elif not member.flag_bits & _UTF8_FLAG and not names[i].isascii():
+            raw[i] = names[i].encode("cp437")  # which zipfile has decoded it with
+    notes = []
+    if raw:
+        decoded = _decode_all(raw.values(), encoding or "utf-8")
+        if decoded is None and encoding is not None:
+            raise DataError(f"names in '{text}' are not valid in data.zip_encoding={encoding}: give another one.")
+        if decoded is not None:
+            for i, name in zip(raw, decoded, strict=True):
+                names[i] = name
+        else:
+            first, example = next(iter(raw.items()))
+            options = [(other, _decode_all([example], other)) for other in _LIKELY_ENCODINGS]
+            shown = ", ".join(f"'{found[0]}' ({other})" for other, found in options if found is not None)
+            notes.append(
+                f"names in '{text}' are in an unknown encoding, such as '{names[first]}'"
+                + (f", which may be {shown}" if shown else "")
+                + ": set data.zip_encoding if they look wrong"
+            )
+    return [name.replace("\\", "/") for name in names], notes
+
+
+def _decode_all(names: Iterable[bytes], encoding: str) -> list[str] | None:
+    try:
+        return [name.decode(encoding) for name in names]
+    except UnicodeDecodeError:
+        return None
+
+
+def _unicode_path(member: zipfile.ZipInfo) -> str | None:
+    """Return the name in the extra field of Info-ZIP, if there is one that belongs to the member's name."""
+    extra = member.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        if kind == _UNICODE_PATH and size > 5:
+            content, checksum = extra[9 : 4 + size], int.from_bytes(extra[5:9], "little")
+            own = member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8_FLAG else "cp437")
+            decoded = _decode_all([content], "utf-8")
+            return decoded[0] if decoded is not None and checksum == zlib.crc32(own) else None
+        extra = extra[4 + size :]
+    return None
+
+
 class _Inventory:
     """Sorts the members of an archive into items, refused members and skipped ones."""
 
@@ -80,12 +153,14 @@ class _Inventory:
         self.names: list[str] = []
         self.refused: list[tuple[str, str]] = []
         self.skipped: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self._seen: set[str] = set()
 
     def admit(self, name: str, size: int, file: BufferedIOBase | None = None) -> bool:
         """Record a member and return whether it is an item.
 
         Args:
-            name: Path in the archive.
+            name: Path in the archive, with forward slashes.
             size: Bytes when unpacked, as the archive states.
             file: The member, from which the first bytes are read if the name has no suffix.
         """
@@ -93,16 +168,19 @@ class _Inventory:
         path = PurePosixPath(name)
         if kind == "unknown":
             kind = "image" if file is not None and IMAGE_MAGIC.match(file.read(MAGIC_BYTES)) else "other"
-        unsafe = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
+        unsafe = path.is_absolute() or ".." in path.parts or _DRIVE.match(name) is not None
         if kind in ("image", "unsupported") and unsafe:
             # Reading it would be harmless, but names become the paths of results.
             self.refused.append((name, "unsafe path in the archive"))
         elif kind == "unsupported":
-            self.refused.append((name, f"format not supported ({path.suffix.lower()})"))
+            self.refused.append((name, unsupported_reason(name)))
         elif kind == "image" and size > MAX_ENCODED_BYTES:
             self.refused.append((name, _too_large()))
+        elif kind == "image" and name in self._seen:
+            self.refused.append((name, "a second file of this name in the archive"))
         elif kind == "image":
             self.names.append(name)
+            self._seen.add(name)
             return True
         elif kind == "other":
             self.skipped[path.suffix.lower() or "no suffix"] += 1
@@ -111,25 +189,35 @@ class _Inventory:
     def listing(self, text: str) -> Listing:
         if not self.names and not self.refused:
             raise DataError(f"no images in archive '{text}': use an archive of JPEG, PNG or other image files.")
-        return replace(infer_labels_and_splits(self.names), refused=tuple(self.refused), skipped=self.skipped)
+        found = infer_labels_and_splits(self.names)
+        notes = (*found.notes, *self.notes)
+        return replace(found, refused=tuple(self.refused), skipped=self.skipped, notes=notes)
 
 
 class ZipSource(Source):
-    """Image files in a zip archive."""
+    """Image files in a zip archive.
 
-    def __init__(self, text: str, path: Path) -> None:
-        self.path = path.resolve()
-        super().__init__(text, str(self.path), signature_of_files([self.path]))
+    Args:
+        text: The source as the user wrote it.
+        path: The file.
+        encoding: The encoding of names that are not marked as UTF-8; None takes UTF-8 if all are valid in it.
+    """
+
+    def __init__(self, text: str, path: Path, encoding: str | None = None) -> None:
+        self.path, self.encoding = path.resolve(), encoding
+        location = f"{self.path}#{encoding}" if encoding else str(self.path)
+        super().__init__(text, location, signature_of_files([self.path]))
         self._items: list[zipfile.ZipInfo] | None = None
         self._inventory = _Inventory()
 
     def _list(self, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         if self._items is None:
             self._items = []
-            for member in archive.infolist():
-                if member.is_dir():
+            members = archive.infolist()
+            names, self._inventory.notes = _zip_names(members, self.text, self.encoding)
+            for member, name in zip(members, names, strict=True):
+                if name.endswith("/"):
                     continue
-                name = member.filename.replace("\x00", "")
                 if member.flag_bits & 1:
                     if classify_filename(name) == "image":
                         self._inventory.refused.append((name, "encrypted in the archive"))
@@ -189,7 +277,8 @@ class TarSource(Source):
                     if member.offset_data + member.size > limit:
                         raise tarfile.TarError(f"it expands more than {MAX_RATIO}-fold: unpack it if that is right")
                     file = cast(BufferedIOBase | None, archive.extractfile(member))
-                    if inventory.admit(member.name.removeprefix("./"), member.size, file):
+                    name = member.name.replace("\\", "/").removeprefix("./")
+                    if inventory.admit(name, member.size, file):
                         if with_content and file is not None:
                             file.seek(0)
                             yield _read_image(file)

@@ -29,6 +29,7 @@ from ectype.data.sources.base import (
     Listing,
     Source,
     natural_sort_key,
+    same_name_key,
 )
 
 __all__ = [
@@ -61,6 +62,8 @@ class ArrayPart:
     """Yields all images in blocks of the given number of images."""
     labels: Callable[[], np.ndarray] | None = None
     split_id: int = UNASSIGNED
+    label_note: str = ""
+    """Why labels that seem to be there are not used."""
 
     @property
     def channels_first(self) -> bool:
@@ -85,25 +88,31 @@ class ArraySource(Source):
         if not len(names):
             raise DataError(f"no images in '{self.text}': its arrays are empty.")
         split_ids = np.concatenate([np.full(part.shape[0], part.split_id, np.uint8) for part in self.parts])
-        labels, classes = self._labels()
-        return Listing(names, split_ids, labels, classes)
+        labels, classes, why_unused = self._labels()
+        notes = (f"labels are not used: {why_unused}",) if why_unused else ()
+        return Listing(names, split_ids, labels, classes, notes=notes)
 
-    def _labels(self) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    def _labels(self) -> tuple[np.ndarray | None, tuple[str, ...], str]:
+        """Return class indices, class names, and why labels that are there are not used."""
         readers = [part.labels for part in self.parts if part.labels is not None]
         if len(readers) < len(self.parts):
-            return None, ()
+            reasons = [part.label_note for part in self.parts if part.label_note]
+            missing = ", ".join(part.name for part in self.parts if part.labels is None)
+            return None, (), "; ".join(reasons) or (f"{missing} has none" if readers else "")
         with self._reading():
             labels = np.concatenate([read() for read in readers])
         if self._classes and labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() < len(self._classes):
-            return labels.astype(np.int32), self._classes
+            return labels.astype(np.int32), self._classes, ""
+        if labels.dtype.kind == "U":
+            labels = np.array([same_name_key(label) for label in labels.tolist()])
         values, value_index = np.unique(labels, return_inverse=True)
         if len(values) < 2:
-            return None, ()
+            return None, (), f"all images have the same one, {values[0]}" if len(values) else ""
         texts = [str(value) for value in values.tolist()]
         order = sorted(range(len(texts)), key=lambda i: natural_sort_key(texts[i]))
         rank = np.empty(len(order), np.int32)
         rank[order] = np.arange(len(order), dtype=np.int32)
-        return rank[value_index], tuple(texts[i] for i in order)
+        return rank[value_index], tuple(texts[i] for i in order), ""
 
     def _blocks(self, part: ArrayPart, size: int) -> Iterator[np.ndarray]:
         """Yield uint8 blocks [k, h, w, c]."""

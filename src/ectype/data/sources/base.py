@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,10 +21,20 @@ import numpy as np
 
 from ectype.data.raw_image import Raw
 
-__all__ = ["Listing", "Source", "infer_labels_and_splits", "natural_sort_key", "strip_tile_suffix"]
+__all__ = [
+    "Listing",
+    "Source",
+    "infer_labels_and_splits",
+    "natural_sort_key",
+    "same_name_key",
+    "strip_tile_suffix",
+    "unsupported_notes",
+    "unsupported_reason",
+]
 
 # Split ids, as they are stored with prepared images. UNASSIGNED: the source does not name a split.
 UNASSIGNED, TRAIN, VAL, TEST = 0, 1, 2, 3
+SPLIT_IDS = {"train": TRAIN, "val": VAL, "test": TEST}
 SPLIT_FOLDERS = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "dev": VAL}
 SPLIT_FOLDERS |= {"test": TEST, "testing": TEST, "t10k": TEST}
 
@@ -33,13 +44,20 @@ IMAGE_SUFFIXES = frozenset(
         *(".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".mpo"),
     ]
 )
-# Image formats that cannot be read here. They are rejected by name, so that users learn why these files are missing.
-UNSUPPORTED_SUFFIXES = frozenset(
-    [
-        *(".heic", ".heif", ".svg", ".psd", ".xcf", ".tga", ".ico", ".exr", ".hdr", ".jxl"),
-        *(".dcm", ".nii", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".eps"),
-    ]
-)
+_PHOTO, _RAW = "`magick mogrify -format jpg` (ImageMagick)", "darktable-cli, RawTherapee or the package rawpy"
+_DRAWING, _MEDICAL = "`magick mogrify -format png` (ImageMagick)", "the packages pydicom or nibabel"
+UNSUPPORTED_SUFFIXES: Mapping[str, str] = {
+    ".svg": "Inkscape, rsvg-convert or the package cairosvg",
+    ".eps": "Ghostscript or Inkscape",
+    ".heic": f"{_PHOTO} or the package pillow-heif",
+    ".heif": f"{_PHOTO} or the package pillow-heif",
+    ".jxl": "djxl (libjxl) or the package pillow-jxl-plugin",
+    **dict.fromkeys((".psd", ".xcf", ".tga", ".ico", ".exr", ".hdr"), _DRAWING),
+    **dict.fromkeys((".dcm", ".nii"), _MEDICAL),
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf"), _RAW),
+}
+"""Image formats that cannot be read here, and what converts them. Files are rejected by name, so that users learn why
+they are missing."""
 IMAGE_MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|P[1-6]\s|\0\0\0\x0cjP|....ftypavi[fs]", re.DOTALL
 )
@@ -122,6 +140,17 @@ class Source(ABC):
         return list(itertools.islice(self.read(), size))
 
 
+def same_name_key(text: str) -> str:
+    """Return a form of a name that is equal for all Unicode forms of the same text (NFC).
+
+    macOS writes `é` as two characters, other systems as one, and copies between them mix both.
+
+    >>> same_name_key("cafe\u0301") == same_name_key("caf\u00e9")
+    True
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def natural_sort_key(text: str) -> tuple[str | int, ...]:
     """Return a sort key that orders numbers by value, so that slice-9 precedes slice-10."""
     # re.split alternates text and digits. The pattern has ASCII digits only, since int() rejects some of str.isdigit().
@@ -154,7 +183,7 @@ def infer_labels_and_splits(names: Sequence[str]) -> Listing:
     Returns:
         The listing, with notes on folders that look like splits or classes but are not used as such.
     """
-    folders = _distinct_folders(names)
+    folders = _distinct_folders([same_name_key(name) for name in names])
     split_ids, notes = np.zeros(len(names), np.uint8), []
     for level in (0, 1):
         found = [parts[level].lower() if len(parts) > level else "" for parts in folders]
@@ -201,6 +230,24 @@ def classify_filename(name: str) -> str:
     if suffix in IMAGE_SUFFIXES:
         return "image"
     return "unsupported" if suffix in UNSUPPORTED_SUFFIXES else "other" if suffix else "unknown"
+
+
+def unsupported_reason(name: str) -> str:
+    """Return why a file whose name is classified as `unsupported` is rejected."""
+    return f"{_UNSUPPORTED} ({PurePosixPath(name).suffix.lower()})"
+
+
+_UNSUPPORTED = "format not supported"
+
+
+def unsupported_notes(refused: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a note for each format among rejected files that cannot be read: how many, and what converts them."""
+    counts = Counter(PurePosixPath(name).suffix.lower() for name, why in refused if why.startswith(_UNSUPPORTED))
+    return [
+        f"{suffix} files cannot be read ({count:,}): convert them to PNG or JPEG, for example with "
+        f"{UNSUPPORTED_SUFFIXES[suffix]}"
+        for suffix, count in counts.most_common()
+    ]
 
 
 class Signature:

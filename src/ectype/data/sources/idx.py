@@ -36,7 +36,7 @@ def open_idx(text: str, path: Path) -> ArraySource:
         DataError: The folder has no images, a file is damaged, or the number of labels does not match.
     """
     if path.is_dir():
-        found = sorted(path.glob("*idx[34]*ubyte*"))
+        found = sorted(file for file in path.glob("[!.]*idx[34]*ubyte*") if file.is_file())
         # MNIST is often unpacked next to its archives: only one of the two is read.
         paths = [p for p in found if not (p.suffix == ".gz" and p.with_suffix("") in found)]
     elif "idx1" in path.name:
@@ -84,7 +84,7 @@ def _label_path(path: Path) -> Path | None:
     name = path.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
     stem = name.removesuffix(".gz")
     options = (stem, stem + ".gz")
-    return next((path.with_name(o) for o in options if o != path.name and path.with_name(o).exists()), None)
+    return next((path.with_name(o) for o in options if o != path.name and path.with_name(o).is_file()), None)
 
 
 def _labels(path: Path, count: int) -> Callable[[], np.ndarray] | None:

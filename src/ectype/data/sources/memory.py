@@ -76,7 +76,7 @@ def register(data: Any) -> str:
     splits = splits_of(data)
     if all(split.rereadable for split in splits):
         digest = _store(splits, None)["digest"]
-        if entries.load_manifest(entry := _entry(digest)) is not None:
+        if entries.find_entry(entry := _entry(digest)) is not None:
             _warn(splits)
             return PREFIX + entry.name[-12:]
     root = entries.cache_root()
@@ -88,7 +88,7 @@ def register(data: Any) -> str:
     with entries.temporary_entry(scratch, locked=False) as place:
         manifest = _store(splits, place)
         entry = _entry(manifest["digest"])
-        if entries.load_manifest(entry) is None:
+        if entries.find_entry(entry) is None:
             entries.publish_entry(place, entry, manifest)
     _warn(splits)
     return PREFIX + entry.name[-12:]
@@ -276,13 +276,13 @@ class MemorySource(Source):
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What was stored. Raises `DataError` if it is gone."""
-        found = entries.load_manifest(self.entry)
+        found = entries.find_entry(self.entry)
         if found is None:
             raise DataError(
                 f"the images '{self.text}' are not in the cache ('{self.entry.parent}'; it was cleaned, or this is "
                 "another machine): pass the same images again from Python, data=images."
             )
-        return found
+        return found.manifest
 
     @property
     def decoded(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -28,7 +28,13 @@ __all__ = ["open_numpy"]
 
 
 class _NpyFile:
-    """The header of a .npy file, alone or in an .npz file, and access to its rows."""
+    """The header of a .npy file, alone or in an .npz file, and access to its rows.
+
+    Args:
+        name: The array's name.
+        open_file: Opens the file from its start.
+        available: Largest number of bytes that the file can hold, unpacked.
+    """
 
     def __init__(
         self, name: str, open_file: Callable[[], contextlib.AbstractContextManager[BinaryFile]], available: int
@@ -40,7 +46,8 @@ class _NpyFile:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             self.shape, self._fortran, self.dtype = read(file)  # type: ignore[arg-type]
             self._offset = file.tell()
-        check_promised_size(self.shape, self.dtype, available)
+        if not self.dtype.hasobject:
+            check_promised_size(self.shape, self.dtype, available)
 
     def read_blocks(self, size: int) -> Iterator[np.ndarray]:
         """Yield blocks of `size` rows."""
@@ -83,8 +90,7 @@ def open_numpy(text: str, path: Path) -> ArraySource:
                 )
                 for member in members
             ]
-        arrays = [array for array in arrays if array.dtype.kind in "buif" and array.shape]
-        parts = _parts(text, arrays)
+        parts = _parts(text, [array for array in arrays if array.shape])
     except (*DAMAGE_ERRORS, OSError) as error:
         raise DataError(f"'{text}' is damaged or not a NumPy file ({error}): create it again.") from None
     return ArraySource(text, str(path.resolve()), signature_of_files([path]), parts)
@@ -100,9 +106,10 @@ def _member_opener(path: Path, member: str) -> Callable[[], contextlib.AbstractC
 
 
 def _parts(text: str, arrays: Sequence[_NpyFile]) -> list[ArrayPart]:
-    images = [a for a in arrays if len(a.shape) == 3 or (len(a.shape) == 4 and {a.shape[1], a.shape[3]} & {1, 3, 4})]
+    numeric = [a for a in arrays if a.dtype.kind in "buif"]
+    images = [a for a in numeric if len(a.shape) == 3 or (len(a.shape) == 4 and {a.shape[1], a.shape[3]} & {1, 3, 4})]
     if not images:
-        shapes = ", ".join(f"{a.name} {list(a.shape)}" for a in arrays) or "no numeric arrays"
+        shapes = ", ".join(f"{a.name} {list(a.shape)}" for a in numeric) or "no numeric arrays"
         raise DataError(f"no images in '{text}' ({shapes}): an array must be [n, h, w], [n, h, w, c] or [n, c, h, w].")
     split_ids = [split_id_from_name(a.name) if len(images) > 1 else UNASSIGNED for a in images]
     if len(set(split_ids)) < len(split_ids):
@@ -110,39 +117,52 @@ def _parts(text: str, arrays: Sequence[_NpyFile]) -> list[ArrayPart]:
         raise DataError(
             f"several arrays of images in '{text}' ({names}): name them x_train, x_val and x_test, or keep only one."
         )
-    order = sorted(range(len(images)), key=lambda i: split_ids[i] or TEST + 1)
-    return [
-        ArrayPart(
-            images[i].name,
-            images[i].shape,
-            images[i].read_blocks,
-            _labels(images[i], split_ids[i], arrays),
-            split_ids[i],
+    parts = []
+    for i in sorted(range(len(images)), key=lambda i: split_ids[i] or TEST + 1):
+        labels, note = _labels(images[i], split_ids[i], [a for a in arrays if a not in images])
+        parts.append(
+            ArrayPart(images[i].name, images[i].shape, images[i].read_blocks, labels, split_ids[i], label_note=note)
         )
-        for i in order
-    ]
+    return parts
 
 
-def _labels(images: _NpyFile, split_id: int, arrays: Sequence[_NpyFile]) -> Callable[[], np.ndarray] | None:
-    """Return how to read the labels of an array of images, or None if it is not clear which array they are.
+def _labels(images: _NpyFile, split_id: int, arrays: Sequence[_NpyFile]) -> tuple[Callable[[], np.ndarray] | None, str]:
+    """Return how to read the labels of an array of images, or None and, if there could be some, why they are not used.
 
-    Labels are an integer array with as many rows, of the same split, or a one-hot array.
+    Labels are integers, whole floats or text with as many rows, of the same split, or a one-hot array.
     """
-    candidates = [
-        a
-        for a in arrays
-        if len(a.shape) in (1, 2)
-        and a.shape[0] == images.shape[0]
-        and (not split_id or split_id_from_name(a.name) == split_id)
-    ]
-    integers = [a for a in candidates if a.dtype.kind in "iub" and (len(a.shape) == 1 or a.shape[1] == 1)]
-    named = [a for a in integers if re.search(r"(^|_)(y|labels?|targets?|class(es)?)(_|$)", a.name.lower())]
-    for options in (named, integers):
+    of_split = [a for a in arrays if not split_id or split_id_from_name(a.name) == split_id]
+    named = [a for a in of_split if re.search(r"(^|_)(y|labels?|targets?|class(es)?)(_|$)", a.name.lower())]
+    fitting = [a for a in of_split if a.shape[0] == images.shape[0] and len(a.shape) in (1, 2)]
+    flat = [a for a in fitting if a.dtype.kind in "iubUS" and a.shape[1:] in ((), (1,))]
+    for options in ([a for a in flat if a in named], flat):
         if len(options) == 1:
-            return lambda labels=options[0]: labels.read().reshape(-1).astype(np.int64)
-    for array in candidates:  # one-hot
-        if len(array.shape) == 2 and array.shape[1] > 1:
-            values = array.read()
-            if ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
-                return lambda: values.argmax(1)
-    return None
+            return lambda labels=options[0]: _flat_labels(labels.read()), ""
+    for array in (a for a in fitting if a.dtype.kind in "biuf"):
+        values = array.read()
+        if values.ndim == 2 and values.shape[1] > 1 and _is_one_hot(values):
+            return lambda values=values: values.argmax(1), ""
+        if array in named and values.size == len(values) and (np.mod(values, 1) == 0).all():
+            return lambda values=values: _flat_labels(values), ""
+    names = ", ".join(a.name for a in flat)
+    if flat:
+        return None, f"{names} could be the labels of {images.name}: call one of them y, or keep only one"
+    return None, "; ".join(_why_unused(array, images) for array in named)
+
+
+def _is_one_hot(values: np.ndarray) -> bool:
+    return bool(((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all())
+
+
+def _flat_labels(values: np.ndarray) -> np.ndarray:
+    flat = values.reshape(-1)
+    return flat.astype(np.str_ if flat.dtype.kind in "US" else np.int64)
+
+
+def _why_unused(array: _NpyFile, images: _NpyFile) -> str:
+    if array.shape[0] != images.shape[0]:
+        return f"{array.name} has {array.shape[0]:,} rows, {images.name} has {images.shape[0]:,} images"
+    if array.dtype.kind == "O":
+        return f"{array.name} holds Python objects, which are not read: save it as integers or text"
+    kind = f"{array.name} [{', '.join(map(str, array.shape))}] {array.dtype}"
+    return f"{kind} does not hold one class of each image: save class indices, text or one-hot rows"

@@ -13,6 +13,7 @@ from pathlib import Path
 from ectype.core.errors import DataError, did_you_mean
 from ectype.data.sources.base import IMAGE_SUFFIXES, Source
 from ectype.data.sources.folder import FolderSource
+from ectype.data.sources.walk import check_path_given, check_regular_file, path_exists
 
 __all__ = ["open_source"]
 
@@ -21,13 +22,14 @@ MAX_SCANNED_NAMES = 1000
 _COMMON_FORMATS = "JPEG, PNG, WebP, TIFF, GIF or BMP"
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, *, zip_encoding: str | None = None) -> Source:
     """Open a source of images.
 
     Args:
         text: `digits` (built in), `hf:user/name[:config]`, `torchvision:Name`, `memory:…` (images registered from
             Python), or the path of a folder, a zip or tar, an IDX file or a folder of them, an `.npz`, `.npy` or
             `.parquet` file, or a folder of Parquet files. For tables, `#image_column[,label_column]` may be appended.
+        zip_encoding: The encoding of names in a zip file that are not marked as UTF-8; see `DataConfig`.
 
     Raises:
         DataError: The path does not exist, or holds nothing that can be read as images.
@@ -48,19 +50,23 @@ def open_source(text: str) -> Source:
         from ectype.data.sources.memory import MemorySource
 
         return MemorySource(text)
+    check_path_given(text)
     path = Path(text).expanduser()
     columns = ""
-    if not path.exists() and "#" in text:
+    if not path_exists(path) and "#" in text:
         without_columns, _, columns = text.rpartition("#")
         path = Path(without_columns).expanduser()
-    if not path.exists():
+    if not path_exists(path):
         raise DataError(_missing_message(text, path))
-    return _open_folder(text, path, columns) if path.is_dir() else _open_file(text, path, columns)
+    check_regular_file(path)
+    if path.is_dir():
+        return _open_folder(text, path, columns)
+    return _open_file(text, path, columns, zip_encoding)
 
 
 def _missing_message(text: str, path: Path) -> str:
     parent = path.parent
-    if not parent.is_dir():
+    if not path_exists(parent) or not parent.is_dir():
         return f"no images at '{text}': there is no folder '{parent}' either; check the path."
     try:
         entries = itertools.islice(os.scandir(parent), MAX_SCANNED_NAMES)
@@ -94,14 +100,14 @@ def _open_folder(text: str, path: Path, columns: str) -> Source:
     return source
 
 
-def _open_file(text: str, path: Path, columns: str) -> Source:
+def _open_file(text: str, path: Path, columns: str, zip_encoding: str | None) -> Source:
     if not path.is_file():  # a pipe would be waited for, a device read without end
         raise DataError(f"'{text}' is neither a folder nor a regular file: copy the images to one.")
     name = path.name.lower()
     if name.endswith(".zip"):
         from ectype.data.sources.archive import ZipSource
 
-        return ZipSource(text, path)
+        return ZipSource(text, path, zip_encoding)
     if re.search(r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz)$", name):
         from ectype.data.sources.archive import TarSource
 

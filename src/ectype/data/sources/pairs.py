@@ -24,6 +24,7 @@ from ectype.data.sources.base import (
     evenly_spaced_positions,
     infer_labels_and_splits,
     natural_sort_key,
+    same_name_key,
 )
 from ectype.data.sources.folder import FolderSource
 
@@ -195,7 +196,7 @@ class PairedFolder(Source):
         images are not classes.
         """
         stems, folders = set(), set()
-        for path in map(PurePosixPath, self.source.names):
+        for path in map(PurePosixPath, map(same_name_key, self.source.names)):
             parts = path.parts[:-1]
             level = next((i for i, part in enumerate(parts) if _is_named(part, self.input)), None)
             if level is not None:
@@ -209,7 +210,7 @@ class PairedFolder(Source):
         targets: list[_ListedFile] = []
         image_stems, image_folders = self._image_stems_and_folders()
         for name in self.source.names:
-            path = PurePosixPath(name)
+            path = PurePosixPath(same_name_key(name))
             parts = path.parts[:-1]
             level = next((i for i, part in enumerate(parts) if _is_named(part, self.input, self.target)), None)
             if self.input == "" and level is None:
@@ -276,8 +277,8 @@ def _normalize_folders(folders: Sequence[str], next_folder: str = "") -> tuple[s
 
 def _is_named(folder: str, *names: str) -> bool:
     """Return whether a folder has one of the names; trainA also has the name a."""
-    short = SPLIT_PREFIX.sub("", folder).lower()
-    return any(name and name.lower() in (folder.lower(), short) for name in names)
+    folder = same_name_key(folder).lower()
+    return any(name and same_name_key(name).lower() in (folder, SPLIT_PREFIX.sub("", folder)) for name in names)
 
 
 def _find_folders(source: FolderSource, input: str | None, target: str | None) -> tuple[str, str]:

@@ -23,8 +23,10 @@ from ectype.data.sources.base import (
     Listing,
     Source,
     natural_sort_key,
+    same_name_key,
     signature_of,
 )
+from ectype.data.sources.walk import walk_files
 
 __all__ = ["HubSource", "ParquetSource"]
 
@@ -134,20 +136,27 @@ class _TableSource(Source):
         split_ids = np.concatenate(
             [np.full(num_rows, i, np.uint8) for i, (_, num_rows) in zip(ids, self._counts, strict=True)]
         )
-        labels, classes = self._labels(columns)
-        return Listing(names, split_ids, labels, classes)
+        labels, classes, why_unused = self._labels(columns)
+        notes = (f"labels are not used: {why_unused}",) if why_unused else ()
+        return Listing(names, split_ids, labels, classes, notes=notes)
 
-    def _labels(self, columns: _Columns) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    def _labels(self, columns: _Columns) -> tuple[np.ndarray | None, tuple[str, ...], str]:
+        """Return class indices, class names, and why labels that are there are not used."""
         if columns.label is None:
-            return None, ()
+            return None, (), ""
         values = [value for batch in self._batches(columns.label) for value in batch]
-        if any(value is None or value == -1 for value in values):  # a test set whose labels are not published
-            return None, ()
-        classes = columns.classes or tuple(sorted({str(value) for value in values}, key=natural_sort_key))
-        if columns.classes is None:
+        # In a test set whose labels are not published, they are -1.
+        if unknown := sum(value is None or value == -1 for value in values):
+            return None, (), f"{unknown:,} of {len(values):,} in the column {columns.label} are empty or -1"
+        classes = columns.classes
+        if classes is None:
+            values = [same_name_key(str(value)) for value in values]
+            classes = tuple(sorted(set(values), key=natural_sort_key))
             index = {name: i for i, name in enumerate(classes)}
-            values = [index[str(value)] for value in values]
-        return (np.asarray(values, np.int32), classes) if len(classes) > 1 else (None, ())
+            values = [index[value] for value in values]
+        if len(classes) < 2:
+            return None, (), f"all images have the same one, {classes[0]}"
+        return np.asarray(values, np.int32), classes, ""
 
     def read(self) -> Iterator[Raw]:
         for batch in self._batches(self._columns().image):
@@ -163,10 +172,10 @@ class ParquetSource(_TableSource):
     """A Parquet file, or a folder of them. The split is read from names (`train-00000-of-00004.parquet`) or folders."""
 
     def __init__(self, text: str, path: Path, columns: str = "") -> None:
-        paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         root = path if path.is_dir() else path.parent
+        names = sorted(name for name, _, special in walk_files(path) if not special) if path.is_dir() else [path.name]
         self._requested = columns
-        self._paths = [p for p in paths if not p.name.startswith(".")]
+        self._paths = [root / name for name in names if name.endswith(".parquet") or not path.is_dir()]
         entries, counts = [], []
         for file in self._paths:
             relative = file.relative_to(root)
