@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ectype.config.sections import Section
 
-__all__ = ["Augment", "DataConfig", "DataInfo", "Split", "Target"]
+__all__ = ["DEFAULT_MAX_PIXELS", "Augment", "DataConfig", "DataInfo", "Split", "Target"]
+
+DEFAULT_MAX_PIXELS = 89_478_485
+"""The limit of Pillow against decompression bombs: 256 MiB of RGB."""
 
 
 class Target(NamedTuple):
@@ -94,20 +98,25 @@ class DataConfig(Section):
     or memory:… for images passed from Python."""
     labels: str | None = None
     """A CSV file with the columns path and label; None takes labels from folder names."""
-    pairs: Literal["none", "masks", "images"] = "none"
-    """Whether each image has a target of the same name: a mask of classes (masks), or another image (images)."""
+    pairs: Literal["none", "masks", "images", "alpha"] = "none"
+    """Whether each image has a target of the same name: a mask of classes (masks), or another image (images). alpha:
+    the alpha channel of each image is its mask."""
     input: str | None = None
     """The folder of the input images of pairs; left, right, top or bottom: the half of each file that is the input.
     None finds the folder by its name."""
     target: str | None = None
     """The folder, or the half, of the targets; see `input`."""
+    target_orientation: Literal["auto", "upright", "stored"] = "auto"
+    """How targets without an EXIF orientation lie if their image has one. upright: as programs show the image; stored:
+    as its pixels are stored. auto: found from the sizes, which decide wherever they differ."""
     class_names: tuple[str, ...] | None = None
     """Names of the classes of masks, in the order of their values."""
     class_values: tuple[int | str, ...] | None = None
     """The value or color (red, #ff0000) of each class in the masks, in order. None takes all values that occur in the
     masks, in ascending order; so do masks with as many classes but other values than those given here."""
     ignore: Literal["auto"] | int | str | None = "auto"
-    """The value or color of mask pixels that are ignored. auto: 255, where classes are 0, 1, … (Pascal VOC)."""
+    """The value or color of mask pixels that are ignored. auto: 255, where it lies next to classes 0, 1, … in a mask
+    (Pascal VOC)."""
     size: Literal["auto", "own"] | Annotated[int, Field(ge=4)] | tuple[int, int] = "auto"
     """Pixels: one number, or height and width. auto: the images' own size if all agree and it is at most 128, else a
     square of at most 64. own: the size of most images, with no side longer than 512."""
@@ -118,6 +127,13 @@ class DataConfig(Section):
     ratio; tiles: cut into parts of that size at full resolution, which keeps all details of large images."""
     background: str = "white"
     """The color of transparent pixels and of padding: any color name or code that Pillow knows."""
+    alpha: Literal["paint", "ignore"] = "paint"
+    """paint: transparent pixels show the background. ignore: they show the color that is stored for them."""
+    value_range: tuple[float, float] | None = None
+    """The values in the files that become black and white, such as [0, 4095] for 12 bits. None: the range of their
+    type, and 0 to 1 for floats. A range beyond 255 leaves images of 8 bits as they are."""
+    max_pixels: int = Field(default=DEFAULT_MAX_PIXELS, ge=1, le=1 << 32)
+    """Images with more pixels are rejected, as a protection against small files that unpack to huge images."""
     min_size: int = Field(default=4, ge=1)
     """Images with a side shorter than this many pixels are rejected."""
     max_rejects: float = Field(default=0.1, ge=0, le=1)
@@ -135,18 +151,37 @@ class DataConfig(Section):
             raise ValueError(f"a side of {min(value)} pixels is too small: use at least 4")
         return value
 
+    @field_validator("value_range")
+    @classmethod
+    def _check_value_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (math.isfinite(value[0]) and math.isfinite(value[1]) and value[0] < value[1]):
+            raise ValueError(
+                f"a range from {value[0]:g} to {value[1]:g} is empty: give black and white, as in [0, 4095]"
+            )
+        return value
+
     @model_validator(mode="after")
     def _check_combination(self) -> DataConfig:
         if self.resize == "tiles" and self.fixed_size is None:
             raise ValueError("resize=tiles cuts images into parts and needs a fixed size: set size=256")
-        if self.pairs == "none" and (self.input is not None or self.target is not None):
+        if self.pairs in ("none", "alpha") and (self.input is not None or self.target is not None):
             raise ValueError("input and target are for pairs: set pairs=images or pairs=masks, or leave them out")
         return self
 
     @property
     def preparation(self) -> dict[str, str]:
         """Keys that, next to size and channels, change the prepared images; metrics are comparable if these agree."""
-        return {"resize": self.resize, "background": self.background, "binarise": self.binarise}
+        keys = {"resize": self.resize, "background": self.background, "binarise": self.binarise}
+        if self.ignores_alpha:
+            keys["alpha"] = "ignore"
+        if self.value_range is not None:
+            keys["value_range"] = f"[{self.value_range[0]:g}, {self.value_range[1]:g}]"
+        return keys
+
+    @property
+    def ignores_alpha(self) -> bool:
+        """Whether transparent pixels show their stored color."""
+        return self.alpha == "ignore" or self.pairs == "alpha"
 
     @property
     def resize_mode(self) -> Literal["crop", "pad", "squash"]:

@@ -32,7 +32,7 @@ __all__ = [
     "write_error",
 ]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Version of the files in an entry. Entries of other versions are prepared again."""
 
 MANIFEST = "manifest.json"

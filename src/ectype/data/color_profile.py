@@ -1,0 +1,109 @@
+"""Conversion of images with an ICC color profile to sRGB, the color space of all prepared images. No PyTorch import."""
+
+from __future__ import annotations
+
+import functools
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+__all__ = ["changes_colors", "convert_to_srgb"]
+
+MAX_CACHED_PROFILES = 64
+MAX_IDENTITY_DIFFERENCE = 2
+"""A profile that changes no color by more than this many levels of 255 describes sRGB."""
+IDENTITY_STEP = 17
+"""Levels between the colors for which this is checked."""
+_INPUT_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""The mode of images that a profile of each color space describes."""
+
+
+class _Conversion:
+    """The transform of a profile; `transform` is None if it changes nothing."""
+
+    def __init__(self, transform: ImageCms.ImageCmsTransform | None) -> None:
+        self.transform = transform
+
+
+@functools.lru_cache(maxsize=MAX_CACHED_PROFILES)
+def _conversion(profile: bytes, mode: str) -> _Conversion | None:
+    """Return the conversion from a profile to sRGB; None if the profile is damaged or describes other images.
+
+    Args:
+        profile: The content of the profile.
+        mode: L, RGB, RGBA or CMYK.
+    """
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        color_mode = mode.removesuffix("A")
+        if _INPUT_MODES.get(source.profile.xcolor_space.strip()) != color_mode:
+            return None
+        target = ImageCms.createProfile("sRGB")
+        output_mode = mode if color_mode == "RGB" else "RGB"
+        transform = ImageCms.buildTransform(source, target, mode, output_mode)  # type: ignore[arg-type]
+        if color_mode == "RGB":
+            check = ImageCms.buildTransform(source, target, "RGB", "RGB")  # type: ignore[arg-type]
+            levels = np.arange(0, 256, IDENTITY_STEP, dtype=np.uint8)
+            colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+        else:
+            check, colors = transform, np.arange(256, dtype=np.uint8)[None]
+        if color_mode != "CMYK":
+            converted = ImageCms.applyTransform(Image.fromarray(colors), check)
+            assert converted is not None
+            values = np.asarray(converted).astype(int).reshape(-1, 3)
+            if np.abs(values - colors.reshape(len(values), -1)).max() <= MAX_IDENTITY_DIFFERENCE:
+                return _Conversion(None)
+        return _Conversion(transform)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+
+
+def _color_mode(image: Image.Image) -> str:
+    """Return the mode in which the colors of an image are converted."""
+    if image.mode in ("L", "RGB", "RGBA", "CMYK"):
+        return image.mode
+    if image.mode == "LA":
+        return "L"
+    return "RGBA" if image.has_transparency_data else "RGB"
+
+
+def changes_colors(image: Image.Image) -> bool:
+    """Return whether an image has a profile of another color space than sRGB. Pixels need not be loaded."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return False
+    found = _conversion(profile, _color_mode(image))
+    return found is not None and found.transform is not None
+
+
+def convert_to_srgb(image: Image.Image, marks: set[str]) -> Image.Image:
+    """Convert an image of 8 bits with a color profile to sRGB; others are returned unchanged.
+
+    Colors are converted by littleCMS with the perceptual intent, as `PIL.ImageCms.profileToProfile` does by default.
+    Gray images stay gray, and alpha stays as it is.
+
+    Args:
+        image: The loaded image.
+        marks: `color profile` is added if colors are converted, and `unusable profile` if the profile is damaged or
+            does not describe images of this kind.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode == "1":
+        return image
+    mode = _color_mode(image)
+    found = _conversion(profile, mode)
+    if found is None:
+        marks.add("unusable profile")
+        return image
+    if found.transform is None:
+        return image
+    marks.add("color profile")
+    if mode != "L":
+        converted = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), found.transform)
+        assert converted is not None
+        return converted
+    gray = ImageCms.applyTransform(image.getchannel("L") if image.mode == "LA" else image, found.transform)
+    assert gray is not None
+    channel = gray.getchannel("G")
+    return Image.merge("LA", (channel, image.getchannel("A"))) if image.mode == "LA" else channel
