@@ -79,7 +79,8 @@ class EntryBuilder:
     ) -> None:
         self.source, self.config, self.background, self.folder = source, config, background, folder
         self.progress, self.file_classes = progress, file_classes
-        self.orientation_note: str | None = None
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
         self.load = LoadOptions(config.max_pixels, config.value_range)
         self.listing: Listing = source.listing()
         self.count = len(self.listing.names)
@@ -140,7 +141,10 @@ class EntryBuilder:
             for facts in found:
                 masks += facts.masks
                 orientations[facts.orientation] += 1
-        is_stored, self.orientation_note = resolve_orientation(orientations, config.target_orientation)
+        is_stored, note = resolve_orientation(orientations, config.target_orientation)
+        is_guess = config.target_orientation == "auto" and orientations["unknown"] > 0
+        if note is not None:
+            (self.warnings if is_guess else self.notes).append(note)
         if config.pairs == "images":
             probe = Spec((MAX_AUTO_SQUARE_PX, MAX_AUTO_SQUARE_PX), 1, assume_gray=True, load=self.load)
             has_color = self._sample_has_color(probe, of_target=True)
@@ -255,9 +259,10 @@ class EntryBuilder:
         problems = find_pixel_problems(
             num_images=len(digests),
             num_invisible=result.mark_counts["invisible"],
-            num_16_bit=result.mark_counts["16-bit"] + self.source.num_16_bit,
             max_value=result.max_value,
-            max_16_bit_value=max(result.max_16_bit_value, self.source.max_16_bit_value),
+            max_16_bit_value=0
+            if self.config.value_range is not None
+            else max(result.max_16_bit_value, self.source.max_16_bit_value),
             shards=[np.load(folder / name, mmap_mode="r")[:, : spec.channels] for name in shards],
             kept=kept,
         )
@@ -306,20 +311,20 @@ class EntryBuilder:
         return {"kind": "masks", "channels": 1, "encoding": encoding._asdict()}
 
     def _warnings(self, spec: Spec, result: _BuildResult) -> list[str]:
-        warnings = []
+        warnings = list(self.warnings)
         if num_16_bit := result.mark_counts["16-bit"] + self.source.num_16_bit:
             warnings.append(f"{num_16_bit:,} images of 16 bits or floats were reduced to 8 bits")
         encoding = None if spec.target is None else spec.target.encoding
         if encoding is not None and (stray := encoding.stray_warning) is not None:
             warnings.append(stray)
-        if self.orientation_note is not None:
-            warnings.append(self.orientation_note)
         return warnings
 
     def _notes(self, result: _BuildResult) -> list[str]:
-        notes = list(self.listing.notes)
+        notes = [*self.listing.notes, *self.notes]
         if transparent := result.mark_counts["transparent"]:
             notes.append(f"{transparent:,} transparent images were painted on {self.config.background}")
+        if 0 < (invisible := result.mark_counts["invisible"]) < self.count - len(result.reasons):
+            notes.append(f"{invisible:,} of them are wholly transparent, so that only the background is seen")
         if converted := result.mark_counts["color profile"]:
             notes.append(f"{converted:,} images were converted to sRGB from the color space of their profile")
         if unusable := result.mark_counts["unusable profile"]:

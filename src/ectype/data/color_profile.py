@@ -37,7 +37,8 @@ def _conversion(profile: bytes, mode: str) -> _Conversion | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         color_mode = mode.removesuffix("A")
-        if _INPUT_MODES.get(source.profile.xcolor_space.strip()) != color_mode:
+        color_space = source.profile.xcolor_space.strip()  # pyright: ignore[reportAttributeAccessIssue]
+        if _INPUT_MODES.get(color_space) != color_mode:
             return None
         target = ImageCms.createProfile("sRGB")
         output_mode = mode if color_mode == "RGB" else "RGB"

@@ -81,8 +81,8 @@ def resolve_orientation(
         rule: The rule that the user gives. auto: as all targets whose sizes show how they lie.
 
     Returns:
-        Whether they lie as the pixels of their image are stored, and a line for the user, None if there is nothing
-        to say.
+        Whether they lie as the pixels of their image are stored, and a line for the user; None if no image has an
+        orientation that its targets lack.
 
     Raises:
         DataError: The rule is auto, and no pair, or pairs of both kinds, show how the others lie.
@@ -98,24 +98,20 @@ def resolve_orientation(
             f"lie as the images are shown or as their pixels are stored ({evidence}): set data.target_orientation="
             "upright or stored, and look at the picture that `ectype data` writes."
         )
-    lines = [
-        f"{count:,} as {how} ({why})"
-        for count, how, why in (
-            (upright, "the images are shown", "by their size"),
-            (stored, "their pixels are stored", "by their size"),
-            (
-                unknown,
-                "their pixels are stored" if is_stored else "the images are shown",
-                f"data.target_orientation={rule}" if rule != "auto" else "like the others",
-            ),
-        )
-        if count
+    counts = [
+        (upright, "as the images are shown", "by their size"),
+        (stored, "as the pixels are stored", "by their size"),
+        (
+            unknown,
+            "as the pixels are stored" if is_stored else "as the images are shown",
+            f"data.target_orientation={rule}" if rule != "auto" else "like the others",
+        ),
     ]
-    note = f"targets without the EXIF orientation of their images are taken to lie {', '.join(lines)}"
-    fix = (
-        f"; data.target_orientation={'upright' if is_stored else 'stored'} changes those {unknown:,}" if unknown else ""
-    )
-    return is_stored, note + fix
+    text = ", ".join(f"{count:,} {how} ({why})" for count, how, why in counts if count)
+    note = f"images have an EXIF orientation and their targets have none; targets are read {text}"
+    if unknown and rule == "auto":
+        note += f"; data.target_orientation={'upright' if is_stored else 'stored'} changes the last {unknown:,}"
+    return is_stored, note
 
 
 def orient_targets(pair: Pair, *, is_stored: bool | None) -> Pair:

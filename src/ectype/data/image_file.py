@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from ectype.config.data_sections import DEFAULT_MAX_PIXELS
 from ectype.data.bit_depth import fix_planar_16_bits, has_16_bits, low_byte_tiles, to_eight_bits
@@ -272,6 +272,7 @@ def _load_low_bytes(raw: str | bytes, options: LoadOptions) -> Image.Image:
     with open_image(raw, options.max_pixels) as image:
         tiles = low_byte_tiles(image)
         assert tiles is not None
+        assert isinstance(image, ImageFile.ImageFile)
         image.tile = tiles
         image.load()
         return image.copy()
@@ -279,9 +280,9 @@ def _load_low_bytes(raw: str | bytes, options: LoadOptions) -> Image.Image:
 
 def _load_cached(raw: str | bytes | np.ndarray | Alpha | Transposed, options: LoadOptions) -> Loaded:
     """Load an image, or return it from a cache of two: the tiles of an image and of its mask follow each other."""
+    if isinstance(raw, np.ndarray) or (isinstance(raw, Alpha) and isinstance(raw.file, np.ndarray)):
+        return load_upright(raw, options)  # there is nothing to decode
     file = raw.file if isinstance(raw, Alpha | Transposed) else raw
-    if isinstance(file, np.ndarray):
-        return load_upright(raw, options)
     changed = os.stat(file).st_mtime_ns if isinstance(file, str) and os.path.exists(file) else 0
     return _load_and_keep(raw, options, changed)
 
@@ -317,7 +318,7 @@ def image_size(raw: Single) -> tuple[int, int] | None:
         return image_size(raw.file)
     if isinstance(raw, Transposed):
         size = image_size(raw.file)
-        return size[::-1] if size is not None and swaps_axes(raw.method) else size
+        return (size[1], size[0]) if size is not None and swaps_axes(raw.method) else size
     with contextlib.suppress(Rejected):  # decoding will report the reason
         if not isinstance(raw, Unreadable):
             with open_image(raw, None) as image:

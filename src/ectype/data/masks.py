@@ -134,7 +134,7 @@ class MaskEncoding(NamedTuple):
         if not self.strays:
             return None
         found = ", ".join(
-            f"{_value_text(self.kind, stray.value)} ({stray.pixels:,} pixels in {stray.files:,} files)"
+            f"{_value_text(self.kind, stray.value)} (pixels: {stray.pixels:,}, files: {stray.files:,})"
             for stray in self.strays
         )
         values = sorted([*self.values, *(stray.value for stray in self.strays)])

@@ -18,6 +18,8 @@ MIN_IMAGES = 8
 """Fewer images are not judged."""
 MAX_EQUAL_DIFFERENCE = 16
 """Images are nearly equal if no pixel differs by more than this many levels of 255 between any two of them."""
+DARK_16_BIT_VALUE = 1 << 15
+"""Images of 16 bits are dark if no value reaches half of their range."""
 NUM_COMPARED_FIRST = 64
 """Images that are compared before all are."""
 IMAGES_PER_BLOCK = 256
@@ -41,7 +43,6 @@ def find_pixel_problems(
     *,
     num_images: int,
     num_invisible: int,
-    num_16_bit: int,
     max_value: int,
     max_16_bit_value: int,
     shards: Sequence[np.ndarray],
@@ -52,47 +53,43 @@ def find_pixel_problems(
     Args:
         num_images: Number of usable images.
         num_invisible: Number of wholly transparent images.
-        num_16_bit: Number of images of which more than 8 bits were reduced.
         max_value: Largest value of 8 bits, as in `Decoded`.
-        max_16_bit_value: Largest value of the 16-bit images before they were reduced; 0 without one.
+        max_16_bit_value: Largest value of the 16-bit images before they were reduced; 0 if there are none, or if the
+            range of values was given.
         shards: The images, uint8 [n, c, h, w] each, mapped from disk.
         kept: Which rows of the shards are usable.
     """
-    problems = []
-    if num_invisible:
-        of_all = "all" if num_invisible == num_images else f"{num_invisible:,} of {num_images:,}"
-        message = f"{of_all} images are wholly transparent, so that only the background is seen of them"
-        message += ": data.alpha=ignore shows the colors that are stored"
-        problems.append(
-            PixelProblem(
-                message, "wholly transparent images", num_invisible, "ignoring alpha", {"data.alpha": "ignore"}
-            )
+    if num_images < MIN_IMAGES:
+        return []
+    if num_invisible == num_images:
+        message = (
+            "all images are wholly transparent, so that only the background is seen: data.alpha=ignore shows the "
+            "colors that are stored"
         )
-    if num_images < MIN_IMAGES or num_invisible == num_images:
-        return problems
-    if max_value < DARK_VALUE:
-        return [*problems, _dark(max_value, max_16_bit_value if num_16_bit else 0)]
-    if (difference := _largest_difference(shards, kept)) <= MAX_EQUAL_DIFFERENCE:
-        message = f"all images are nearly equal: no pixel differs by more than {difference} of 255 between two of them"
-        message += "; check that these are the right files"
-        problems.append(
-            PixelProblem(message, "largest difference of a pixel, of 255", difference, "checking the files", {})
-        )
-    return problems
-
-
-def _dark(max_value: int, max_16_bit_value: int) -> PixelProblem:
-    message = f"nothing in the images is brighter than {max_value} of 255"
-    if max_16_bit_value:
-        message += f" ({max_16_bit_value:,} of 65,535)"
+        overrides = {"data.alpha": "ignore"}
+        return [PixelProblem(message, "wholly transparent images", num_invisible, "ignoring alpha", overrides)]
+    if 0 < max_16_bit_value < DARK_16_BIT_VALUE:
         white = (1 << max(8, max_16_bit_value.bit_length())) - 1
-    else:
-        white = max_value
+        return [_dark("the images of 16 bits", max_16_bit_value, 65535, white)]
+    if max_value < DARK_VALUE:
+        return [_dark("the images", max_value, 255, max_value)]
+    if (difference := _largest_difference(shards, kept)) <= MAX_EQUAL_DIFFERENCE:
+        message = (
+            f"all images are nearly equal: no pixel differs by more than {difference} of 255 between any two of them; "
+            "check that these are the right files"
+        )
+        return [PixelProblem(message, "largest difference of a pixel, of 255", difference, "checking the files", {})]
+    return []
+
+
+def _dark(subject: str, largest: int, possible: int, white: int) -> PixelProblem:
+    message = f"nothing in {subject} is brighter than {largest} of {possible}"
+    evidence = f"largest value, of {possible}"
     if not white:
-        return PixelProblem(f"{message}: they are black", "largest value, of 255", 0, "checking the files", {})
+        return PixelProblem(f"{message}: they are black", evidence, 0, "checking the files", {})
     message += f", so they are dark: data.value_range=[0, {white}] shows {white} as white"
     overrides = {"data.value_range": [0, white]}
-    return PixelProblem(message, "largest value, of 255", max_value, "using the range of values", overrides)
+    return PixelProblem(message, evidence, largest, "another range of values", overrides)
 
 
 def _largest_difference(shards: Sequence[np.ndarray], kept: np.ndarray) -> int:

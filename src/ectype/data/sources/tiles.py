@@ -98,7 +98,7 @@ def _cuttable_size(raw: Raw) -> tuple[int, int] | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _as_pair(raw: Raw) -> Raw:
+def _as_pair(raw: Raw) -> Single | Pair:
     """Return the halves of a file as a pair, and the targets of a pair as its image lies."""
     return orient_targets(split_halves(raw), is_stored=None) if isinstance(raw, Pair | SideBySide) else raw
 
