@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -19,11 +21,12 @@ _INPUT_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """The mode of images that a profile of each color space describes."""
 
 
-class _Conversion:
-    """The transform of a profile; `transform` is None if it changes nothing."""
+class _Conversion(NamedTuple):
+    """How the colors of a profile are converted; both are None if nothing changes."""
 
-    def __init__(self, transform: ImageCms.ImageCmsTransform | None) -> None:
-        self.transform = transform
+    transform: ImageCms.ImageCmsTransform | None = None
+    gray_table: Sequence[int] | None = None
+    """The converted value of each gray value."""
 
 
 @functools.lru_cache(maxsize=MAX_CACHED_PROFILES)
@@ -41,21 +44,22 @@ def _conversion(profile: bytes, mode: str) -> _Conversion | None:
         if _INPUT_MODES.get(color_space) != color_mode:
             return None
         target = ImageCms.createProfile("sRGB")
-        output_mode = mode if color_mode == "RGB" else "RGB"
-        transform = ImageCms.buildTransform(source, target, mode, output_mode)  # type: ignore[arg-type]
-        if color_mode == "RGB":
-            check = ImageCms.buildTransform(source, target, "RGB", "RGB")  # type: ignore[arg-type]
-            levels = np.arange(0, 256, IDENTITY_STEP, dtype=np.uint8)
-            colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
-        else:
-            check, colors = transform, np.arange(256, dtype=np.uint8)[None]
-        if color_mode != "CMYK":
-            converted = ImageCms.applyTransform(Image.fromarray(colors), check)
-            assert converted is not None
-            values = np.asarray(converted).astype(int).reshape(-1, 3)
-            if np.abs(values - colors.reshape(len(values), -1)).max() <= MAX_IDENTITY_DIFFERENCE:
-                return _Conversion(None)
-        return _Conversion(transform)
+        if color_mode == "CMYK":
+            return _Conversion(ImageCms.buildTransform(source, target, mode, "RGB"))  # type: ignore[arg-type]
+        levels = np.arange(0, 256, IDENTITY_STEP if color_mode == "RGB" else 1, dtype=np.uint8)
+        # The curves that littleCMS optimizes for gray are off by up to 10 levels in the shadows.
+        flags = ImageCms.Flags.NONE if color_mode == "RGB" else ImageCms.Flags.NOOPTIMIZE
+        colors = np.meshgrid(levels, levels, levels) if color_mode == "RGB" else ()
+        samples = np.stack(colors, axis=-1).reshape(1, -1, 3) if colors else levels[None]
+        check = ImageCms.buildTransform(source, target, color_mode, "RGB", flags=flags)  # type: ignore[arg-type]
+        applied = ImageCms.applyTransform(Image.fromarray(samples), check)
+        assert applied is not None
+        converted = np.asarray(applied) if color_mode == "RGB" else np.asarray(applied)[..., 1]
+        if np.abs(converted.astype(int) - samples).max() <= MAX_IDENTITY_DIFFERENCE:
+            return _Conversion()
+        if color_mode == "L":
+            return _Conversion(gray_table=converted[0].tolist())
+        return _Conversion(ImageCms.buildTransform(source, target, mode, mode))  # type: ignore[arg-type]
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
 
@@ -75,7 +79,7 @@ def changes_colors(image: Image.Image) -> bool:
     if not profile:
         return False
     found = _conversion(profile, _color_mode(image))
-    return found is not None and found.transform is not None
+    return found is not None and found != _Conversion()
 
 
 def convert_to_srgb(image: Image.Image, marks: set[str]) -> Image.Image:
@@ -97,14 +101,15 @@ def convert_to_srgb(image: Image.Image, marks: set[str]) -> Image.Image:
     if found is None:
         marks.add("unusable profile")
         return image
-    if found.transform is None:
+    if found == _Conversion():
         return image
     marks.add("color profile")
-    if mode != "L":
-        converted = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), found.transform)
-        assert converted is not None
-        return converted
-    gray = ImageCms.applyTransform(image.getchannel("L") if image.mode == "LA" else image, found.transform)
-    assert gray is not None
-    channel = gray.getchannel("G")
-    return Image.merge("LA", (channel, image.getchannel("A"))) if image.mode == "LA" else channel
+    if found.gray_table is not None:
+        info = image.info
+        image = image.point([*found.gray_table, *(range(256) if image.mode == "LA" else ())])
+        image.info = info
+        return image
+    assert found.transform is not None
+    converted = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), found.transform)
+    assert converted is not None
+    return converted
