@@ -85,6 +85,7 @@ def _alpha_hint(source: Source, kind: str) -> str:
     """Return the end of an error if masks were not found, but images have transparent pixels."""
     if kind != "masks":
         return ""
+    source.listing()  # archives can be sampled once they are listed
     for raw in source.sample(NUM_PROBED_FOR_ALPHA):
         if isinstance(raw, str | bytes | np.ndarray):
             with contextlib.suppress(Rejected):
