@@ -196,10 +196,8 @@ def _to_pixels(
     if spec.channels == 3 and image.mode == "L":
         marks.add("grey")
     whole, image = image, _fit_image(image, spec, extent or image.size)
-    max_value = 0 if "invisible" in marks else _max_value(image)
-    if max_value < DARK_VALUE and "invisible" not in marks:
-        max_value = _max_value(whole)  # resizing averages small bright details away
-    image = _pad_image(image, spec)
+    fitted, image = image, _pad_image(image, spec)
+    is_padded = fitted is not image
     if transpose is not None:
         image = image.transpose(transpose)
     is_color = False
@@ -208,6 +206,11 @@ def _to_pixels(
         is_color = bool((values.max(2) - values.min(2)).max() > GRAY_TOLERANCE)
         image = image.convert("L")
     values = np.asarray(image)
+    max_value = 0
+    if "invisible" not in marks:
+        max_value = _max_value(fitted) if is_padded else int(values.max())
+        if max_value < DARK_VALUE:
+            max_value = _max_value(whole)  # resizing averages small bright details away
     pixels = np.broadcast_to(values, (spec.channels, *values.shape)) if values.ndim == 2 else values.transpose(2, 0, 1)
     return Decoded(np.ascontiguousarray(pixels), frozenset(marks), is_color, loaded.max_16_bit_value, max_value)
 
