@@ -244,12 +244,12 @@ def test_a_cache_that_cannot_be_made(folder, monkeypatch):
 
 
 def test_second_call_is_quick(tmp_path, picture):
-    content = tmp_path / "one.png"
-    picture(size=(8, 8)).save(content)
+    for i in range(2):
+        picture(i, size=(8, 8)).save(tmp_path / f"{i}.png")
     root = tmp_path / "many"
     root.mkdir()
     for i in range(5000):
-        os.link(content, root / f"{i}.png")
+        os.link(tmp_path / f"{i % 2}.png", root / f"{i}.png")
     prepare(config(root))
     start = time.perf_counter()
     assert not prepare(config(root)).built

@@ -175,7 +175,7 @@ def assumed_info(recipe: Recipe) -> DataInfo:
 
 def _assumed_target(pairs: str) -> Target | None:
     """Return masks of two classes, or color images."""
-    if pairs == "masks":
+    if pairs in ("masks", "alpha"):
         return Target("masks", 1, ("0", "1"), (0.5, 0.5), ((0, 0, 0), (255, 255, 255)))
     return Target("images", 3) if pairs == "images" else None
 

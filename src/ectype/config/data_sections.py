@@ -5,16 +5,21 @@ from __future__ import annotations
 import codecs
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ectype.config.sections import Section
 
-__all__ = ["Augment", "DataConfig", "DataInfo", "Split", "Target"]
+__all__ = ["DEFAULT_MAX_PIXELS", "Augment", "DataConfig", "DataInfo", "Split", "Target"]
+
+DEFAULT_MAX_PIXELS = 89_478_485
+"""The limit of Pillow against decompression bombs: 256 MiB of RGB."""
 
 
 MAX_SIDE_PX = 16_384
 ImageSide = Annotated[int, Field(ge=4, le=MAX_SIDE_PX)]
 """Height or width of the images, in pixels."""
+PixelValue = Annotated[float, Field(ge=-(2.0**64), le=2.0**64, allow_inf_nan=False)]
+"""A value in an image file, of any type."""
 MaskValue = Annotated[int, Field(ge=-(2**31), le=2**32 - 1)]
 """A value of pixels in a mask."""
 
@@ -126,20 +131,25 @@ class DataConfig(Section):
     zip_encoding: Annotated[str | None, AfterValidator(_check_encoding)] = None
     """The encoding of the names in a zip file that was made under another language, such as cp949 (Korean), cp932
     (Japanese) or gb18030 (Chinese). None takes UTF-8 if all names are valid in it, else cp437."""
-    pairs: Literal["none", "masks", "images"] = "none"
-    """Whether each image has a target of the same name: a mask of classes (masks), or another image (images)."""
+    pairs: Literal["none", "masks", "images", "alpha"] = "none"
+    """Whether each image has a target of the same name: a mask of classes (masks), or another image (images). alpha:
+    the alpha channel of each image is its mask."""
     input: str | None = None
     """The folder of the input images of pairs; left, right, top or bottom: the half of each file that is the input.
     None finds the folder by its name."""
     target: str | None = None
     """The folder, or the half, of the targets; see `input`."""
+    target_orientation: Literal["auto", "upright", "stored"] = "auto"
+    """How targets without an EXIF orientation lie if their image has one. upright: as programs show the image; stored:
+    as its pixels are stored. auto: found from the sizes, which decide wherever they differ."""
     class_names: tuple[str, ...] | None = None
     """Names of the classes of masks, in the order of their values."""
     class_values: tuple[MaskValue | str, ...] | None = None
     """The value or color (red, #ff0000) of each class in the masks, in order. None takes all values that occur in the
     masks, in ascending order; so do masks with as many classes but other values than those given here."""
     ignore: Literal["auto"] | MaskValue | str | None = "auto"
-    """The value or color of mask pixels that are ignored. auto: 255, where classes are 0, 1, … (Pascal VOC)."""
+    """The value or color of mask pixels that are ignored. auto: 255, where it lies next to classes 0, 1, … in a mask
+    (Pascal VOC)."""
     size: Literal["auto", "own"] | ImageSide | tuple[ImageSide, ImageSide] = "auto"
     """Pixels: one number, or height and width. auto: the images' own size if all agree and it is at most 128, else a
     square of at most 64. own: the size of most images, with no side longer than 512."""
@@ -150,6 +160,13 @@ class DataConfig(Section):
     ratio; tiles: cut into parts of that size at full resolution, which keeps all details of large images."""
     background: str = "white"
     """The color of transparent pixels and of padding: any color name or code that Pillow knows."""
+    alpha: Literal["paint", "ignore"] = "paint"
+    """paint: transparent pixels show the background. ignore: they show the color that is stored for them."""
+    value_range: tuple[PixelValue, PixelValue] | None = None
+    """The values in the files that become black and white, such as [0, 4095] for 12 bits. None: the range of their
+    type, and 0 to 1 for floats. A range beyond 255 leaves images of 8 bits as they are."""
+    max_pixels: int = Field(default=DEFAULT_MAX_PIXELS, ge=1, le=1 << 32)
+    """Images with more pixels are rejected, as a protection against small files that unpack to huge images."""
     min_size: int = Field(default=4, ge=1, le=MAX_SIDE_PX)
     """Images with a side shorter than this many pixels are rejected."""
     max_rejects: float = Field(default=0.1, ge=0, le=1)
@@ -160,20 +177,39 @@ class DataConfig(Section):
     split: Annotated[Split, BeforeValidator(_split_method)] = Split()
     augment: Augment = Augment()
 
+    @field_validator("value_range")
+    @classmethod
+    def _check_value_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError(
+                f"a range from {value[0]:g} to {value[1]:g} is empty: give black and white, as in [0, 4095]"
+            )
+        return value
+
     @model_validator(mode="after")
     def _check_combination(self) -> DataConfig:
         if self.resize == "tiles" and self.fixed_size is None:
             raise ValueError("resize=tiles cuts images into parts and needs a fixed size: set size=256")
         if self.label_column is not None and self.labels is None:
             raise ValueError("label_column names a column of a CSV file: set labels=FILE, or leave it out")
-        if self.pairs == "none" and (self.input is not None or self.target is not None):
+        if self.pairs in ("none", "alpha") and (self.input is not None or self.target is not None):
             raise ValueError("input and target are for pairs: set pairs=images or pairs=masks, or leave them out")
         return self
 
     @property
     def preparation(self) -> dict[str, str]:
         """Keys that, next to size and channels, change the prepared images; metrics are comparable if these agree."""
-        return {"resize": self.resize, "background": self.background, "binarise": self.binarise}
+        keys = {"resize": self.resize, "background": self.background, "binarise": self.binarise}
+        if self.ignores_alpha:
+            keys["alpha"] = "ignore"
+        if self.value_range is not None:
+            keys["value_range"] = f"[{self.value_range[0]:g}, {self.value_range[1]:g}]"
+        return keys
+
+    @property
+    def ignores_alpha(self) -> bool:
+        """Whether transparent pixels show their stored color."""
+        return self.alpha == "ignore" or self.pairs == "alpha"
 
     @property
     def resize_mode(self) -> Literal["crop", "pad", "squash"]:

@@ -20,13 +20,16 @@ from ectype.core.errors import DataError
 from ectype.data.cache import write_error
 from ectype.data.decode import Spec, TargetSpec
 from ectype.data.decode_batch import DIGEST_BYTES, decode_batch
-from ectype.data.decode_pairs import split_halves
-from ectype.data.masks import IGNORE_INDEX, find_encoding
+from ectype.data.decode_pairs import Orientation, resolve_orientation, split_halves
+from ectype.data.image_file import LoadOptions
+from ectype.data.mask_values import MaskValues
+from ectype.data.masks import IGNORE_INDEX, alpha_encoding, find_encoding
 from ectype.data.packed_strings import write_strings
+from ectype.data.pixel_problems import find_pixel_problems
 from ectype.data.prepared import Reject, summarize_reasons
 from ectype.data.raw_image import Pair, Raw, Rejected, SideBySide, Single
 from ectype.data.sources.base import Listing, Source, unsupported_notes
-from ectype.data.workers import Decode, DecodeResult, InspectMasks, Measure, run_tasks
+from ectype.data.workers import Decode, DecodeResult, InspectPairs, Measure, run_tasks
 
 __all__ = ["MAX_OWN_SIDE_PX", "EntryBuilder"]
 
@@ -49,8 +52,6 @@ NUM_PROBED_IMAGES = 32
 """Images that are checked for color before all are decoded."""
 MIN_IMAGES_FOR_WORKERS = 64
 """Fewer images are decoded faster in this process than other processes take to start."""
-DARK_16_BIT_VALUE = 1 << 15
-"""A warning is given if no 16-bit value reaches half of the range."""
 
 
 class EntryBuilder:
@@ -78,6 +79,9 @@ class EntryBuilder:
     ) -> None:
         self.source, self.config, self.background, self.folder = source, config, background, folder
         self.progress, self.file_classes = progress, file_classes
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
+        self.load = LoadOptions(config.max_pixels, config.value_range)
         self.listing: Listing = source.listing()
         self.count = len(self.listing.names)
         self.workers = 1 if source.decoded or self.count < MIN_IMAGES_FOR_WORKERS else workers
@@ -95,7 +99,7 @@ class EntryBuilder:
         decoded = self._decode(spec)
         if decoded is None:  # rare: the sample was gray, but another image has color
             if target is not None and target.encoding is None:
-                target = TargetSpec(None, 3)
+                target = target._replace(channels=3, assume_gray=False)
             spec = self._spec(size, 3 if self.config.channels == "auto" else self.config.channels, target)
             decoded = self._decode(spec)
         assert decoded is not None
@@ -105,7 +109,17 @@ class EntryBuilder:
         self, size: tuple[int, int], channels: int, target: TargetSpec | None, *, assume_gray: bool = False
     ) -> Spec:
         config = self.config
-        return Spec(size, channels, config.resize_mode, self.background, config.min_size, assume_gray, target)
+        return Spec(
+            size,
+            channels,
+            config.resize_mode,
+            self.background,
+            config.min_size,
+            assume_gray,
+            target,
+            self.load,
+            config.ignores_alpha,
+        )
 
     def _batch_size(self, maximum: int) -> int:
         """Return a number of items that gives each worker several batches."""
@@ -113,25 +127,36 @@ class EntryBuilder:
 
     def _target_spec(self) -> TargetSpec:
         """Return what targets are decoded to: masks by the values of all of them, images in gray or color."""
-        if self.config.pairs == "images":
-            probe = Spec((MAX_AUTO_SQUARE_PX, MAX_AUTO_SQUARE_PX), 1, assume_gray=True)
-            if self._sample_has_color(probe, of_target=True):
-                return TargetSpec(None, 3)
-            return TargetSpec(None, 1, assume_gray=True)
-        mask_values = []
-        if not self.file_classes:
-            size = self._batch_size(MAX_IMAGES_PER_BATCH)
-            tasks = (InspectMasks(i * size, items) for i, items in enumerate(self.source.batches(size)))
-            mask_values = [values for _, found in run_tasks(tasks, self.workers) for values in found]
         config = self.config
+        if config.pairs == "alpha":
+            return TargetSpec(alpha_encoding(config.class_names))
+        read_masks = config.pairs == "masks" and not self.file_classes
+        size = self._batch_size(MAX_IMAGES_PER_BATCH)
+        tasks = (
+            InspectPairs(i * size, items, self.load, read_masks) for i, items in enumerate(self.source.batches(size))
+        )
+        masks: list[MaskValues] = []
+        orientations: Counter[Orientation] = Counter()
+        for _, found in run_tasks(tasks, self.workers):
+            for facts in found:
+                masks += facts.masks
+                orientations[facts.orientation] += 1
+        is_stored, note = resolve_orientation(orientations, config.target_orientation)
+        is_guess = config.target_orientation == "auto" and orientations["unknown"] > 0
+        if note is not None:
+            (self.warnings if is_guess else self.notes).append(note)
+        if config.pairs == "images":
+            probe = Spec((MAX_AUTO_SQUARE_PX, MAX_AUTO_SQUARE_PX), 1, assume_gray=True, load=self.load)
+            has_color = self._sample_has_color(probe, of_target=True)
+            return TargetSpec(None, 3 if has_color else 1, assume_gray=not has_color, is_stored=is_stored)
         encoding = find_encoding(
-            mask_values,
+            masks,
             file_classes=self.file_classes,
             names=config.class_names,
             ignore=config.ignore,
             class_values=config.class_values,
         )
-        return TargetSpec(encoding)
+        return TargetSpec(encoding, is_stored=is_stored)
 
     def _auto_size(self) -> tuple[int, int]:
         """Return height and width for `size: auto` and `size: own`."""
@@ -231,6 +256,16 @@ class EntryBuilder:
             np.save(folder / f"{name}.npy", array)
         digests = result.digests[kept]
         copies = self._write_copies(kept, digests)
+        problems = find_pixel_problems(
+            num_images=len(digests),
+            num_invisible=result.mark_counts["invisible"],
+            max_value=result.max_value,
+            max_16_bit_value=0
+            if self.config.value_range is not None
+            else max(result.max_16_bit_value, self.source.max_16_bit_value),
+            shards=[np.load(folder / name, mmap_mode="r")[:, : spec.channels] for name in shards],
+            kept=kept,
+        )
         return {
             "source": self.source.text,
             "shape": [spec.channels, *spec.size],
@@ -240,7 +275,8 @@ class EntryBuilder:
             "copies": len(copies),
             "content": hashlib.sha256(digests.tobytes()).hexdigest(),
             "target": self._target_manifest(spec, shards),
-            "warnings": self._warnings(result),
+            "problems": [problem._asdict() for problem in problems],
+            "warnings": [*self._warnings(spec, result), *(problem.message for problem in problems)],
             "notes": self._notes(result),
             "marks": dict(result.mark_counts),
         }
@@ -274,20 +310,25 @@ class EntryBuilder:
         np.save(self.folder / "pixels.npy", np.stack(counts).astype(np.int32))
         return {"kind": "masks", "channels": 1, "encoding": encoding._asdict()}
 
-    def _warnings(self, result: _BuildResult) -> list[str]:
-        num_16_bit = result.mark_counts["16-bit"] + self.source.num_16_bit
-        if not num_16_bit:
-            return []
-        text = f"{num_16_bit:,} images of 16 bits or floats were reduced to 8 bits"
-        largest = max(result.max_16_bit_value, self.source.max_16_bit_value)
-        if 0 < largest < DARK_16_BIT_VALUE:
-            text += f"; their largest value is {largest} of 65535, so they are dark: rescale them first"
-        return [text]
+    def _warnings(self, spec: Spec, result: _BuildResult) -> list[str]:
+        warnings = list(self.warnings)
+        if num_16_bit := result.mark_counts["16-bit"] + self.source.num_16_bit:
+            warnings.append(f"{num_16_bit:,} images of 16 bits or floats were reduced to 8 bits")
+        encoding = None if spec.target is None else spec.target.encoding
+        if encoding is not None and (stray := encoding.stray_warning) is not None:
+            warnings.append(stray)
+        return warnings
 
     def _notes(self, result: _BuildResult) -> list[str]:
-        notes = [*self.listing.notes, *unsupported_notes(self.listing.refused)]
+        notes = [*self.listing.notes, *unsupported_notes(self.listing.refused), *self.notes]
         if transparent := result.mark_counts["transparent"]:
             notes.append(f"{transparent:,} transparent images were painted on {self.config.background}")
+        if 0 < (invisible := result.mark_counts["invisible"]) < self.count - len(result.reasons):
+            notes.append(f"{invisible:,} of them are wholly transparent, so that only the background is seen")
+        if converted := result.mark_counts["color profile"]:
+            notes.append(f"{converted:,} images were converted to sRGB from the color space of their profile")
+        if unusable := result.mark_counts["unusable profile"]:
+            notes.append(f"{unusable:,} images have a color profile that is damaged or of another kind, and is ignored")
         multi_frame_counts = result.mark_counts + Counter(self.source.multi_frame_counts)
         if animated := multi_frame_counts["animated"]:
             notes.append(f"only the first frame of {animated:,} animated images is used")
@@ -311,6 +352,7 @@ class _BuildResult:
         self.digests = np.zeros((count, DIGEST_BYTES), np.uint8)
         self.mark_counts: Counter[str] = Counter()
         self.max_16_bit_value = 0
+        self.max_value = 0
 
     def add(self, first: int, decoded: DecodeResult) -> None:
         count = len(decoded.reasons)
@@ -319,6 +361,7 @@ class _BuildResult:
         self.reasons |= {first + i: reason for i, reason in enumerate(decoded.reasons) if reason is not None}
         self.mark_counts.update(decoded.mark_counts)
         self.max_16_bit_value = max(self.max_16_bit_value, decoded.max_16_bit_value)
+        self.max_value = max(self.max_value, decoded.max_value)
 
 
 def _image_or_target(raw: Raw, *, target: bool) -> Single | None:

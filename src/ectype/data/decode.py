@@ -8,12 +8,21 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ectype.data.bit_depth import has_16_bits, to_eight_bits
-from ectype.data.image_file import exif_transpose_method, load_upright, multi_frame_kind_of, open_image, swaps_axes
+from ectype.data.color_profile import changes_colors, convert_to_srgb
+from ectype.data.image_file import (
+    Loaded,
+    LoadOptions,
+    exif_transpose_method,
+    load_opened,
+    load_upright,
+    multi_frame_kind_of,
+    open_image,
+    swaps_axes,
+)
 from ectype.data.masks import MaskEncoding
 from ectype.data.raw_image import Rejected, Single
 
-__all__ = ["Decoded", "Spec", "TargetSpec", "decode", "resize_image"]
+__all__ = ["DARK_VALUE", "Decoded", "Spec", "TargetSpec", "decode", "resize_image"]
 
 MAX_ENLARGEMENT = 1.5
 """An image that is enlarged by more than this factor is marked `enlarged`: it will look blurred."""
@@ -25,6 +34,8 @@ GRAY_TOLERANCE = 2
 """Channels that differ by at most this value are one gray channel that a lossy format has stored three times."""
 JPEG_DRAFT_MARGIN = 1.5
 """A JPEG decoded at a fraction of its size must keep this factor of the target's pixels along each side."""
+DARK_VALUE = 64
+"""Images without any value that reaches this are dark."""
 REDUCING_GAP = 3.0
 """Pillow first shrinks by an integer factor if the result is still this factor larger than the target."""
 
@@ -37,6 +48,8 @@ class TargetSpec(NamedTuple):
     channels: int = 1
     assume_gray: bool = False
     """As in `Spec`."""
+    is_stored: bool = False
+    """Targets without an EXIF orientation lie as the pixels of their image are stored, where sizes do not decide."""
 
 
 class Spec(NamedTuple):
@@ -53,6 +66,10 @@ class Spec(NamedTuple):
     """One channel is only an assumption: color is detected and reported."""
     target: TargetSpec | None = None
     """The targets of images that come in pairs. Their channels are stored after the image's."""
+    load: LoadOptions = LoadOptions()
+    """How files are loaded."""
+    ignore_alpha: bool = False
+    """Transparent pixels show the color that is stored for them instead of the background."""
 
     @property
     def stored_channels(self) -> int:
@@ -65,11 +82,14 @@ class Decoded(NamedTuple):
 
     pixels: np.ndarray
     marks: frozenset[str] = frozenset()
-    """grey (although stored as color), enlarged, cut, bent, transparent, animated, paged, 16-bit."""
+    """grey (although stored as color), enlarged, cut, bent, transparent, invisible (wholly transparent), animated,
+    paged, 16-bit, color profile (converted to sRGB), unusable profile."""
     is_color: bool = False
     """Whether an image that was assumed to be gray has color."""
     max_16_bit_value: int = 0
     """Largest value of a 16-bit image before it was reduced."""
+    max_value: int = 0
+    """Largest value of 8 bits in any channel, exact below `DARK_VALUE`; padding and invisible images do not count."""
 
 
 def decode(raw: Single, spec: Spec) -> Decoded:
@@ -83,29 +103,30 @@ def decode(raw: Single, spec: Spec) -> Decoded:
         Rejected: The image cannot be used.
     """
     if not isinstance(raw, str | bytes):
-        image = load_upright(raw)
-        return _to_pixels(image, spec, {"16-bit"} if has_16_bits(image) else set())
-    with open_image(raw) as image:
-        return _decode_file(image, spec)
+        return _to_pixels(load_upright(raw, spec.load), spec, set())
+    with open_image(raw, spec.load.max_pixels) as image:
+        return _decode_file(image, raw, spec)
 
 
-def _decode_file(image: Image.Image, spec: Spec) -> Decoded:
+def _decode_file(image: Image.Image, raw: str | bytes, spec: Spec) -> Decoded:
     if min(image.size) < spec.min_size:
         raise Rejected(f"too small ({image.width}×{image.height} pixels)")
     marks = set()
     if (kind := multi_frame_kind_of(image)) is not None:
         marks.add(kind)
-    if has_16_bits(image):
-        marks.add("16-bit")
-    method = exif_transpose_method(image)
-    if swaps_axes(method):
-        spec = spec._replace(size=(spec.size[1], spec.size[0]))
-    marks |= _resize_marks(image.size, spec)
-    extent = None
+    size, extent = image.size, None
     if image.format in ("JPEG", "MPO"):
-        extent = _draft(image, spec)
-    image.load()
-    return _to_pixels(image, spec, marks, extent, method)
+        extent = _draft(image, _before_transpose(spec, exif_transpose_method(image)))
+    loaded = load_opened(image, raw, spec.load)
+    method = exif_transpose_method(image)
+    spec = _before_transpose(spec, method)
+    marks |= _resize_marks(size, spec)
+    return _to_pixels(loaded, spec, marks, extent, method)
+
+
+def _before_transpose(spec: Spec, method: Image.Transpose | None) -> Spec:
+    """Return what an image is decoded to before the operation that makes it upright."""
+    return spec._replace(size=(spec.size[1], spec.size[0])) if swaps_axes(method) else spec
 
 
 def _resize_marks(size: tuple[int, int], spec: Spec) -> set[str]:
@@ -135,7 +156,8 @@ def _draft(image: Image.Image, spec: Spec) -> tuple[float, float] | None:
         math.ceil(JPEG_DRAFT_MARGIN * image.width * scale[0]),
         math.ceil(JPEG_DRAFT_MARGIN * image.height * scale[1]),
     )
-    mode = "L" if spec.channels == 1 and not spec.assume_gray else image.mode
+    to_gray = spec.channels == 1 and not spec.assume_gray and not changes_colors(image)
+    mode = "L" if to_gray else image.mode
     drafted = image.draft(mode, minimum)
     return None if drafted is None else (drafted[1][2], drafted[1][3])
 
@@ -150,7 +172,7 @@ def _scale_factors(size: tuple[float, float], target_size: tuple[int, int], resi
 
 
 def _to_pixels(
-    image: Image.Image,
+    loaded: Loaded,
     spec: Spec,
     marks: set[str],
     extent: tuple[float, float] | None = None,
@@ -159,19 +181,23 @@ def _to_pixels(
     """Convert a loaded image to pixels.
 
     Args:
-        image: The image, not upright yet.
+        loaded: The image, not upright yet.
         spec: What to convert to, with the size before `transpose`.
         marks: Properties found so far.
         extent: Width and height of the picture if it does not fill the last pixels; see `_draft`.
         transpose: The operation that makes the image upright.
     """
-    image, max_16_bit_value = to_eight_bits(image)
-    image = _flatten(image, spec.background, marks)
+    if loaded.has_16_bits:
+        marks.add("16-bit")
+    image = convert_to_srgb(loaded.image, marks)
+    image = _flatten(image, spec, marks)
     if spec.channels == 1 and not spec.assume_gray and image.mode != "L":
         image = image.convert("L")
     if spec.channels == 3 and image.mode == "L":
         marks.add("grey")
-    image = resize_image(image, spec, extent or image.size)
+    whole, image = image, _fit_image(image, spec, extent or image.size)
+    fitted, image = image, _pad_image(image, spec)
+    is_padded = fitted is not image
     if transpose is not None:
         image = image.transpose(transpose)
     is_color = False
@@ -180,21 +206,33 @@ def _to_pixels(
         is_color = bool((values.max(2) - values.min(2)).max() > GRAY_TOLERANCE)
         image = image.convert("L")
     values = np.asarray(image)
+    max_value = 0
+    if "invisible" not in marks:
+        max_value = _max_value(fitted) if is_padded else int(values.max())
+        if max_value < DARK_VALUE:
+            max_value = _max_value(whole)  # resizing averages small bright details away
     pixels = np.broadcast_to(values, (spec.channels, *values.shape)) if values.ndim == 2 else values.transpose(2, 0, 1)
-    return Decoded(np.ascontiguousarray(pixels), frozenset(marks), is_color, max_16_bit_value)
+    return Decoded(np.ascontiguousarray(pixels), frozenset(marks), is_color, loaded.max_16_bit_value, max_value)
 
 
-def _flatten(image: Image.Image, background: tuple[int, int, int], marks: set[str]) -> Image.Image:
-    """Convert to mode L or RGB, with transparent pixels painted in the background color."""
+def _max_value(image: Image.Image) -> int:
+    return int(np.asarray(image).max())
+
+
+def _flatten(image: Image.Image, spec: Spec, marks: set[str]) -> Image.Image:
+    """Convert to mode L or RGB, with transparent pixels painted in the background color unless alpha is ignored."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
-        if alpha.getextrema() == (255, 255):
+        low, high = alpha.getextrema()
+        if low == 255 or spec.ignore_alpha:
             return image.convert("RGB")
         marks.add("transparent")
-        flattened = Image.new("RGB", image.size, background)
+        if high == 0:
+            marks.add("invisible")
+        flattened = Image.new("RGB", image.size, spec.background)
         flattened.paste(image, mask=alpha)
         return flattened
     return image.convert("L" if image.mode == "1" else "RGB")
@@ -212,6 +250,13 @@ def resize_image(
         border_index: For images of class indices, the index outside of the image. The nearest pixel is then taken
             instead of an average.
     """
+    return _pad_image(_fit_image(image, spec, extent, border_index=border_index), spec, border_index=border_index)
+
+
+def _fit_image(
+    image: Image.Image, spec: Spec, extent: tuple[float, float], *, border_index: int | None = None
+) -> Image.Image:
+    """Resize an image to the target size, or so that it fits into the target size if it is padded afterwards."""
     height, width = spec.size
     if extent == (width, height) == image.size:
         return image
@@ -221,15 +266,22 @@ def resize_image(
     resampling = Image.Resampling.BICUBIC if border_index is None else Image.Resampling.NEAREST
     if spec.resize == "pad":
         inner = (min(width, max(1, round(extent[0] * x))), min(height, max(1, round(extent[1] * y))))
-        picture = image.resize(inner, resampling, box=(0, 0, *extent), reducing_gap=REDUCING_GAP)
-        background = spec.background if image.mode == "RGB" else _luma(spec.background)
-        padded = Image.new(image.mode, (width, height), background if border_index is None else border_index)
-        padded.paste(picture, ((width - inner[0]) // 2, (height - inner[1]) // 2))
-        return padded
+        return image.resize(inner, resampling, box=(0, 0, *extent), reducing_gap=REDUCING_GAP)
     kept_width, kept_height = (width / x, height / y) if spec.resize == "crop" else extent
     left, top = max(0.0, (extent[0] - kept_width) / 2), max(0.0, (extent[1] - kept_height) / 2)
     box = (left, top, min(extent[0], left + kept_width), min(extent[1], top + kept_height))
     return image.resize((width, height), resampling, box=box, reducing_gap=REDUCING_GAP)
+
+
+def _pad_image(image: Image.Image, spec: Spec, *, border_index: int | None = None) -> Image.Image:
+    """Pad an image on all sides up to the target size."""
+    height, width = spec.size
+    if image.size == (width, height):
+        return image
+    background = spec.background if image.mode == "RGB" else _luma(spec.background)
+    padded = Image.new(image.mode, (width, height), background if border_index is None else border_index)
+    padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return padded
 
 
 def _luma(rgb: tuple[int, int, int]) -> int:

@@ -35,6 +35,8 @@ class DecodedBatch(NamedTuple):
     """Whether any image that was assumed to be gray has color."""
     max_16_bit_value: int = 0
     """Largest value of the 16-bit images before they were reduced."""
+    max_value: int = 0
+    """Largest value of 8 bits in all images; see `Decoded`."""
 
 
 def decode_batch(items: Sequence[Raw] | np.ndarray, spec: Spec) -> DecodedBatch:
@@ -50,7 +52,7 @@ def decode_batch(items: Sequence[Raw] | np.ndarray, spec: Spec) -> DecodedBatch:
     pixels = np.zeros((count, spec.stored_channels, *spec.size), np.uint8)
     reasons: list[str | None] = [None] * count
     mark_counts: Counter[str] = Counter()
-    is_color, max_16_bit_value = False, 0
+    is_color, max_16_bit_value, max_value = False, 0, 0
     for i, raw in enumerate(items):
         try:
             if isinstance(raw, np.ndarray) and min(raw.shape[:2]) < spec.min_size:
@@ -63,7 +65,8 @@ def decode_batch(items: Sequence[Raw] | np.ndarray, spec: Spec) -> DecodedBatch:
         mark_counts.update(decoded.marks)
         is_color |= decoded.is_color
         max_16_bit_value = max(max_16_bit_value, decoded.max_16_bit_value)
-    return DecodedBatch(pixels, reasons, _digests(pixels), mark_counts, is_color, max_16_bit_value)
+        max_value = max(max_value, decoded.max_value)
+    return DecodedBatch(pixels, reasons, _digests(pixels), mark_counts, is_color, max_16_bit_value, max_value)
 
 
 def _convert_block(block: np.ndarray, spec: Spec) -> DecodedBatch | None:
@@ -80,7 +83,8 @@ def _convert_block(block: np.ndarray, spec: Spec) -> DecodedBatch | None:
     pixels = np.ascontiguousarray(
         np.broadcast_to(block.transpose(0, 3, 1, 2), (count, spec.channels, height, width)), dtype=np.uint8
     )
-    return DecodedBatch(pixels, [None] * count, _digests(pixels), Counter(), is_color)
+    max_value = int(pixels.max(initial=0))
+    return DecodedBatch(pixels, [None] * count, _digests(pixels), Counter(), is_color, max_value=max_value)
 
 
 def _digests(pixels: np.ndarray) -> np.ndarray:

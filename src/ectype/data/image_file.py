@@ -6,23 +6,32 @@ import contextlib
 import functools
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from ectype.data.raw_image import Rejected, Single, Tile, Unreadable
+from ectype.config.data_sections import DEFAULT_MAX_PIXELS
+from ectype.data.bit_depth import fix_planar_16_bits, has_16_bits, low_byte_tiles, to_eight_bits
+from ectype.data.raw_image import Alpha, Rejected, Single, Tile, Transposed, Unreadable
 
 __all__ = [
     "PILLOW_FORMATS",
+    "LoadOptions",
+    "Loaded",
+    "exif_orientation",
     "exif_transpose_method",
     "image_size",
+    "load_opened",
     "load_upright",
     "multi_frame_kind",
     "multi_frame_kind_of",
     "open_image",
     "swaps_axes",
+    "transpose_method",
 ]
 
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -47,29 +56,60 @@ _SWAPS_AXES = (
 )
 
 
+class LoadOptions(NamedTuple):
+    """How files are loaded."""
+
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Images with more pixels are rejected."""
+    value_range: tuple[float, float] | None = None
+    """As for `to_eight_bits`."""
+    is_mask: bool = False
+    """Keep the values of the file, which are not brightness."""
+
+
+class Loaded(NamedTuple):
+    """A loaded image."""
+
+    image: Image.Image
+    """In its own mode if it is a mask; else with 8 bits per channel."""
+    has_16_bits: bool = False
+    """Whether more than 8 bits were reduced to 8."""
+    max_16_bit_value: int = 0
+    """Largest value of a 16-bit image before it was reduced."""
+
+
 @contextlib.contextmanager
-def open_image(raw: str | bytes) -> Iterator[Image.Image]:
+def open_image(raw: str | bytes, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Iterator[Image.Image]:
     """Open a path or an encoded image; the body may load and process it.
+
+    Args:
+        raw: The path, or the content of the file.
+        max_pixels: Images with more pixels are rejected; None to read only the header of any image.
 
     Raises:
         Rejected: Opening, or the body, raised any error.
     """
     try:
-        with _bomb_warnings_as_errors(), _open(raw) as image:
-            yield image
+        with _pillow_limit(max_pixels), _open(raw) as image:
+            yield fix_planar_16_bits(image)
     except Rejected:
         raise
     except Exception as error:  # decoding damaged or malicious bytes may raise anything
-        raise Rejected(_rejection_reason(error, raw)) from None
+        raise Rejected(_rejection_reason(error, raw, max_pixels)) from None
 
 
 @contextlib.contextmanager
-def _bomb_warnings_as_errors() -> Iterator[None]:
-    """Silence Pillow's warnings, except that an image may be a decompression bomb, which becomes an error."""
+def _pillow_limit(max_pixels: int | None) -> Iterator[None]:
+    """Silence Pillow's warnings, except that an image has too many pixels, which becomes an error."""
+    usual = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
 
 
 def _open(raw: str | bytes) -> Image.Image:
@@ -85,11 +125,13 @@ def _open(raw: str | bytes) -> Image.Image:
         raise
 
 
-def _rejection_reason(error: Exception, raw: str | bytes) -> str:
+def _rejection_reason(error: Exception, raw: str | bytes, max_pixels: int | None) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image"
+        return _tiff_reason(raw) or "not an image"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
-        return "too many pixels (a decompression bomb?)"
+        found = re.search(r"\d+", str(error))
+        count = f"{int(found[0]):,}, " if found else ""
+        return f"too many pixels ({count}more than data.max_pixels={max_pixels})"
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, FileNotFoundError):
@@ -102,14 +144,59 @@ def _rejection_reason(error: Exception, raw: str | bytes) -> str:
     return f"damaged ({detail or type(error).__name__})"
 
 
+def _tiff_reason(raw: str | bytes) -> str | None:
+    """Return what a TIFF holds that Pillow cannot read, and what to do; None for other files."""
+    try:
+        with io.BytesIO(raw) if isinstance(raw, bytes) else open(raw, "rb") as file:
+            header = file.read(8)
+            if header[:4] in (b"II+\0", b"MM\0+"):
+                header += file.read(8)
+            tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+            file.seek(tags.next)
+            tags.load(file)
+        if TiffImagePlugin.IMAGEWIDTH not in tags:
+            return None
+        bands = int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))
+        bits, number_formats = (
+            set(value) if isinstance(value := tags.get(tag, default), tuple) else {value}
+            for tag, default in ((TiffImagePlugin.BITSPERSAMPLE, 1), (TiffImagePlugin.SAMPLEFORMAT, 1))
+        )
+    except Exception:  # not a TIFF, or damaged
+        return None
+    kind = f"TIFF of {bands} bands" if bands > 1 else "TIFF"
+    if number_formats != {1}:
+        number = {2: "signed integers", 3: "floating-point numbers"}.get(max(number_formats), "numbers of another type")
+        return f"{kind} of {number} (convert it to 8 or 16 bits per band, for instance with tifffile)"
+    if bands not in (1, 3, 4):
+        return f"{kind} (save the 1 or 3 bands that are to be used as a file of their own)"
+    return f"{kind} of {', '.join(map(str, sorted(bits)))} bits (convert it to 8 or 16 bits per band)"
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1 to 8; 1 without one.
+
+    Loading removes it from a TIFF. It may also be stored behind the pixels of a PNG, where it is found only after the
+    image was loaded.
+    """
+    try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            tags = image.tag_v2
+        else:  # PngImageFile.getexif would load the pixels
+            tags = Image.Image.getexif(image) if getattr(image, "tile", ()) else image.getexif()
+        orientation = int(tags.get(EXIF_ORIENTATION, 1))
+    except Exception:  # an image with a damaged EXIF block can still be used
+        return 1
+    return orientation if orientation in _EXIF_TRANSPOSES else 1
+
+
+def transpose_method(orientation: int) -> Image.Transpose | None:
+    """Return the operation that makes an image of this EXIF orientation upright; None if it is."""
+    return _EXIF_TRANSPOSES.get(orientation)
+
+
 def exif_transpose_method(image: Image.Image) -> Image.Transpose | None:
     """Return the operation that makes an opened image upright, or None if it is. Pillow turns TIFF files by itself."""
-    if image.format == "TIFF":
-        return None
-    try:
-        return _EXIF_TRANSPOSES.get(int(image.getexif().get(EXIF_ORIENTATION, 1)))
-    except Exception:  # an image with a damaged EXIF block can still be used
-        return None
+    return None if image.format == "TIFF" else transpose_method(exif_orientation(image))
 
 
 def swaps_axes(method: Image.Transpose | None) -> bool:
@@ -117,31 +204,92 @@ def swaps_axes(method: Image.Transpose | None) -> bool:
     return method in _SWAPS_AXES
 
 
-def load_upright(raw: Single) -> Image.Image:
-    """Load an image at its full size and in its own mode, with its EXIF orientation applied.
+def load_upright(raw: Single, options: LoadOptions) -> Loaded:
+    """Load an image at its full size, with its EXIF orientation applied.
 
     Raises:
         Rejected: The image cannot be used.
     """
     if isinstance(raw, Unreadable):
         raise Rejected(raw.reason)
-    if isinstance(raw, Tile):
-        image = _load_upright_cached(raw.file) if isinstance(raw.file, str) else load_upright(raw.file)
-        return image.crop((raw.left, raw.top, raw.left + raw.width, raw.top + raw.height))
     if isinstance(raw, np.ndarray):
-        return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
-    with open_image(raw) as image:
-        method = exif_transpose_method(image)
+        return Loaded(Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw))
+    if isinstance(raw, Tile):
+        loaded = _load_cached(raw.file, options)
+        with _pillow_limit(options.max_pixels):
+            image = loaded.image.crop((raw.left, raw.top, raw.left + raw.width, raw.top + raw.height))
+        image.format = loaded.image.format
+        return loaded._replace(image=image)
+    if isinstance(raw, Alpha):
+        image = load_upright(raw.file, options).image
+        has_alpha = image.has_transparency_data
+        return Loaded(image.convert("RGBA").getchannel("A") if has_alpha else Image.new("L", image.size, 255))
+    if isinstance(raw, Transposed):
+        loaded = load_upright(raw.file, options)
+        return loaded._replace(image=_transpose(loaded.image, raw.method))
+    with open_image(raw, options.max_pixels) as image:
+        loaded = load_opened(image, raw, options)
+        return loaded._replace(image=_transpose(loaded.image, exif_transpose_method(image)))
+
+
+def _transpose(image: Image.Image, method: Image.Transpose | None) -> Image.Image:
+    """Return a rotated or mirrored image, or a copy that does not depend on its file; the format is kept."""
+    transposed = image.copy() if method is None else image.transpose(method)
+    transposed.format = image.format
+    return transposed
+
+
+def load_opened(image: Image.Image, raw: str | bytes, options: LoadOptions) -> Loaded:
+    """Load the pixels of an opened image, without its EXIF orientation.
+
+    Args:
+        image: The image, which is loaded.
+        raw: What it was opened from.
+        options: How it is loaded.
+
+    Raises:
+        Rejected: The values cannot be reduced to 8 bits.
+    """
+    deep = not options.is_mask and has_16_bits(image)
+    low_bytes = _load_low_bytes(raw, options) if deep and low_byte_tiles(image) is not None else None
+    image.load()
+    loaded = image
+    if image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        loaded = image.convert("RGB")  # the fourth byte of a BMP is often unused
+    if options.is_mask:
+        return Loaded(_with_format(loaded, image))
+    loaded, largest = to_eight_bits(loaded, options.value_range, low_bytes)
+    return Loaded(_with_format(loaded, image), deep, largest)
+
+
+def _with_format(image: Image.Image, file: Image.Image) -> Image.Image:
+    image.format = file.format
+    return image
+
+
+def _load_low_bytes(raw: str | bytes, options: LoadOptions) -> Image.Image:
+    """Load a 16-bit image with the low bytes of its colors in place of the high ones."""
+    with open_image(raw, options.max_pixels) as image:
+        tiles = low_byte_tiles(image)
+        assert tiles is not None
+        assert isinstance(image, ImageFile.ImageFile)
+        image.tile = tiles
         image.load()
-        upright = image.copy() if method is None else image.transpose(method)
-        upright.format = image.format
-        return upright
+        return image.copy()
+
+
+def _load_cached(raw: str | bytes | np.ndarray | Alpha | Transposed, options: LoadOptions) -> Loaded:
+    """Load an image, or return it from a cache of two: the tiles of an image and of its mask follow each other."""
+    if isinstance(raw, np.ndarray) or (isinstance(raw, Alpha) and isinstance(raw.file, np.ndarray)):
+        return load_upright(raw, options)  # there is nothing to decode
+    file = raw.file if isinstance(raw, Alpha | Transposed) else raw
+    changed = os.stat(file).st_mtime_ns if isinstance(file, str) and os.path.exists(file) else 0
+    return _load_and_keep(raw, options, changed)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_upright_cached(path: str) -> Image.Image:
-    """Load an image, or return it from a cache of two: the tiles of an image and of its mask follow each other."""
-    return load_upright(path)
+def _load_and_keep(raw: str | bytes | Alpha | Transposed, options: LoadOptions, changed: int) -> Loaded:
+    return load_upright(raw, options)
 
 
 def multi_frame_kind_of(image: Image.Image) -> str | None:
@@ -155,7 +303,7 @@ def multi_frame_kind(raw: Single) -> str | None:
     """Return "paged" or "animated" for a file with several frames, None for others. Only its header is read."""
     with contextlib.suppress(Rejected):  # decoding will report the reason
         if isinstance(raw, str | bytes):
-            with open_image(raw) as image:
+            with open_image(raw, None) as image:
                 return multi_frame_kind_of(image)
     return None
 
@@ -166,8 +314,13 @@ def image_size(raw: Single) -> tuple[int, int] | None:
         return raw.shape[0], raw.shape[1]
     if isinstance(raw, Tile):
         return raw.height, raw.width
+    if isinstance(raw, Alpha):
+        return image_size(raw.file)
+    if isinstance(raw, Transposed):
+        size = image_size(raw.file)
+        return (size[1], size[0]) if size is not None and swaps_axes(raw.method) else size
     with contextlib.suppress(Rejected):  # decoding will report the reason
         if not isinstance(raw, Unreadable):
-            with open_image(raw) as image:
+            with open_image(raw, None) as image:
                 return image.size if swaps_axes(exif_transpose_method(image)) else (image.height, image.width)
     return None

@@ -1,37 +1,69 @@
 """How masks encode classes, and their conversion to class indices. Nothing here imports PyTorch.
 
-Masks come as PNG files of indices or with a palette, in black and white, as gray values, in colors, or as one file per
-class. All files are inspected first: the values that occur decide what they mean, in the same way for all files.
+Masks come as PNG files of indices or with a palette, in black and white, as gray values, in colors, as one file per
+class, or as alpha channels. All files are inspected first, and one decision holds for all of them:
+
+| values in the files | meaning |
+|---|---|
+| a value of few pixels in very few files (`MAX_STRAY_PIXELS`) | a stray: its pixels are ignored, and reported |
+| 0, 1 and 255, and no file has both 1 and 255 | two classes: 1 and 255 are the same class |
+| indices and 255, and some file has 255 and a class other than 0 | 255 is ignored, as in Pascal VOC |
+| more than `MIN_LOSSY_VALUES` values, nearly all close to 0 or 255 | two classes, cut in the middle |
+| other values, such as 0 and 255, or the gray levels 0, 128 and 255 | each value is a class |
+
+Indices are 0, 1, 2, …, or values far below 255 (`MIN_VOID_GAP`). White is 255 in files of one bit as well. Some tools
+write binary masks as 0 and 1, others as 0 and 255, which is why these may occur in one folder. `data.ignore` and
+`data.class_values` take precedence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ectype.core.errors import DataError
-from ectype.data.colors import parse_color
+from ectype.data.mask_values import (
+    INTERMEDIATE_VALUES,
+    RGB,
+    MaskValues,
+    is_lossy,
+    pack_color,
+    packed_color,
+    packed_palette,
+    pixel_values,
+    unpack_color,
+)
 
-__all__ = ["IGNORE_INDEX", "MaskEncoding", "MaskValues", "find_encoding", "inspect_mask", "mask_to_indices"]
-
-RGB: TypeAlias = tuple[int, int, int]
+__all__ = ["IGNORE_INDEX", "MaskEncoding", "StrayValue", "alpha_encoding", "find_encoding", "mask_to_indices"]
 
 IGNORE_INDEX = 255
 """Index of ignored pixels. A mask can therefore have at most 255 classes."""
+VOID_VALUE = 255
+"""The value that marks ignored pixels in masks of indices."""
+MIN_VOID_GAP = 8
+"""Values whose differences are smaller than their distance to 255 by more than this factor are indices, not grays."""
+MAX_STRAY_PIXELS = 16
+"""Largest number of pixels of a stray value in any file."""
+MAX_STRAY_FRACTION = 1e-4
+"""Largest fraction of the pixels of all files that have a stray value."""
+MAX_STRAY_FILES = 0.01
+"""Largest fraction of the files in which a stray value occurs; one file is always few enough."""
+MIN_FILES_FOR_STRAYS = 10
+"""Among fewer files, a value that is rare is not distinguished from a class that is rare."""
+MAX_STRAYS = 16
+"""If more values than this are rare, they are not strays: the masks are something else."""
 MIN_LOSSY_VALUES = 32
 """Masks with more values than this, nearly all close to black or white, are blurred binary masks."""
 MAX_BLURRED_FRACTION = 0.05
 """Largest fraction of intermediate pixels in blurred binary masks."""
-INTERMEDIATE_VALUES = (32, 224)
-"""Values between these two are intermediate: neither close to black nor close to white."""
 MAX_GRAY_CLASSES = 64
 """Masks with more gray values per file are taken for images."""
 BINARY_THRESHOLD = 128
-GRAY_TO_PACKED = 0x010101
-"""Factor that turns a gray value into a packed color."""
 MAX_SUMMARY_VALUES = 12
 CLASS_COLORS = (
     (0, 0, 0),
@@ -46,26 +78,19 @@ CLASS_COLORS = (
 """Colors of classes without a color of their own: the palette of Okabe and Ito, for color-blind readers."""
 
 
-class MaskValues(NamedTuple):
-    """The values that occur in one mask. A color is packed in one integer: 65536 · red + 256 · green + blue."""
+class StrayValue(NamedTuple):
+    """A value that is too rare to be a class."""
 
-    kind: Literal["values", "colors"]
-    values: frozenset[int]
-    """Gray values or palette indices; packed colors if the kind is colors."""
-    palette: tuple[RGB, ...] = ()
-    """Colors of the palette indices that occur, in the order of the indices; empty without a palette."""
-    colors: frozenset[int] = frozenset()
-    """The same colors packed, which are used if the palettes of files disagree."""
-    intermediate: float = 0.0
-    """Fraction of pixels that are neither close to 0 nor close to 255."""
-    lossy: bool = False
-    """Whether the file format changes values."""
+    value: int
+    """The value, or packed color."""
+    pixels: int
+    files: int
 
 
 class MaskEncoding(NamedTuple):
     """What the values of masks mean. It is stored with prepared images: a change needs a new `cache.FORMAT_VERSION`."""
 
-    kind: Literal["values", "colors", "threshold", "files"]
+    kind: Literal["values", "colors", "threshold", "files", "alpha"]
     values: tuple[int, ...]
     """The value, or packed color, of each class in order; empty if each class has its own file."""
     names: tuple[str, ...]
@@ -73,6 +98,10 @@ class MaskEncoding(NamedTuple):
     """Colors in which the classes are drawn."""
     ignore: int | None = None
     """The value of ignored pixels."""
+    aliases: tuple[tuple[int, int], ...] = ()
+    """Further values of classes: the value, and the index of the class."""
+    strays: tuple[StrayValue, ...] = ()
+    """Values that are ignored because they are too rare to be classes."""
 
     @property
     def class_values(self) -> tuple[int | str, ...]:
@@ -86,29 +115,43 @@ class MaskEncoding(NamedTuple):
         """The encoding in one line."""
         if self.kind == "files":
             return f"masks: one file per class ({', '.join(self.names[1:])}); other pixels are {self.names[0]}"
+        if self.kind == "alpha":
+            return f"masks: alpha channels, cut at {BINARY_THRESHOLD} into {' and '.join(self.names)}"
         if self.kind == "threshold":
             return f"masks: values between black and white (a lossy format?), cut at {BINARY_THRESHOLD} into 0 and 1"
-        mapping = [f"{_value_text(self.kind, value)} → {i}" for i, value in enumerate(self.values)]
+        mapping = []
+        for i, value in enumerate(self.values):
+            same = [_value_text(self.kind, v) for v in (value, *(alias for alias, index in self.aliases if index == i))]
+            mapping.append(f"{' and '.join(same)} → {i}")
         if len(mapping) > MAX_SUMMARY_VALUES:
             mapping = [*mapping[: MAX_SUMMARY_VALUES - 1], "…", mapping[-1]]
         text = f"masks: {len(self.values)} classes by their {self.kind} ({', '.join(mapping)})"
         return text if self.ignore is None else f"{text}; {_value_text(self.kind, self.ignore)} is ignored"
 
+    @property
+    def stray_warning(self) -> str | None:
+        """What is ignored because it is too rare to be a class, in one line; None if nothing is."""
+        if not self.strays:
+            return None
+        found = ", ".join(
+            f"{_value_text(self.kind, stray.value)} (pixels: {stray.pixels:,}, files: {stray.files:,})"
+            for stray in self.strays
+        )
+        values = sorted([*self.values, *(stray.value for stray in self.strays)])
+        override = "[" + ", ".join(_value_text(self.kind, value) for value in values) + "]"
+        fix = f"data.class_values={override}" if len(values) <= MAX_SUMMARY_VALUES else "data.class_values=[…]"
+        return (
+            f"values that are very rare in the masks are ignored, not made classes: {found}; {fix} makes them classes"
+        )
 
-def inspect_mask(image: Image.Image) -> MaskValues:
-    """Return the values that occur in a mask."""
-    palette = _palette(image)
-    pixels, kind = _pixel_values(image)
-    values = np.unique(pixels).tolist()
-    if kind == "colors":
-        return MaskValues("colors", frozenset(values))
-    low, high = INTERMEDIATE_VALUES
-    intermediate = float(((pixels > low) & (pixels < high)).mean())
-    if palette is None:
-        lossy = image.format in ("JPEG", "MPO")
-        return MaskValues("values", frozenset(values), intermediate=intermediate, lossy=lossy)
-    used = tuple(palette[value] for value in values)
-    return MaskValues("values", frozenset(values), used, frozenset(map(_pack_color, used)), intermediate)
+
+def alpha_encoding(names: Sequence[str] | None = None) -> MaskEncoding:
+    """Return the encoding of masks that are the alpha channels of their images: two classes, cut in the middle.
+
+    Args:
+        names: Class names that the user gives, the transparent class first.
+    """
+    return _with_names(MaskEncoding("alpha", (0, 255), ("background", "foreground"), _class_colors(2)), names)
 
 
 def find_encoding(
@@ -119,13 +162,13 @@ def find_encoding(
     ignore: int | str | None = "auto",
     class_values: Sequence[int | str] | None = None,
 ) -> MaskEncoding:
-    """Find out what the values of all masks mean.
+    """Find out what the values of all masks mean, by the rule at the top of this file.
 
     Args:
         masks: The values of every mask.
         file_classes: Names of the classes if each has its own files.
         names: Class names that the user gives, in order.
-        ignore: A value that is ignored, None for none. auto: 255 next to classes 0, 1, …, as in Pascal VOC.
+        ignore: A value that is ignored, None for none. auto: 255 next to indices, as in Pascal VOC.
         class_values: The value or color of each class in order. Masks with as many classes but other values are read
             in ascending order of their values.
 
@@ -137,25 +180,35 @@ def find_encoding(
         return _with_names(MaskEncoding("files", (), classes, _class_colors(len(classes))), names)
     seen = list(masks)
     palette, palettes_agree = _merge_palettes(seen)
-    kind: Literal["values", "colors"]
+    kind: Literal["values", "colors"] = "colors"
     if {mask.kind for mask in seen} == {"values"} and palettes_agree:
         kind = "values"
-        values = sorted(set().union(*(mask.values for mask in seen)))
-        if class_values is None and not palette and _is_blurred_binary(seen, values):
+        if class_values is None and not palette and _is_blurred_binary(seen):
             return _with_names(MaskEncoding("threshold", (0, 255), ("0", "1"), _class_colors(2)), names)
-    else:
-        kind = "colors"
-        values = sorted(set().union(*(_colors_of(mask) for mask in seen)))
+    files = [mask.counts if kind == "values" else mask.color_counts for mask in seen]
+    given_ignore = _given_ignore_value(kind, ignore, palette)
+    strays = _find_strays(files, given_ignore) if class_values is None else ()
+    dropped = {stray.value for stray in strays}
+    values_per_file = [file.keys() - dropped for file in files]
+    values = sorted(set().union(*values_per_file))
     if not values:
         raise DataError("no mask can be read: check that the files open in other programs.")
+    void = kind == "values" and _has_void(values_per_file)
+    same_as_one = kind == "values" and given_ignore != VOID_VALUE and _is_mixed_binary(values_per_file)
+    if same_as_one:
+        values.remove(VOID_VALUE)
     if class_values is not None:
-        kind, values = _apply_class_values(class_values, kind, values, palette, ignore)
+        kind, values = _apply_class_values(class_values, kind, values, palette, void=void and ignore == "auto")
+        same_as_one = same_as_one and kind == "values" and 1 in values and VOID_VALUE not in values
     elif not palette and kind == "values" and _is_picture(seen):
         raise DataError(
             f"masks have {len(values):,} gray values, which look like images rather than classes: use masks with "
             "sharp edges, pairs=images if they are images, or class_values=… if they are classes."
         )
-    ignore_value = _ignore_value(kind, values, ignore, palette, values_given=class_values is not None)
+    ignore_value = _given_ignore_value(kind, ignore, palette)
+    if ignore == "auto" and kind == "values":
+        unlisted = class_values is not None and VOID_VALUE not in values and not same_as_one
+        ignore_value = VOID_VALUE if unlisted or (void and class_values is None) else None
     values = [value for value in values if value != ignore_value]
     if len(values) > IGNORE_INDEX:
         raise DataError(
@@ -165,7 +218,7 @@ def find_encoding(
     if len(values) < 2:
         raise DataError("masks have only one value, so there are no classes: check that these are the right files.")
     if kind == "colors":
-        colors = tuple(_unpack_color(value) for value in values)
+        colors = tuple(unpack_color(value) for value in values)
         found = tuple(f"#{value:06x}" for value in values)
     else:
         defaults = _class_colors(len(values))
@@ -173,7 +226,8 @@ def find_encoding(
         if len(set(colors)) < len(colors):
             colors = defaults
         found = tuple(map(str, values))
-    return _with_names(MaskEncoding(kind, tuple(values), found, colors, ignore_value), names)
+    aliases = ((VOID_VALUE, values.index(1)),) if same_as_one else ()
+    return _with_names(MaskEncoding(kind, tuple(values), found, colors, ignore_value, aliases, strays), names)
 
 
 def _merge_palettes(masks: Sequence[MaskValues]) -> tuple[dict[int, RGB], bool]:
@@ -181,9 +235,58 @@ def _merge_palettes(masks: Sequence[MaskValues]) -> tuple[dict[int, RGB], bool]:
     palette: dict[int, RGB] = {}
     agree = True
     for mask in masks:
-        for value, color in zip(sorted(mask.values), mask.palette, strict=False):
+        for value, color in mask.palette.items():
             agree &= palette.setdefault(value, color) == color
     return palette, agree
+
+
+def _find_strays(files: Sequence[Mapping[int, int]], ignore_value: int | None) -> tuple[StrayValue, ...]:
+    """Return the values of few pixels in very few files, unless these are all that distinguishes the masks.
+
+    Args:
+        files: The number of pixels of each value in each file.
+        ignore_value: A value that the user ignores.
+    """
+    if len(files) < MIN_FILES_FOR_STRAYS:
+        return ()
+    pixels: Counter[int] = Counter()
+    num_files: Counter[int] = Counter()
+    largest: dict[int, int] = {}
+    for file in files:
+        for value, count in file.items():
+            pixels[value] += count
+            num_files[value] += 1
+            largest[value] = max(largest.get(value, 0), count)
+    max_pixels = MAX_STRAY_FRACTION * pixels.total()
+    max_files = max(1, int(MAX_STRAY_FILES * len(files)))
+    strays = [
+        StrayValue(value, count, num_files[value])
+        for value, count in sorted(pixels.items())
+        if count <= max_pixels
+        and num_files[value] <= max_files
+        and largest[value] <= MAX_STRAY_PIXELS
+        and value != ignore_value
+    ]
+    return tuple(strays) if len(strays) <= MAX_STRAYS and len(pixels) - len(strays) >= 2 else ()
+
+
+def _has_void(values_per_file: Sequence[Collection[int]]) -> bool:
+    """Return whether 255 marks ignored pixels: next to indices, and in some file next to a class other than 0."""
+    others = sorted(set().union(*values_per_file) - {VOID_VALUE})
+    if len(others) < 2 or others[-1] > VOID_VALUE:
+        return False
+    largest_step = max(high - low for low, high in itertools.pairwise(others))
+    are_indices = others == list(range(len(others))) or VOID_VALUE - others[-1] > MIN_VOID_GAP * largest_step
+    return are_indices and any(
+        VOID_VALUE in values and any(0 < value < VOID_VALUE for value in values) for values in values_per_file
+    )
+
+
+def _is_mixed_binary(values_per_file: Sequence[Collection[int]]) -> bool:
+    """Return whether the foreground is 1 in some files and 255 in others."""
+    return set().union(*values_per_file) == {0, 1, VOID_VALUE} and not any(
+        1 in values and VOID_VALUE in values for values in values_per_file
+    )
 
 
 def _apply_class_values(
@@ -191,16 +294,17 @@ def _apply_class_values(
     kind: Literal["values", "colors"],
     values: list[int],
     palette: Mapping[int, RGB],
-    ignore: int | str | None,
+    *,
+    void: bool,
 ) -> tuple[Literal["values", "colors"], list[int]]:
     """Return the kind and values that the user gives, or those that occur if these are the same classes."""
     given_kind = "colors" if any(isinstance(value, str) for value in class_values) else "values"
-    given = [_packed_color(value) if given_kind == "colors" else int(value) for value in class_values]
+    given = [packed_color(value) if given_kind == "colors" else int(value) for value in class_values]
     occurring = set(values)
     if given_kind == "colors" and kind == "values":
         # The same classes by the colors of their palette, or as gray values.
-        occurring = {_pack_color(palette.get(value, (value, value, value))) for value in values if value < 256}
-    ignored = {255} if ignore == "auto" and given_kind == kind == "values" and 255 not in given else set()
+        occurring = {pack_color(palette.get(value, (value, value, value))) for value in values if value < 256}
+    ignored = {VOID_VALUE} if void and given_kind == "values" and VOID_VALUE not in given else set()
     counted = occurring - ignored
     # As many other values are the same classes in another encoding; a value that does not occur leaves the others.
     if counted <= set(given) or len(counted) != len(given):
@@ -208,8 +312,9 @@ def _apply_class_values(
     return kind, values
 
 
-def _is_blurred_binary(masks: Sequence[MaskValues], values: Sequence[int]) -> bool:
+def _is_blurred_binary(masks: Sequence[MaskValues]) -> bool:
     """Return whether masks are black and white, except for edges that a lossy format or resizing has changed."""
+    values = set().union(*(mask.counts for mask in masks))
     many_values = len(values) > MIN_LOSSY_VALUES or (len(values) > 2 and any(mask.lossy for mask in masks))
     intermediate = float(np.mean([mask.intermediate for mask in masks]))
     return many_values and INTERMEDIATE_VALUES[1] <= max(values) < 256 and intermediate < MAX_BLURRED_FRACTION
@@ -217,34 +322,20 @@ def _is_blurred_binary(masks: Sequence[MaskValues], values: Sequence[int]) -> bo
 
 def _is_picture(masks: Sequence[MaskValues]) -> bool:
     """Return whether a typical mask has more values than it can have classes."""
-    return float(np.median([len(mask.values) for mask in masks])) > MAX_GRAY_CLASSES
+    return float(np.median([len(mask.counts) for mask in masks])) > MAX_GRAY_CLASSES
 
 
-def _ignore_value(
-    kind: str,
-    values: Sequence[int],
-    ignore: int | str | None,
-    palette: Mapping[int, RGB],
-    *,
-    values_given: bool,
-) -> int | None:
-    """Return the value of ignored pixels. If class values are given, auto ignores 255 unless it is one of them."""
-    if ignore is None:
+def _given_ignore_value(kind: str, ignore: int | str | None, palette: Mapping[int, RGB]) -> int | None:
+    """Return the value of ignored pixels that the user gives; None without one, and for auto."""
+    if ignore is None or ignore == "auto":
         return None
-    if ignore != "auto":
-        if kind == "colors":
-            return _packed_color(ignore)
-        if isinstance(ignore, int) or ignore.isdigit():
-            return int(ignore)
-        target = _packed_color(ignore)
-        matching = [value for value, color in palette.items() if _pack_color(color) == target]
-        return matching[0] if matching else target & 255
     if kind == "colors":
-        return None
-    if values_given:
-        return None if 255 in values else 255
-    others = list(values[:-1])
-    return 255 if values[-1] == 255 and len(others) > 1 and others == list(range(len(others))) else None
+        return packed_color(ignore)
+    if isinstance(ignore, int) or ignore.isdigit():
+        return int(ignore)
+    target = packed_color(ignore)
+    matching = [value for value, color in palette.items() if pack_color(color) == target]
+    return matching[0] if matching else target & 255
 
 
 def mask_to_indices(image: Image.Image, encoding: MaskEncoding) -> np.ndarray:
@@ -256,76 +347,29 @@ def mask_to_indices(image: Image.Image, encoding: MaskEncoding) -> np.ndarray:
     Raises:
         ValueError: A value is not a class; the message names it.
     """
-    pixels, kind = _pixel_values(image)
-    if encoding.kind == "threshold":
+    pixels, kind = pixel_values(image)
+    if encoding.kind in ("threshold", "alpha"):
         return (pixels >= BINARY_THRESHOLD).astype(np.uint8)
     if encoding.kind == "files":
         # Half of the largest value is a threshold for masks of 0 and 1, and for those that a lossy format has blurred.
         largest = int(pixels.max(initial=0))
-        only_noise = image.format in ("JPEG", "MPO") and largest < MIN_LOSSY_VALUES
+        only_noise = is_lossy(image) and largest < MIN_LOSSY_VALUES
         return np.zeros_like(pixels, np.uint8) if only_noise else (pixels > largest / 2).astype(np.uint8)
     if encoding.kind == "colors" and kind == "values":
-        palette = _palette(image)
-        colors = np.array([_pack_color(c) for c in palette], np.int64) if palette else np.arange(256) * GRAY_TO_PACKED
         if pixels.max(initial=0) > 255:
             raise ValueError(f"the value {pixels.max()} is not a class of these masks")
-        pixels = colors[pixels]
-    known = [*encoding.values, *([] if encoding.ignore is None else [encoding.ignore])]
-    order = np.argsort(known)
-    position = np.searchsorted(np.array(known)[order], pixels)
-    index = order[np.minimum(position, len(known) - 1)]
-    wrong = np.array(known)[index] != pixels
+        pixels = packed_palette(image)[pixels]
+    index_of = {value: i for i, value in enumerate(encoding.values)} | dict(encoding.aliases)
+    index_of |= {stray.value: IGNORE_INDEX for stray in encoding.strays}
+    if encoding.ignore is not None:
+        index_of[encoding.ignore] = IGNORE_INDEX
+    known = np.array(sorted(index_of))
+    position = np.minimum(np.searchsorted(known, pixels), len(known) - 1)
+    wrong = known[position] != pixels
     if wrong.any():
         text = _value_text(encoding.kind, int(pixels[wrong][0]))
         raise ValueError(f"the value {text} is not a class of these masks")
-    indices = index.astype(np.uint8)
-    if encoding.ignore is not None:
-        indices[index == len(encoding.values)] = IGNORE_INDEX
-    return indices
-
-
-def _pixel_values(image: Image.Image) -> tuple[np.ndarray, Literal["values", "colors"]]:
-    """Return a mask's pixels as one integer each, and whether they are values or packed colors."""
-    if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
-        return np.asarray(image).astype(np.int64), "values"
-    if image.mode in ("LA", "PA"):
-        return np.asarray(image)[..., 0].astype(np.int64), "values"
-    rgb = np.asarray(image.convert("RGB")).astype(np.int64)
-    if (rgb.max(2) == rgb.min(2)).all():
-        return rgb[..., 0], "values"
-    return rgb @ np.array([65536, 256, 1]), "colors"
-
-
-def _palette(image: Image.Image) -> list[RGB] | None:
-    if image.mode not in ("P", "PA"):
-        return None
-    flat = image.convert("P").getpalette("RGB") or []
-    flat = [*flat, *[0] * (768 - len(flat))]
-    return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, 768, 3)]
-
-
-def _colors_of(mask: MaskValues) -> frozenset[int]:
-    if mask.kind == "colors":
-        return mask.values
-    return mask.colors or frozenset(value * GRAY_TO_PACKED for value in mask.values if value < 256)
-
-
-def _pack_color(color: RGB) -> int:
-    return 65536 * color[0] + 256 * color[1] + color[2]
-
-
-def _unpack_color(value: int) -> RGB:
-    return value >> 16, value >> 8 & 255, value & 255
-
-
-def _packed_color(value: int | str) -> int:
-    """Return the packed color of a gray value or of a color as it is written in a recipe."""
-    if isinstance(value, int):
-        return value * GRAY_TO_PACKED
-    try:
-        return _pack_color(parse_color(value))
-    except ValueError:
-        raise DataError(f"'{value}' is not a color: give a gray value, a name such as white, or #rrggbb.") from None
+    return np.array([index_of[value] for value in known.tolist()], np.uint8)[position]
 
 
 def _value_text(kind: str, value: int) -> str:

@@ -1,8 +1,8 @@
 """Preparing images: a source is decoded once to mapped files of uint8, and found there afterwards. No PyTorch import.
 
 An entry of the cache depends on everything that decoding depends on: the source, the size, channels, resize mode,
-background and minimum size. Labels from a file, splits and the limit of rejected images are applied when an entry is
-opened, and need no decoding.
+background, range of values, and the limits of sizes. Labels from a file, splits and the limit of rejected images are
+applied when an entry is opened, and need no decoding.
 """
 
 from __future__ import annotations
@@ -53,8 +53,14 @@ def prepare(
     if config.source is None:
         raise DataError("no images given: set data.source to a folder, an archive or `digits`.")
     source = open_source(config.source, zip_encoding=config.zip_encoding)
+    if config.value_range is not None and config.source.startswith("memory:"):
+        raise DataError(
+            "data.value_range is for files, and these images were passed from Python: scale them to 0 to 255, or to "
+            "floats from 0 to 1, before they are passed."
+        )
+    source.value_range = config.value_range
     if config.pairs != "none":
-        source = open_pairs(source, config.input, config.target, image_targets=config.pairs == "images")
+        source = open_pairs(source, config.pairs, config.input, config.target)
     file_classes = source.classes if isinstance(source, PairedFolder) else ()
     if config.resize == "tiles" and config.fixed_size is not None:
         source = TiledSource(source, config.fixed_size)
@@ -94,10 +100,13 @@ def _entry_name(source: Source, config: DataConfig, background: tuple[int, int, 
         config.resize,
         background,
         config.min_size,
+        config.ignores_alpha,
+        config.value_range,
+        config.max_pixels,
         entries.FORMAT_VERSION,
     ]
     if config.pairs != "none":
-        keys += [config.pairs, config.class_names, config.class_values, config.ignore]
+        keys += [config.pairs, config.class_names, config.class_values, config.ignore, config.target_orientation]
     key = hashlib.sha256(repr(keys).encode(errors="surrogateescape")).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(source.text).name).strip("-")[:40] or "images"
     signature = hashlib.sha256(source.signature.encode()).hexdigest()[:12]

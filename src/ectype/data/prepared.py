@@ -22,6 +22,7 @@ from ectype.data.decode_batch import DIGEST_BYTES
 from ectype.data.labels import read_labels
 from ectype.data.masks import MaskEncoding
 from ectype.data.packed_strings import PackedStrings, read_strings
+from ectype.data.pixel_problems import PixelProblem
 from ectype.data.sources.base import SPLIT_IDS, TRAIN, strip_tile_suffix
 from ectype.data.splits import assign_splits
 
@@ -50,8 +51,8 @@ class Prepared:
         labels: [n] class of each row, −1 for rejected images; None without classes.
         rejects: The images that cannot be used.
         notes: What the user should know about the images, one line each.
-        mark_counts: Number of images with each mark: grey (in color images), enlarged, cut, bent, transparent,
-            animated, paged, 16-bit.
+        mark_counts: Number of images with each mark of `Decoded`.
+        pixel_problems: Problems that all images share, such as darkness.
         num_copies: Number of images that are exact copies of others after decoding.
         fingerprint: Hash of the pixels, names, labels and splits: equal if and only if training sees the same data.
         built: Whether they were decoded by this call, rather than found in the cache.
@@ -68,6 +69,7 @@ class Prepared:
     rejects: tuple[Reject, ...]
     notes: tuple[str, ...]
     mark_counts: Mapping[str, int]
+    pixel_problems: tuple[PixelProblem, ...]
     num_copies: int
     fingerprint: str
     built: bool
@@ -191,6 +193,7 @@ def open_entry(entry: Path, found: FoundEntry, config: DataConfig, *, built: boo
         rejects=rejects,
         notes=notes,
         mark_counts=manifest["marks"],
+        pixel_problems=tuple(PixelProblem(**problem) for problem in manifest["problems"]),
         num_copies=manifest["copies"],
         fingerprint=_fingerprint(manifest, names, split_ids[rows], None if labels is None else labels[rows], classes),
         built=built,

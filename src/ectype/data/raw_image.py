@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from PIL import Image
 
-__all__ = ["Pair", "Raw", "Rejected", "SideBySide", "Single", "Tile", "Unreadable"]
+__all__ = ["Alpha", "Pair", "Raw", "Rejected", "SideBySide", "Single", "Tile", "Transposed", "Unreadable"]
 
 
 class Rejected(Exception):
@@ -19,10 +20,23 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+class Alpha(NamedTuple):
+    """The alpha channel of an image, as a mask; 255 for an image without one."""
+
+    file: str | bytes | np.ndarray
+
+
+class Transposed(NamedTuple):
+    """A file that is rotated or mirrored after it was loaded, because it has the orientation of another file."""
+
+    file: str | bytes
+    method: Image.Transpose
+
+
 class Tile(NamedTuple):
     """A part of an image, in pixels of the upright image (with its EXIF orientation applied)."""
 
-    file: str | bytes | np.ndarray
+    file: str | bytes | np.ndarray | Alpha | Transposed
     top: int
     left: int
     height: int
@@ -45,7 +59,7 @@ class SideBySide(NamedTuple):
     """The half that is the image: left, right, top or bottom."""
 
 
-Single: TypeAlias = str | bytes | np.ndarray | Unreadable | Tile
+Single: TypeAlias = str | bytes | np.ndarray | Unreadable | Alpha | Transposed | Tile
 Raw: TypeAlias = Single | Pair | SideBySide
 """An item before decoding: a path, an encoded image, uint8 pixels [h, w] or [h, w, c], a part of one of these, or the
 reason why it cannot be read; or a pair of these."""

@@ -30,11 +30,11 @@ import numpy as np
 from ectype.core.errors import DataError
 from ectype.data.decode import Spec
 from ectype.data.decode_batch import decode_batch, measure_batch
-from ectype.data.decode_pairs import masks_of
-from ectype.data.masks import MaskValues, inspect_mask
-from ectype.data.raw_image import Pair, Raw, Rejected, SideBySide
+from ectype.data.decode_pairs import PairFacts, inspect_pair
+from ectype.data.image_file import LoadOptions
+from ectype.data.raw_image import Pair, Raw, SideBySide
 
-__all__ = ["Decode", "DecodeResult", "InspectMasks", "Measure", "default_workers", "run_tasks"]
+__all__ = ["Decode", "DecodeResult", "InspectPairs", "Measure", "default_workers", "run_tasks"]
 
 _WORKER_CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -54,20 +54,22 @@ class Measure(NamedTuple):
         return measure_batch(self.items)
 
 
-class InspectMasks(NamedTuple):
-    """A task that finds the values in the masks of a batch of pairs."""
+class InspectPairs(NamedTuple):
+    """A task that finds the values in the masks, and the orientation of the targets, of a batch of pairs."""
 
     first: int
     """Position of the batch's first pair in the source."""
     items: Sequence[Raw] | np.ndarray
+    options: LoadOptions
+    read_masks: bool
+    """Whether targets are masks whose values are needed."""
 
-    def run(self) -> list[MaskValues]:
-        """Return the values of each mask that can be read; decoding will report the others."""
-        found: list[MaskValues] = []
+    def run(self) -> list[PairFacts]:
+        """Return the facts about each pair."""
+        found = []
         for raw in self.items:
             assert isinstance(raw, Pair | SideBySide)
-            with contextlib.suppress(Rejected):
-                found += map(inspect_mask, masks_of(raw))
+            found.append(inspect_pair(raw, self.options, read_masks=self.read_masks))
         return found
 
 
@@ -89,7 +91,9 @@ class Decode(NamedTuple):
         with open(self.path, "r+b") as file:
             file.seek(self.offset)
             file.write(batch.pixels.data)
-        return DecodeResult(batch.reasons, batch.digests, batch.mark_counts, batch.is_color, batch.max_16_bit_value)
+        return DecodeResult(
+            batch.reasons, batch.digests, batch.mark_counts, batch.is_color, batch.max_16_bit_value, batch.max_value
+        )
 
 
 class DecodeResult(NamedTuple):
@@ -100,9 +104,10 @@ class DecodeResult(NamedTuple):
     mark_counts: Counter[str]
     is_color: bool
     max_16_bit_value: int
+    max_value: int
 
 
-Task: TypeAlias = Measure | InspectMasks | Decode
+Task: TypeAlias = Measure | InspectPairs | Decode
 
 
 def default_workers() -> int:

@@ -24,6 +24,7 @@ from ectype.data.colors import parse_color
 from ectype.data.decode import Spec
 from ectype.data.decode import decode as decode_image
 from ectype.data.decode_batch import measure_batch
+from ectype.data.image_file import LoadOptions
 from ectype.data.preview import check_folder_writable, writing_file
 from ectype.data.raw_image import Rejected
 from ectype.data.sources.base import unsupported_notes
@@ -139,7 +140,15 @@ def rejected_note(skipped: Sequence[str]) -> str:
 def decode_spec(info: DataInfo, recipe: Recipe) -> Spec:
     """Return how an image is decoded so that it looks like the training images."""
     data = recipe.data
-    return Spec(info.size, info.channels, data.resize_mode, parse_color(data.background), 1)
+    return Spec(
+        info.size,
+        info.channels,
+        data.resize_mode,
+        parse_color(data.background),
+        min_size=1,
+        load=LoadOptions(data.max_pixels, data.value_range),
+        ignore_alpha=data.ignores_alpha,
+    )
 
 
 def exceeds_model_size(path: Path, spec: Spec) -> tuple[int, int] | None:

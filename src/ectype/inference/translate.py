@@ -18,7 +18,6 @@ from ectype.core.errors import DataError, ModelError
 from ectype.core.images import to_uint8
 from ectype.core.tiling import apply_in_tiles
 from ectype.data.build_entry import MAX_OWN_SIDE_PX
-from ectype.data.colors import parse_color
 from ectype.data.decode import Spec
 from ectype.data.decode import decode as decode_image
 from ectype.data.image_file import image_size
@@ -27,6 +26,7 @@ from ectype.data.raw_image import Rejected
 from ectype.inference.image_io import (
     OVERVIEW,
     InferenceResult,
+    decode_spec,
     list_images,
     output_paths,
     png,
@@ -96,8 +96,8 @@ def translate(
     files = list_images(images)
     endings = ["", *(["-overlay"] if overlay else []), *(_endings(model.info) if probabilities else [])]
     places = output_paths(files, out, endings)
-    data, info = recipe_of(run).data, model.info
-    spec = Spec(info.size, info.channels, "squash", parse_color(data.background), 1)
+    recipe, info = recipe_of(run), model.info
+    data, spec = recipe.data, decode_spec(info, recipe)._replace(resize="squash")
     full = scale == "full" or (scale == "auto" and isinstance(model, Restorer))
     here = next(model.parameters()).device
     shown: list[Tensor] = []
@@ -188,7 +188,7 @@ def _apply(function: Callable[[Tensor], Tensor], pixels: Tensor, tile: int) -> t
 def _write(
     model: Translator, output: Tensor, pixels: Tensor, place: Path, source: Path, *, overlay: bool, probabilities: bool
 ) -> None:
-    kept = _kept(source, "L" if len(output) == 1 else "RGB")
+    kept = _kept(source)
     if not isinstance(model, Segmenter):
         values = to_uint8(output[None])[0].permute(1, 2, 0).numpy()
         _save(Image.fromarray(values[..., 0] if values.shape[2] == 1 else values), png(place), **kept)
@@ -213,13 +213,14 @@ def _save(image: Image.Image, path: Path, **metadata: Any) -> None:
         image.save(scratch, **metadata)
 
 
-def _kept(source: Path, mode: str) -> dict[str, Any]:
-    """Return the metadata of a file that also applies to its output. The EXIF orientation was applied already."""
+def _kept(source: Path) -> dict[str, Any]:
+    """Return the metadata of a file that also applies to its output.
+
+    The EXIF orientation was applied already, and the color profile too: outputs are in sRGB.
+    """
     try:
         with Image.open(source) as opened:
             kept: dict[str, Any] = {"dpi": opened.info["dpi"]} if opened.info.get("dpi") else {}
-            if opened.mode == mode and opened.info.get("icc_profile"):
-                kept["icc_profile"] = opened.info["icc_profile"]  # the profile describes these channels only
             exif = opened.getexif()
             if len(exif):
                 exif.pop(0x0112, None)

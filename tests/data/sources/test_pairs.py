@@ -152,6 +152,15 @@ LAYOUTS = {
     "a word behind": ("{}.png", "{}_mask.png", "{}.png"),
     "a word behind, folders": ("imgs/{}.png", "annotations/{}-seg.png", "{}.png"),
     "folders of classes above": ("cats/image/{}.png", "cats/gt/{}.png", "cats/{}.png"),
+    "words in front": ("img_{}.png", "mask_{}.png", "img_{}.png"),
+    "a word in front": ("{}.png", "mask_{}.png", "{}.png"),
+    "words in front, folders": ("images/img_{}.png", "masks/mask_{}.png", "img_{}.png"),
+    "words behind": ("{}_sat.png", "{}_mask.png", "{}_sat.png"),
+    "words behind, folders": ("images/{}_image.png", "masks/{}_label.png", "{}_image.png"),
+    "a word in front and one behind": ("images/img_{}.png", "masks/img_{}_mask.png", "img_{}.png"),
+    "splits in front": ("train_images/{}.png", "train_masks/{}_mask.png", "train/{}.png"),
+    "nnU-Net": ("imagesTr/case_00{}_0000.png", "labelsTr/case_00{}.png", "train/case_00{}_0000.png"),
+    "frames with numbers": ("images/f_000{}.png", "masks/f_000{}.png", "f_000{}.png"),
     "folders inside": ("images/a/b/{}.png", "masks/a/b/{}.png", "a/b/{}.png"),
 }
 
@@ -408,3 +417,49 @@ def test_both_unicode_forms_of_a_name_are_a_pair(tmp_path: Path) -> None:
     found = prepared(write(tmp_path, files), input="images", target=composed)
     assert len(found) == 2
     assert not found.rejects
+
+
+def test_pascal_voc(tmp_path: Path) -> None:
+    masks = [np.where(mask == 2, 255, mask).astype(np.uint8) for mask in MASKS]
+    colours = [*COLOURS[:2], *((9, 9, i) for i in range(2, 255)), (224, 224, 192)]
+    files: dict = {f"VOC2012/JPEGImages/{i}.jpg": picture() for i in range(9)}
+    files |= {f"VOC2012/SegmentationClass/{i}.png": palette(mask, colours) for i, mask in enumerate(masks)}
+    files |= {f"VOC2012/SegmentationObject/{i}.png": palette(mask, colours) for i, mask in enumerate(masks)}
+    root = write(tmp_path, files)
+    lists = root / "VOC2012/ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("0\n2\n")
+    (lists / "val.txt").write_text("1\n3\n")
+    found = prepared(root)
+    assert not found.rejects
+    assert found.split_sizes == {"train": 2, "val": 2, "test": 0}
+    assert torch.equal(targets(found, root), torch.from_numpy(np.stack(masks)[[0, 2]]).long())
+    assert "splits: the lists in ImageSets/Segmentation; other images are left out" in found.notes
+    (lists / "train.txt").write_text("0\n2\n3\n")
+    (lists / "val.txt").write_text("1\n")
+    assert prepared(root).split_sizes == {"train": 3, "val": 1, "test": 0}
+
+
+@pytest.mark.parametrize("train_ids", [False, True])
+def test_cityscapes(train_ids: bool, tmp_path: Path) -> None:
+    files: dict = {}
+    for i, mask in enumerate(MASKS):
+        split, city = ("train", "ulm") if i < 3 else ("val", "bonn")
+        files[f"leftImg8bit/{split}/{city}/{city}_{i}_leftImg8bit.png"] = picture()
+        kinds = {"color": np.array(COLOURS, np.uint8)[mask], "instanceIds": 100 * mask, "labelIds": mask + 20}
+        for kind, drawn in {**kinds, **({"labelTrainIds": mask} if train_ids else {})}.items():
+            files[f"gtFine/{split}/{city}/{city}_{i}_gtFine_{kind}.png"] = drawn
+    root = write(tmp_path, files)
+    found = prepared(root)
+    assert not found.rejects
+    assert found.split_sizes == {"train": 3, "val": 1, "test": 0}
+    assert torch.equal(targets(found, root), torch.from_numpy(np.stack(MASKS)[:3]).long())
+    assert found.info.target is not None
+    assert found.info.target.values == ((0, 1, 2) if train_ids else (20, 21, 22))
+
+
+def test_what_has_no_partner_is_told_what_to_rename(tmp_path: Path) -> None:
+    files: dict = {f"images/{i}.png": picture() for i in range(3)}
+    root = write(tmp_path, files | {f"masks/x{i}.png": MASKS[i] for i in range(3)})
+    with pytest.raises(DataError, match=r"rename the target of 'images/0.png' to 'masks/0.png' \(.* 'masks/x0.png'\)"):
+        prepared(root)

@@ -117,7 +117,7 @@ def test_partners_of_another_size_are_left_out_with_a_reason(tmp_path: Path) -> 
     for i in range(3):
         for name, size in (("images", (64, 64)), ("masks", (64, 64) if i else (32, 64))):
             (tmp_path / name).mkdir(exist_ok=True)
-            Image.fromarray(RNG.integers(0, 2, size, dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+            Image.fromarray(RNG.integers(0, 2, size, dtype=np.uint8) * 255).save(tmp_path / name / f"{i}.png")
     found, _ = prepared(tmp_path, pairs="masks", max_rejects=0.5)
     assert [(reject.path, reject.reason) for reject in found.rejects] == [
         ("0.png", "target: 64×32, but its image is 64×64")

@@ -36,7 +36,7 @@ def find_in_data(prepared: Prepared) -> Finding | None:
     evidence: list[Evidence] = []
     advice: list[Advice] = []
     messages: list[str] = []
-    is_serious = False
+    serious = [problem.message for problem in prepared.pixel_problems]
     rejected = len(prepared.rejects)
     if rejected > MAX_REJECTED_FRACTION * (n + rejected):
         messages.append(f"{rejected:,} images cannot be used ({summarize_reasons(prepared.rejects)})")
@@ -46,10 +46,13 @@ def find_in_data(prepared: Prepared) -> Finding | None:
         messages.append(f"{prepared.num_copies:,} images are exact copies of others")
         evidence.append(Evidence("exact copies", prepared.num_copies, f"of {n:,}; see {prepared.root}/copies.csv"))
         advice.append(Advice("removing exact copies", "copies count twice and may end up in two splits", {}))
+    for problem in prepared.pixel_problems:
+        messages.append(problem.message)
+        evidence.append(Evidence(problem.evidence, problem.value, f"{n:,} images"))
+        advice.append(Advice(problem.fix, "a model learns only from what the images show", problem.overrides))
     near = find_near_duplicates(prepared)
     pictures: dict[str, Tensor] = {}
     if len(near.held_out) > MAX_NEAR_DUPLICATE_FRACTION * near.num_compared:
-        is_serious = len(near.held_out) > 10 * MAX_NEAR_DUPLICATE_FRACTION * near.num_compared
         messages.append(
             f"{len(near.held_out):,} of {near.num_compared:,} held-out images are near-duplicates of training images"
         )
@@ -58,6 +61,8 @@ def find_in_data(prepared: Prepared) -> Finding | None:
                 "held-out images with a near-duplicate in training", len(near.held_out), f"of {near.num_compared:,}"
             )
         )
+        if len(near.held_out) > 10 * MAX_NEAR_DUPLICATE_FRACTION * near.num_compared:
+            serious.append(messages[-1])
         advice += _separate_duplicates(prepared)
         pictures = {
             "held out": _images(prepared, near.held_out[:NUM_SHOWN_PAIRS]),
@@ -77,10 +82,8 @@ def find_in_data(prepared: Prepared) -> Finding | None:
         )
     if not messages:
         return None
-    severity: Severity = "serious" if is_serious else "warning"
-    # The near-duplicates are the only serious problem.
-    worst = next((message for message in messages if is_serious and "near-duplicates" in message), messages[0])
-    headline = f"The images have a problem: {worst}"
+    severity: Severity = "serious" if serious else "warning"
+    headline = f"The images have a problem: {(serious or messages)[0]}"
     return Finding("bad data", severity, "; ".join(messages), evidence, advice, pictures, headline=headline)
 
 

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ectype.core.errors import DataError
-from ectype.data.bit_depth import reduce_16_to_8_bits
+from ectype.data.bit_depth import reduce_16_to_8_bits, scale_to_8_bits
 from ectype.data.packed_strings import NumberedStrings
 from ectype.data.raw_image import Raw
 from ectype.data.sources.base import (
@@ -125,26 +125,31 @@ class ArraySource(Source):
             yield block
 
     def _to_uint8(self, block: np.ndarray, part: ArrayPart) -> np.ndarray:
-        if block.dtype == np.uint8:
-            return block
         if block.dtype == bool:
             return block.astype(np.uint8) * np.uint8(255)
+        is_8_bit = block.dtype == np.uint8
+        if is_8_bit and (self.value_range is None or self.value_range[1] > 255):
+            return block
         low, high = block.min(initial=0), block.max(initial=0)
+        is_16_bit = block.dtype.kind == "u" and block.dtype.itemsize == 2  # of either byte order
+        if is_16_bit:
+            self.num_16_bit += len(block)
+            self.max_16_bit_value = max(self.max_16_bit_value, int(high))
+        if self.value_range is not None and (block.dtype.kind != "f" or np.isfinite(block).all()):
+            return scale_to_8_bits(block, self.value_range)
         if block.dtype.kind == "f":
             if not (low >= 0 and high <= 1):
                 raise DataError(
                     f"'{part.name}' in '{self.text}' has values from {low:g} to {high:g}: floats must be between 0 and "
-                    "1; scale them, or store uint8."
+                    "1; set data.value_range to the values that are black and white, or store uint8."
                 )
             return np.rint(block.astype(np.float32) * 255).astype(np.uint8)
-        if block.dtype.kind == "u" and block.dtype.itemsize == 2:  # of either byte order
-            self.num_16_bit += len(block)
-            self.max_16_bit_value = max(self.max_16_bit_value, int(high))
+        if is_16_bit:
             return reduce_16_to_8_bits(block)
         if low < 0 or high > 255:
             raise DataError(
                 f"'{part.name}' in '{self.text}' has values from {low} to {high}: {block.dtype} pixels must be between "
-                "0 and 255; scale them, or store uint8 or uint16."
+                "0 and 255; set data.value_range to the values that are black and white, or store uint8 or uint16."
             )
         return block.astype(np.uint8)
 

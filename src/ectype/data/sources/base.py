@@ -105,12 +105,15 @@ class Source(ABC):
         max_16_bit_value: Largest value of these images, before they were reduced.
         multi_frame_counts: Number of paged and of animated files, if items are parts of files. Other sources leave
             this to decoding.
+        value_range: The values that become 0 and 255 where the source itself yields pixels; None for the range of their
+            type. Set before the items are read.
     """
 
     decoded = False
     num_16_bit = 0
     max_16_bit_value = 0
     multi_frame_counts: Mapping[str, int] = MappingProxyType({})
+    value_range: tuple[float, float] | None = None
 
     def __init__(self, text: str, location: str, signature: str) -> None:
         self.text = text

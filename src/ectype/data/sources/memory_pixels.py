@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from ectype.core.errors import DataError
 from ectype.data.bit_depth import to_eight_bits
+from ectype.data.color_profile import convert_to_srgb
 from ectype.data.raw_image import Rejected
 
 __all__ = [
@@ -177,6 +178,7 @@ def _pil_pixels(image: Image.Image, where: str) -> np.ndarray:
         image, _ = to_eight_bits(image)
     except Rejected as reason:
         raise DataError(f"{where} has {reason}: convert it to mode L or RGB.") from None
+    image = convert_to_srgb(image, set())
     if image.mode not in ("L", "RGB", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA" if image.has_transparency_data else "L" if image.mode == "1" else "RGB")
     pixels = np.asarray(image)

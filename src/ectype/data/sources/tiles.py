@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ectype.data.decode_pairs import split_halves
+from ectype.data.decode_pairs import orient_targets, split_halves
 from ectype.data.image_file import image_size, multi_frame_kind
 from ectype.data.raw_image import Pair, Raw, Rejected, SideBySide, Single, Tile, Unreadable
 from ectype.data.sources.base import Listing, Source
@@ -89,13 +89,18 @@ def cut_tiles(raw: Raw, size: tuple[int, int]) -> list[Raw]:
 def _cuttable_size(raw: Raw) -> tuple[int, int] | None:
     """Return height and width, or None if the item cannot be cut; decoding will then report the reason."""
     try:
-        pair = split_halves(raw) if isinstance(raw, SideBySide) else raw
+        pair = _as_pair(raw)
     except Rejected:
         return None
     if not isinstance(pair, Pair):
         return image_size(pair)
     sizes = {image_size(single) for single in (pair.image, *pair.targets) if single is not None}
     return sizes.pop() if len(sizes) == 1 else None
+
+
+def _as_pair(raw: Raw) -> Single | Pair:
+    """Return the halves of a file as a pair, and the targets of a pair as its image lies."""
+    return orient_targets(split_halves(raw), is_stored=None) if isinstance(raw, Pair | SideBySide) else raw
 
 
 def _tile_boxes(size: tuple[int, int] | None, tile_size: tuple[int, int]) -> list[Box] | None:
@@ -111,7 +116,7 @@ def _tile_boxes(size: tuple[int, int] | None, tile_size: tuple[int, int]) -> lis
 
 
 def _iterate_tiles(raw: Raw, boxes: list[Box]) -> Iterator[Raw]:
-    pair = split_halves(raw) if isinstance(raw, SideBySide) else raw
+    pair = _as_pair(raw)
     for box in boxes:
         if isinstance(pair, Pair):
             targets = tuple(None if target is None else _tile(target, box) for target in pair.targets)
@@ -121,4 +126,7 @@ def _iterate_tiles(raw: Raw, boxes: list[Box]) -> Iterator[Raw]:
 
 
 def _tile(raw: Single, box: Box) -> Single:
-    return raw if isinstance(raw, Unreadable | Tile) else Tile(raw, *box)
+    if isinstance(raw, Unreadable):
+        return raw
+    top, left, height, width = box
+    return Tile(raw.file, raw.top + top, raw.left + left, height, width) if isinstance(raw, Tile) else Tile(raw, *box)
