@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from ectype.api.run import Run
 from ectype.api.train import console_for, source_text
 from ectype.core.console import heartbeat
 from ectype.core.errors import RecipeError
+from ectype.core.escape import for_html
 from ectype.core.table import Table
 from ectype.experiments import compare as comparing
 from ectype.experiments import search as searching
@@ -30,8 +30,8 @@ class _Results(ABC):
     """The HTML page."""
 
     def _repr_html_(self) -> str:
-        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.conclusions)
-        return f"{sentences}{self.to_table()._repr_html_()}<p>page: {html.escape(str(self.page))}</p>"
+        sentences = "".join(f"<p>{for_html(sentence)}</p>" for sentence in self.conclusions)
+        return f"{sentences}{self.to_table()._repr_html_()}<p>page: {for_html(str(self.page))}</p>"
 
     def __repr__(self) -> str:
         return "\n".join([*self.conclusions, f"page: {self.page}"])

@@ -12,6 +12,7 @@ import typer
 
 from ectype.cli.shared import app, columns, out, say
 from ectype.core.errors import DataError, RecipeError
+from ectype.core.escape import for_terminal
 
 
 @app.command()
@@ -50,7 +51,7 @@ def train(
         if dry:
             from ectype.training.run import resolve
 
-            print(resolve(recipe, data, changes, start=start).yaml(), end="")
+            print(for_terminal(resolve(recipe, data, changes, start=start).yaml()), end="")
             return
         run = training.train(recipe, data, changes, out=to, resume=resume, start=start, fix=fix, progress=out)
         if os.environ.get("RANK", "0") == "0":  # of several processes, the first one reports
@@ -90,7 +91,8 @@ def presets(
         return
     file = preset_path(name)
     recipe = load_recipe(file, overrides or []) if overrides or full else None
-    print(recipe.yaml(full=full) if recipe is not None else file.read_text(encoding="utf-8"), end="", flush=True)
+    text = recipe.yaml(full=full) if recipe is not None else file.read_text(encoding="utf-8")
+    print(for_terminal(text), end="", flush=True)
     if plain:
         return
     from ectype.analysis import cost
@@ -107,7 +109,7 @@ def presets(
 def _comment(lines: list[str]) -> None:
     """Print lines as YAML comments, so that the output stays a valid recipe."""
     for line in lines:
-        print(f"# {line}".rstrip(), flush=True)
+        print(for_terminal(f"# {line}".rstrip()), flush=True)
 
 
 @app.command()

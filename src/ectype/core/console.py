@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.status import Status
+from rich.text import Text
 
-__all__ = ["ActivityConsole", "doing", "heartbeat", "progress_line"]
+from ectype.core.escape import for_terminal
+
+__all__ = ["ActivityConsole", "doing", "heartbeat", "progress_line", "say"]
 
 MAX_SILENT_SECONDS = 5.0
 """In a pipe, a line is printed when nothing was printed for this long."""
@@ -26,13 +29,16 @@ class ActivityConsole(Console):
     Inside of `heartbeat()`, a console that is not a terminal prints the current activity whenever it was silent for
     `max_silent_seconds`, so that a log never looks like a program that hangs. On a terminal, `spinner()` shows it.
 
+    Text is printed as it is: it contains no markup or names of emoji, and its control characters are written out,
+    because it may be the name of somebody else's file. For colors, print `rich.text.Text`.
+
     >>> console = ActivityConsole()
     >>> with console.heartbeat():
     ...     console.doing("counting")
     """
 
     def __init__(self, *args: Any, max_silent_seconds: float = MAX_SILENT_SECONDS, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"markup": False, "emoji": False, **kwargs})
         self.max_silent_seconds = max_silent_seconds
         self._last_print = self._since = time.monotonic()
         self._activity: Activity = ""
@@ -44,6 +50,20 @@ class ActivityConsole(Console):
         self._last_print = time.monotonic()
         super().print(*objects, **kwargs)
 
+    def render_str(self, text: str, **kwargs: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return text with its control characters written out, before it is laid out."""
+        return super().render_str(for_terminal(text), **kwargs)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments of anything that is printed; those that are no control codes are text."""
+        for segment in super().render(renderable, options):
+            # The end of a line that is printed over is the only carriage return that Rich lets through.
+            yield (
+                segment
+                if segment.control or segment.text == "\r"
+                else segment._replace(text=for_terminal(segment.text))
+            )
+
     def doing(self, activity: Activity) -> None:
         """Set what the program is doing.
 
@@ -52,7 +72,7 @@ class ActivityConsole(Console):
         """
         self._activity, self._since = activity, time.monotonic()
         if self._status is not None:
-            self._status.update(escape(self._text()))
+            self._status.update(Text(for_terminal(self._text())))
 
     def _text(self) -> str:
         return self._activity if isinstance(self._activity, str) else self._activity()
@@ -69,12 +89,7 @@ class ActivityConsole(Console):
             while not stop.wait(max(0.05, self._last_print + self.max_silent_seconds - time.monotonic())):
                 if time.monotonic() - self._last_print >= self.max_silent_seconds:
                     text = self._text() or "working"
-                    self.print(
-                        f"  {text} ({time.monotonic() - self._since:.0f} s)",
-                        highlight=False,
-                        soft_wrap=True,
-                        markup=False,
-                    )
+                    say(self, f"  {text} ({time.monotonic() - self._since:.0f} s)")
 
         self._beating, self._last_print = True, time.monotonic()
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -94,11 +109,17 @@ class ActivityConsole(Console):
             with self.heartbeat():
                 yield
             return
-        with self.status(escape(self._text())) as self._status:
+        with self.status(Text(for_terminal(self._text()))) as self._status:
             try:
                 yield
             finally:
                 self._status = None
+
+
+def say(console: Console | None, text: str) -> None:
+    """Print text as it is, if there is a console: no markup, and lines are not broken."""
+    if console is not None:
+        console.print(Text(for_terminal(text)), highlight=False, soft_wrap=True)
 
 
 def doing(console: Console | None, activity: Activity) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import shutil
 import statistics
@@ -17,6 +16,7 @@ import numpy as np
 
 from ectype.config.schema import DataConfig
 from ectype.core.errors import DataError
+from ectype.core.escape import write_csv
 from ectype.data.cache import write_error
 from ectype.data.decode import Spec, TargetSpec
 from ectype.data.decode_batch import DIGEST_BYTES, decode_batch
@@ -219,10 +219,8 @@ class EntryBuilder:
                 f"none of the {len(rejects):,} images in '{self.source.text}' can be used "
                 f"({summarize_reasons(rejects)}), such as {examples}: check that they open in other programs."
             )
-        with open(folder / "rejects.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(Reject._fields)
-            writer.writerows(rejects)
+        with open(folder / "rejects.csv", "w", encoding="utf-8", newline="") as file:
+            write_csv(file, [Reject._fields, *rejects])
         write_strings(folder, listing.names)
         arrays = {"kept": kept, "split_ids": listing.split_ids, "digests": result.digests}
         if listing.labels is not None:
@@ -254,10 +252,8 @@ class EntryBuilder:
             (names[int(rows[i])], names[int(rows[original[i]])])
             for i in np.flatnonzero(original != np.arange(len(rows)))
         ]
-        with open(self.folder / "copies.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "copy of"))
-            writer.writerows(copies)
+        with open(self.folder / "copies.csv", "w", encoding="utf-8", newline="") as file:
+            write_csv(file, [("path", "copy of"), *copies])
         return copies
 
     def _target_manifest(self, spec: Spec, shards: Sequence[str]) -> dict[str, Any] | None:

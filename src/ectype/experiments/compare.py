@@ -149,10 +149,6 @@ def compare(
     _same_plan(place, {"runs": plan, "images": sorted({prepared.fingerprint for prepared, _ in opened.values()})})
     held_out = {key: _held_out(store) for key, (_, store) in opened.items()}
 
-    def say(text: str) -> None:
-        if console is not None:
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
-
     say(f"{len(recipes)} runs, {processes} at a time → {place}")
     runs: dict[str, list[RunDir]] = {arm.name: [] for arm in arms}
     found: dict[str, list[Evaluation]] = {arm.name: [] for arm in arms}

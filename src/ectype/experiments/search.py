@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +16,9 @@ from rich.console import Console
 
 from ectype.analysis.results import comparison_page, evaluate, evaluate_on_validation
 from ectype.config.recipe import Recipe
-from ectype.core.console import doing
+from ectype.core.console import doing, say
 from ectype.core.errors import EctypeError, Interrupted, RecipeError, RunError
+from ectype.core.escape import write_csv
 from ectype.core.optional import optional_import
 from ectype.core.random import derive_seed
 from ectype.evaluation.comparison_stats import compare_figures
@@ -156,9 +157,7 @@ def search(
     budget = f"train.images={images}" if images is not None else f"train.minutes={minutes:g}"
     shared = [*words, budget, f"run.threads={max(1, cores // processes)}"]
 
-    def say(text: str) -> None:
-        if console is not None:
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
+    report = partial(say, console)
 
     def made(values: Mapping[str, str]) -> Recipe:
         return resolve(recipe, data, [*shared, *(f"{key}={value}" for key, value in values.items())])
@@ -181,7 +180,7 @@ def search(
         raise RunError(f"--by {by}: earlier trials were ranked by {ranked_by}; leave it out, or give another --out.")
     with terminate_children():
         doing(console, lambda: running_text(place, sorted(path.name for path in place.glob("trial-*/"))))
-        _run_trials(study, place, processes, trials, knobs, made, by, say, alone=storage is None)
+        _run_trials(study, place, processes, trials, knobs, made, by, report, alone=storage is None)
         finished = _finished_trials(study)
         if not finished:
             raise RunError(f"no trial finished: see the .log files in '{place}'.")
@@ -224,7 +223,7 @@ def _run_trials(
     knobs: Sequence[Knob],
     made: Callable[[Mapping[str, str]], Recipe],
     by: str | None,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     *,
     alone: bool,
 ) -> None:
@@ -257,7 +256,7 @@ def _run_trials(
             return
         turn, waiting = waiting[:processes], waiting[processes:]
         recipes = {f"trial-{which:03d}": made(words) for which, words in turn}
-        failed = launch_runs(place, recipes, processes, say)
+        failed = launch_runs(place, recipes, processes, report)
         for which, words in turn:
             name = f"trial-{which:03d}"
             try:
@@ -270,7 +269,7 @@ def _run_trials(
                 if isinstance(error, RecipeError):
                     raise
                 study.tell(which, state=TrialState.FAIL)
-                say(f"{name}: failed: {error}")
+                report(f"{name}: failed: {error}")
                 if len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,))) >= max(3, trials):
                     raise RunError(f"all trials fail, the last with: {error}") from None
                 continue
@@ -287,7 +286,7 @@ def _run_trials(
                 study.set_user_attr(key, now)
             study.set_user_attr("sign", sign)
             study.tell(which, sign * figure.value if math.isfinite(figure.value) else math.inf)
-            say(f"{name}: {_values_text(words)}: {figure.name} {figure.text} on validation images")
+            report(f"{name}: {_values_text(words)}: {figure.name} {figure.text} on validation images")
 
 
 def _same_study(study: optuna.Study, plan: dict[str, Any]) -> None:
@@ -380,9 +379,9 @@ def _edges(study: optuna.Study, best: Any) -> dict[str, bool]:
 def _table(study: optuna.Study, file: Path, knobs: Sequence[Knob], figure: str) -> None:
     sign = study.user_attrs["sign"]
     with file.open("w", encoding="utf-8", newline="") as target:
-        writer = csv.writer(target)
-        writer.writerow(["trial", "state", *(knob.key for knob in knobs), f"{figure} (validation)"])
+        rows: list[list[Any]] = [["trial", "state", *(knob.key for knob in knobs), f"{figure} (validation)"]]
         for trial in study.get_trials(deepcopy=False):
             value = "" if trial.value is None else sign * trial.value
             words = trial.user_attrs.get("words", {})
-            writer.writerow([trial.number, trial.state.name.lower(), *(words.get(k.key, "") for k in knobs), value])
+            rows.append([trial.number, trial.state.name.lower(), *(words.get(k.key, "") for k in knobs), value])
+        write_csv(target, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ectype.core.errors import ModelError
+from ectype.core.escape import for_json, for_markdown
 from ectype.core.files import atomic_directory
 from ectype.core.optional import optional_import
 from ectype.models.autoencoder import GaussianAutoencoder
@@ -35,7 +37,7 @@ An autoencoder for diffusers, trained with Ectype: {channels} channels, {height}
 import torch
 from diffusers import AutoencoderKL
 
-vae = AutoencoderKL.from_pretrained("{name}")
+vae = AutoencoderKL.from_pretrained({quoted})
 image = torch.rand(1, {channels}, {height}, {width}) * 2 - 1  # [-1, 1]
 with torch.no_grad():
     code = vae.encode(image).latent_dist.sample()
@@ -196,7 +198,8 @@ def _readme(model: GaussianAutoencoder, out: Path, scaling: LatentScaling, origi
     channels, height, width = model.info.shape
     shifted = scaling.shift_factor is not None
     return README.format(
-        name=out.name,
+        name=for_markdown(out.name),
+        quoted=for_json(json.dumps(out.name, ensure_ascii=False)),
         channels=channels,
         height=height,
         width=width,

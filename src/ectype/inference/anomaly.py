@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ectype.config.schema import DataConfig
 from ectype.core.errors import DataError
+from ectype.core.escape import write_csv
 from ectype.core.images import to_uint8
 from ectype.core.table import Table
 from ectype.core.tiling import apply_in_tiles
@@ -189,11 +189,9 @@ def score(
     ]
     rows.sort(key=lambda row: _oddness(row[2], row[4], row[1]))
     if out is not None:
-        # Names of files may not be UTF-8; they are written unchanged.
-        with writing_file(out), out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(("image", "error", f"share of {kind} images", "peak", f"share of {kind} images' peaks"))
-            writer.writerows((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)
+        headings = ("image", "error", f"share of {kind} images", "peak", f"share of {kind} images' peaks")
+        with writing_file(out), out.open("w", newline="", encoding="utf-8") as file:
+            write_csv(file, [headings, *((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)])
     pictures = torch.cat([picture for _, picture in kept])
     if overview is not None:
         save_grid(to_uint8(pictures), overview, columns=6)

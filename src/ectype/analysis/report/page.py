@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ectype.analysis.cost import format_gflop, format_gigabytes
@@ -22,6 +23,7 @@ from ectype.analysis.report.sections import sections
 from ectype.analysis.report.summary_text import describe_density, format_compression, summary_text
 from ectype.analysis.run_view import RunView
 from ectype.core.errors import CheckpointError, RunError
+from ectype.core.escape import for_terminal
 from ectype.evaluation.comparison_stats import FigureComparison
 from ectype.evaluation.figure_names import display_name
 from ectype.evaluation.figures import Evaluation, Figure, format_number
@@ -91,6 +93,7 @@ def write_report(
     template = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -117,12 +120,16 @@ def write_report(
     )
     scratch = target.with_name(target.name + ".tmp")
     try:
-        # A file's name may contain bytes that are no text.
-        scratch.write_text(page, encoding="utf-8", errors="replace")
+        scratch.write_text(page, encoding="utf-8")
         scratch.replace(target)
     except OSError as error:
         raise RunError(f"cannot write '{target}' ({error.strerror}): choose another place with --out.") from None
     return target
+
+
+def _visible(value: Any) -> Any:
+    """Write out control characters of text in the page; jinja escapes its tags."""
+    return value if not isinstance(value, str) or isinstance(value, Markup) else for_terminal(value)
 
 
 def _title(parts: Sequence[_Part]) -> str:
