@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ectype.analysis.diagnose.finding import Finding
 from ectype.evaluation.figure_names import display_name, metric_of
-from ectype.evaluation.figures import Evaluation, Figure
+from ectype.evaluation.figures import Evaluation, Figure, plain_text
 
 __all__ = ["headline_figures", "headline_sentence", "headline_table", "short_number"]
 

@@ -39,6 +39,9 @@ __all__ = ["FIGURES_VERSION", "OpenData", "open_view"]
 FIGURES_VERSION = 7
 """Version of what is measured. Figures stored by another version are measured again."""
 
+MAX_QUICK_IMAGES = 1000
+"""Test images, and samples, of an evaluation that is to be quick (`run.evaluation=quick`)."""
+
 OpenData = Callable[[DataConfig], tuple[Prepared, ImageStore]]
 """Open the images of a recipe; a training session passes one that returns what it holds open already."""
 
@@ -89,7 +92,9 @@ def open_view(
         raise DataError(f"no {split} images to measure on: raise data.split.{split}.")
     moved = config is recipe.data and _trained_on(run) not in (None, prepared.fingerprint)
     # The figures depend on these weights and these images.
+    quick = recipe.run.evaluation == "quick"
     key = [FIGURES_VERSION, checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
+    key += ["quick"] if quick else []
     kept = _stored(run, key, likelihood) if own else None
     evaluation = kept or _measure(model, recipe, train, test, prepared, store, likelihood, progress)
     if others:
@@ -123,6 +128,7 @@ def _measure(
     likelihood: int | None,
     progress: Callable[[str], None] | None,
 ) -> Evaluation:
+    quick = recipe.run.evaluation == "quick" and likelihood is None
     extractors = []
     if isinstance(model, Samples):
         if progress is not None:
@@ -135,7 +141,8 @@ def _measure(
         test,
         recipe=recipe,
         device=next(model.parameters()).device,
-        likelihood_samples=likelihood,
+        likelihood_samples=0 if quick else likelihood,
+        max_images=MAX_QUICK_IMAGES if quick else None,
         extractors=extractors,
         progress=progress,
     )

@@ -60,12 +60,14 @@ class Comparison(_Results):
         path: The directory of the comparison.
         runs: Name of each arm → its finished runs, one for each seed.
         failed: Name of a run → why it has no figures.
-        conclusions: What the figures support, sentence by sentence.
+        conclusions: What was compared, then one ranking for each question that the figures answer.
+        details: Which arms differ, one sentence for each figure.
         page: The HTML page.
     """
 
     def __init__(self, found: comparing.Comparison) -> None:
         self.path, self.failed, self.conclusions, self.page = found.path, found.failed, found.conclusions, found.page
+        self.details = found.details
         self.runs = {arm: [Run(run.path) for run in runs] for arm, runs in found.runs.items()}
         self._figures = found.figures
 
@@ -126,6 +128,7 @@ def compare(
     seeds: int = 1,
     out: str | Path = "comparison",
     processes: int = 0,
+    quick: bool = False,
     progress: bool | Console = True,
 ) -> Comparison:
     """Train several recipes on the same images with the same budget, measure them, and say what the figures support.
@@ -142,6 +145,7 @@ def compare(
         seeds: Runs of each arm, with the seeds 0, 1, ...
         out: The directory of the comparison.
         processes: Runs at the same time; 0 leaves two cores to each.
+        quick: Measure on at most 1,000 images, without a bound on the likelihood.
         progress: Whether to print progress, or the rich console to print it on.
 
     Raises:
@@ -162,6 +166,7 @@ def compare(
             minutes=minutes,
             seeds=seeds,
             processes=processes,
+            quick=quick,
             console=console,
         )
     return Comparison(found)
@@ -181,6 +186,7 @@ def study(
     storage: str | None = None,
     out: str | Path = "study",
     processes: int = 0,
+    quick: bool = False,
     progress: bool | Console = True,
 ) -> Comparison | Study:
     """Vary one key of a recipe, or search several.
@@ -199,6 +205,7 @@ def study(
         storage: In a search, the URL of a database that several machines share.
         out: The directory of the study.
         processes: Runs at the same time; 0 leaves two cores to each.
+        quick: Measure on at most 1,000 images, without a bound on the likelihood.
         progress: Whether to print progress, or the rich console to print it on.
 
     Returns:
@@ -217,6 +224,7 @@ def study(
         "images": None if images is None else str(images),
         "minutes": minutes,
         "processes": processes,
+        "quick": quick,
         "console": console_for(progress),
     }
     words = [*varied, *_words(overrides or {})]

@@ -44,6 +44,7 @@ class ActivityConsole(Console):
         self._activity: Activity = ""
         self._beating = False
         self._status: Status | None = None
+        self._shown, self._shown_until = Text(), 0.0
 
     def print(self, *objects: Any, **kwargs: Any) -> None:
         """Print as `rich.console.Console.print` does, and note when."""
@@ -71,11 +72,16 @@ class ActivityConsole(Console):
             activity: A few words, such as "measuring recall", or a function that returns them when they are shown.
         """
         self._activity, self._since = activity, time.monotonic()
-        if self._status is not None:
-            self._status.update(Text(for_terminal(self._text())))
+        self._shown_until = 0.0
 
     def _text(self) -> str:
         return self._activity if isinstance(self._activity, str) else self._activity()
+
+    def activity_text(self) -> Text:
+        """Return the current activity, asked for once in a second: a spinner is drawn more often."""
+        if time.monotonic() >= self._shown_until:
+            self._shown, self._shown_until = Text(for_terminal(self._text())), time.monotonic() + 1
+        return self._shown
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
@@ -109,11 +115,21 @@ class ActivityConsole(Console):
             with self.heartbeat():
                 yield
             return
-        with self.status(Text(for_terminal(self._text()))) as self._status:
+        with self.status(_Spoken(self)) as self._status:
             try:
                 yield
             finally:
                 self._status = None
+
+
+class _Spoken:
+    """The activity of a console, each time that a spinner is drawn."""
+
+    def __init__(self, console: ActivityConsole) -> None:
+        self.console = console
+
+    def __rich__(self) -> Text:
+        return self.console.activity_text()
 
 
 def say(console: Console | None, text: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ectype.core import table as results_table
 from ectype.core.errors import RunError, did_you_mean
 from ectype.core.escape import for_json, for_terminal
-from ectype.evaluation.figure_names import display_name, is_key, metric_of
+from ectype.evaluation.figure_names import clip_to_range, display_name, is_key, metric_of
 from ectype.evaluation.metrics.intervals import mean_interval
 
 __all__ = ["Evaluation", "Figure", "format_number", "mean_figure", "plain_text"]
@@ -36,7 +36,8 @@ class Figure:
         value: Not a number where the model gave no finite one.
         group: The part of a table that the figure is shown in.
         unit: Such as dB; empty where there is none.
-        low: Lower end of the 95% interval over test images; None where there is no interval.
+        low: Lower end of the 95% interval over test images; None where there is no interval. The interval of a metric
+            that lies in [0, 1] by its definition is clipped to it.
         high: Upper end of that interval.
         n: Test images that the value was computed on.
         better: Direction that is good; None where neither is better by itself.
@@ -61,6 +62,9 @@ class Figure:
     def __post_init__(self) -> None:
         if not is_key(self.key):
             raise ValueError(f"'{self.key}' is no key of a figure: use lower-case words with underscores.")
+        if self.low is not None and self.high is not None:
+            for name, end in zip(("low", "high"), clip_to_range(self.key, self.low, self.high), strict=True):
+                object.__setattr__(self, name, end)
         if not self.name:
             object.__setattr__(self, "name", display_name(self.key))
 

@@ -121,6 +121,7 @@ def search(
     by: str | None = None,
     storage: str | None = None,
     processes: int = 0,
+    quick: bool = False,
     command: str = "",
     console: Console | None = None,
 ) -> Search:
@@ -142,6 +143,7 @@ def search(
             one, the distance of samples of those that are sampled, Dice of masks, PSNR of all else.
         storage: URL of a database that several machines share; a file in `out` if not given.
         processes: Runs at the same time; 0 for as many as leave two cores to each.
+        quick: Measure on fewer images, by fewer samples, and without a bound on the likelihood.
         command: The command that repeats the search, for the page.
         console: Where progress is printed; None prints nothing.
 
@@ -155,7 +157,8 @@ def search(
     place, cores = Path(out), os.cpu_count() or 1
     processes = processes or max(1, cores // 2)
     budget = f"train.images={images}" if images is not None else f"train.minutes={minutes:g}"
-    shared = [*words, budget, f"run.threads={max(1, cores // processes)}"]
+    measuring = ["run.evaluation=quick"] if quick else []
+    shared = [*words, budget, *measuring, f"run.threads={max(1, cores // processes)}"]
 
     report = partial(say, console)
 

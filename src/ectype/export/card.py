@@ -118,9 +118,10 @@ def _data_lines(view: RunView) -> list[str]:
     info, recipe, evaluation = view.info, view.recipe, view.evaluation
     height, width = info.size
     color = "gray" if info.channels == 1 else "color"
+    source = code_span(without_local_paths(recipe)["data"]["source"])
     lines = [
-        f"{code_span(without_local_paths(recipe)['data']['source'])}: {evaluation.train_images:,} training images, resized to "
-        f"{width}×{height} pixels, {color}; {evaluation.test_images:,} others were held out for the metrics."
+        f"{source}: {evaluation.train_images:,} training images, resized to {width}×{height} pixels, {color}; "
+        f"{evaluation.test_images:,} others were held out for the metrics."
     ]
     if info.classes:
         names = for_markdown(", ".join(info.classes[:20])) + (" …" if len(info.classes) > 20 else "")

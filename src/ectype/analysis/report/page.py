@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ def write_report(
     *,
     comparisons: Sequence[FigureComparison] = (),
     conclusions: Sequence[str] = (),
+    details: Sequence[str] = (),
+    used: Mapping[str, tuple[float, float]] | None = None,
     charts: Sequence[Chart] = (),
     pictures: Section | None = None,
     command: str = "",
@@ -78,6 +80,8 @@ def write_report(
         views: The runs, at least one.
         comparisons: Figures of all arms over all seeds, if the runs were trained to be compared.
         conclusions: What the comparison shows, sentence by sentence.
+        details: Further sentences on the comparison, which are folded away.
+        used: Arm → mean minutes of training and mean images seen of its runs.
         charts: Charts of the comparison.
         pictures: The same images through all models.
         command: The command that repeats the comparison.
@@ -105,6 +109,8 @@ def write_report(
         comparisons=comparisons,
         arms=list(dict.fromkeys(arm for comparison in comparisons for arm in comparison.values)),
         conclusions=conclusions,
+        details=details,
+        used=used or {},
         comparison_charts=charts,
         side_by_side=pictures,
         command=command,
