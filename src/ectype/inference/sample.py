@@ -38,10 +38,10 @@ MAX_WALKS = 16
 def labels_for(text: str, info: DataInfo, n: int) -> Int[Tensor, " n"]:
     """Return `n` labels from a text: class names or indices, several separated by commas, or `all`.
 
-    Several classes get equal numbers of labels, one class after the other.
+    Several classes get equal numbers of labels, one class after the other, or numbers that differ by one.
 
     Raises:
-        ModelError: There is no such class.
+        ModelError: There is no such class, or there are more classes than labels.
     """
     wanted = []
     for word in [text] if text in info.classes else text.split(","):
@@ -54,6 +54,11 @@ def labels_for(text: str, info: DataInfo, n: int) -> Int[Tensor, " n"]:
             wanted.append(int(word))
         else:
             raise ModelError(f"no class '{word}'; {did_you_mean(word, info.classes)}")
+    if len(wanted) > n:
+        raise ModelError(
+            f"{n} images are too few for {len(wanted)} classes (--label {text}): ask for at least one of each, "
+            f"-n {len(wanted)}, or for fewer classes."
+        )
     return torch.tensor([wanted[i * len(wanted) // n] for i in range(n)], dtype=torch.int64)
 
 

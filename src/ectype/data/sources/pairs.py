@@ -124,12 +124,14 @@ class PairedFolder(Source):
         classes: Names of the classes if each has its own files; empty if one file holds all classes.
         input, target: The names of the folders; empty if targets lie next to their images.
         pairs: Name of each image, and the names of its targets.
+        targets: Names of all files that are targets, those without an image included.
     """
 
     def __init__(self, source: FolderSource, input: str | None, target: str | None, *, image_targets: bool) -> None:
         self.source = source
         self.input, self.target = _find_folders(source, input, target)
         images, targets = self._sorted_files()
+        self.targets = frozenset(file.name for file in targets)
         image_keys = {file.key for file in images}
         # A folder whose targets belong to no image is not a class.
         self.classes = tuple(
@@ -260,8 +262,12 @@ class PairedFolder(Source):
         path = self.source.path
         return Pair(path(image), tuple(None if name is None else path(name) for name in targets))
 
-    def read(self) -> Iterator[Raw]:
+    def file_pairs(self) -> Iterator[Pair]:
+        """Yield the files of each pair."""
         return map(self._pair, self.pairs)
+
+    def read(self) -> Iterator[Raw]:
+        return self.file_pairs()
 
     def sample(self, size: int) -> list[Raw]:
         return [self._pair(self.pairs[i]) for i in evenly_spaced_positions(len(self.pairs), size)]
