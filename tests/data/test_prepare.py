@@ -208,3 +208,16 @@ def test_copies_skipped_files_and_transparency_are_noted(folder):
     assert len({original for _, original in written[1:]}) == 1
     assert "1 files that are not images were skipped (1 .txt)" in notes
     assert "1 transparent images were painted on white" in notes
+
+
+@pytest.mark.parametrize(
+    "size, advice", [((2, 30), r"lower data\.min_size"), (None, "check that they open in other programs")]
+)
+def test_advice_for_images_that_cannot_be_used_fits_the_reason(tmp_path, picture, size, advice):
+    for i in range(4):
+        if size is None:
+            (tmp_path / f"{i}.png").write_bytes(b"nothing")
+        else:
+            picture(i, size=size).save(tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match=f"none of the 4 images .*: .*{advice}\\.$"):
+        prepare(config(tmp_path))

@@ -20,7 +20,8 @@ import csv
 import html
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from io import TextIOBase
+from typing import Any
 
 __all__ = [
     "as_one_line",
@@ -58,10 +59,6 @@ _LATEX = {
     "σ": r"$\sigma$",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }
-
-
-class _Writable(Protocol):
-    def write(self, text: str, /) -> object: ...
 
 
 def _visible(match: re.Match[str]) -> str:
@@ -156,7 +153,7 @@ def for_csv(value: Any) -> Any:
     return f"{chr(39) * guard}{as_one_line(value)}"
 
 
-def write_csv(target: _Writable, rows: Iterable[Iterable[Any]], *, line_end: str = "\r\n") -> None:
+def write_csv(target: TextIOBase, rows: Iterable[Iterable[Any]], *, line_end: str = "\r\n") -> None:
     """Write rows as CSV, each cell as `for_csv` returns it.
 
     Args:

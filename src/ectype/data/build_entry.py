@@ -53,6 +53,21 @@ DARK_16_BIT_VALUE = 1 << 15
 """A warning is given if no 16-bit value reaches half of the range."""
 
 
+UNREADABLE = ("truncated", "damaged", "not an image")
+"""Starts of reasons that a second program can confirm."""
+
+
+def _advice(rejects: Sequence[Reject]) -> str:
+    """Return what helps if no image can be used, by the most frequent kind of reason."""
+    unreadable = sum(reject.reason.startswith(UNREADABLE) for reject in rejects)
+    small = sum(reject.reason.startswith("too small") for reject in rejects)
+    if unreadable >= max(small, len(rejects) / 2):
+        return "check that they open in other programs"
+    if small >= len(rejects) / 2:
+        return "use larger images, or lower data.min_size"
+    return "change what these reasons name, or use other images"
+
+
 class EntryBuilder:
     """Decodes a source into a folder.
 
@@ -217,7 +232,7 @@ class EntryBuilder:
             examples = "; ".join(f"{path}: {reason}" for path, reason in rejects[:3])
             raise DataError(
                 f"none of the {len(rejects):,} images in '{self.source.text}' can be used "
-                f"({summarize_reasons(rejects)}), such as {examples}: check that they open in other programs."
+                f"({summarize_reasons(rejects)}), such as {examples}: {_advice(rejects)}."
             )
         with open(folder / "rejects.csv", "w", encoding="utf-8", newline="") as file:
             write_csv(file, [Reject._fields, *rejects])

@@ -14,7 +14,7 @@ from ectype.data.image_file import image_size, load_upright
 from ectype.data.masks import IGNORE_INDEX, MaskEncoding, mask_to_indices
 from ectype.data.raw_image import Pair, Rejected, SideBySide
 
-__all__ = ["class_indices", "decode_pair", "masks_of", "split_halves"]
+__all__ = ["decode_pair", "masks_of", "split_halves"]
 
 MAX_ASPECT_DIFFERENCE = 0.02
 """Relative difference by which the aspect ratios of two images of a pair may differ: both are resized anyway."""
@@ -39,7 +39,7 @@ def decode_pair(raw: Pair | SideBySide, spec: Spec) -> Decoded:
     encoding = spec.target.encoding
     with _prefix_rejection("target"):
         if encoding is not None:
-            indices = class_indices(pair, encoding, size)
+            indices = _class_indices(pair, encoding, size)
             extent = (indices.shape[1], indices.shape[0])
             mask = resize_image(Image.fromarray(indices), spec, extent, border_index=IGNORE_INDEX)
             return image._replace(pixels=np.concatenate([image.pixels, np.asarray(mask)[None]]))
@@ -67,20 +67,8 @@ def masks_of(raw: Pair | SideBySide) -> list[Image.Image]:
     return [load_upright(target) for target in split_halves(raw).targets if target is not None]
 
 
-def class_indices(pair: Pair, encoding: MaskEncoding, size: tuple[int, int] | None) -> np.ndarray:
-    """Return the class indices of the mask files of a pair.
-
-    Args:
-        pair: The pair.
-        encoding: What the values of its masks mean.
-        size: Height and width of its image, which the masks must have as well.
-
-    Returns:
-        uint8 [h, w].
-
-    Raises:
-        Rejected: A mask cannot be read, has another size, or a value that is no class.
-    """
+def _class_indices(pair: Pair, encoding: MaskEncoding, size: tuple[int, int] | None) -> np.ndarray:
+    """Return [h, w] uint8 class indices of the mask files of a pair whose image has this size."""
     result: np.ndarray | None = None
     for class_index, target in enumerate(pair.targets, 1):
         if target is None:

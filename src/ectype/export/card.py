@@ -20,6 +20,7 @@ from ectype.core.escape import as_one_line, code_block, code_span, for_json, for
 from ectype.core.images import to_uint8
 from ectype.data.preview import contact_sheet
 from ectype.evaluation.figures import Figure, format_number
+from ectype.export.preprocessing import describe_preprocessing, preprocessing_of
 from ectype.models.base import Encodes, Reconstructs, Samples, Translates, evaluating, is_conditional
 
 __all__ = ["model_card", "pictures", "without_local_paths"]
@@ -129,6 +130,7 @@ def _data_lines(view: RunView) -> list[str]:
     if info.target is not None and info.target.kind == "masks":
         names = for_markdown(", ".join(info.target.classes[:20]))
         lines.append(f"Masks of {len(info.target.classes)} classes: {names}.")
+    lines.append(describe_preprocessing(preprocessing_of(info, recipe.data)))
     return lines
 
 

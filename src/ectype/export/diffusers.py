@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from ectype.core.errors import ModelError
 from ectype.core.escape import for_json, for_markdown
 from ectype.core.files import atomic_directory
 from ectype.core.optional import optional_import
+from ectype.export.preprocessing import describe_preprocessing
 from ectype.models.autoencoder import GaussianAutoencoder
 from ectype.models.base import Model, evaluating
 from ectype.nets.autoencoder_kl import BLOCK_TYPES, DIFFUSERS_CLASS, KLDecoder, KLEncoder, LatentScaling
@@ -58,7 +59,9 @@ class _Differences(NamedTuple):
     """For images in [-1, 1]."""
 
 
-def export(model: Model, out: Path, images: Float[Tensor, "b c h w"]) -> list[str]:
+def export(
+    model: Model, out: Path, images: Float[Tensor, "b c h w"], *, preprocessing: Mapping[str, Any] | None = None
+) -> list[str]:
     """Write a folder that `diffusers.AutoencoderKL.from_pretrained` loads, and check that its outputs are the same.
 
     `scaling_factor` is 1 over the standard deviation of codes drawn for the images; `shift_factor` is their mean if
@@ -68,6 +71,8 @@ def export(model: Model, out: Path, images: Float[Tensor, "b c h w"]) -> list[st
         model: An autoencoder with `net=diffusers` and a Gaussian bottleneck.
         out: The folder, which has to be new or empty.
         images: Images in [0, 1], of the model's size, on which codes and outputs are measured.
+        preprocessing: How images are prepared for it, as `preprocessing_of` returns it for [-1, 1]; for the card, and
+            written as `preprocessing.json`.
 
     Returns:
         Lines that say what was written, and how much outputs differ.
@@ -98,7 +103,12 @@ def export(model: Model, out: Path, images: Float[Tensor, "b c h w"]) -> list[st
         try:
             with atomic_directory(out) as scratch:
                 exported.save_pretrained(scratch, safe_serialization=True)
-                (scratch / "README.md").write_text(_readme(model, out, scaling, origin), encoding="utf-8")
+                readme = _readme(model, out, scaling, origin)
+                if preprocessing is not None:
+                    readme += f"\n{describe_preprocessing(preprocessing)}\n"
+                    text = json.dumps(preprocessing, indent=1, ensure_ascii=False)
+                    (scratch / "preprocessing.json").write_text(text, encoding="utf-8")
+                (scratch / "README.md").write_text(readme, encoding="utf-8")
                 differences = _compare(model, scratch, images)
                 if not max(differences) <= MAX_DIFFERENCE:
                     raise ModelError(

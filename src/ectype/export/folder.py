@@ -10,6 +10,7 @@ from pathlib import Path
 from ectype.analysis.run_view import RunView
 from ectype.export.card import model_card, pictures, without_local_paths
 from ectype.export.export import staged_folder
+from ectype.export.preprocessing import preprocessing_of
 from ectype.runs.checkpoint import MANIFEST, write_manifest
 
 __all__ = ["write_export_folder"]
@@ -39,8 +40,11 @@ def write_export_folder(
                 shutil.copy2(file, scratch / file.name)
         recipe = without_local_paths(view.recipe)
         (scratch / "recipe.json").write_text(json.dumps(recipe, indent=1, ensure_ascii=False), encoding="utf-8")
+        preprocessing = preprocessing_of(view.info, view.recipe.data)
         write_manifest(scratch)  # of what is loaded; the files below are for people
         (scratch / "evaluation.json").write_text(view.evaluation.to_json(), encoding="utf-8")
+        text = json.dumps(preprocessing, indent=1, ensure_ascii=False)
+        (scratch / "preprocessing.json").write_text(text, encoding="utf-8")
         found = pictures(view)
         for file, (picture, _) in found.items():
             picture.save(scratch / file)

@@ -146,7 +146,7 @@ def translate(
                 _write(model, output, pixels, places[name], path, overlay=overlay, probabilities=probabilities)
             pictures = [pixels[None].float() / 255, model.to_rgb(output[None]).cpu()]
             try:
-                mask = truth.indices(path, size)
+                mask = truth.indices(path, spec._replace(size=size))
             except Rejected as reason:
                 skipped.append(f"the mask of {name} ({reason})")
                 mask = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,13 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ectype.analysis.other_images import other_source
 from ectype.config.schema import DataConfig, DataInfo
 from ectype.core.errors import DataError
 from ectype.core.escape import write_csv
-from ectype.data.decode_pairs import class_indices, masks_of
-from ectype.data.masks import MaskEncoding, find_encoding, inspect_mask
+from ectype.data.cache import MANIFEST
+from ectype.data.decode import Spec, TargetSpec
+from ectype.data.decode_pairs import decode_pair
+from ectype.data.masks import MaskEncoding
+from ectype.data.prepare import prepare
 from ectype.data.preview import writing_file
-from ectype.data.raw_image import Pair, Rejected
+from ectype.data.raw_image import Pair
 from ectype.data.sources.folder import FolderSource
 from ectype.data.sources.pairs import HALVES, PairedFolder
 from ectype.evaluation.figures import Figure, mean_figure
@@ -31,24 +36,28 @@ class NeighborMasks(NamedTuple):
 
     Attributes:
         targets: Files that are the target of an image, and so are no images themselves.
-        pairs: Image → its pair; empty for a model that does not predict masks.
-        encoding: What the values of the masks mean; None without masks, and where they cannot be used.
-        note: Why masks cannot be used; empty if they can, or if there are none.
+        pairs: Image → its pair, and what the values of its mask mean; empty for a model that does not predict masks.
+        note: Which masks cannot be used and why; empty if all can.
     """
 
     targets: frozenset[Path] = frozenset()
-    pairs: Mapping[Path, Pair] = MappingProxyType({})
-    encoding: MaskEncoding | None = None
+    pairs: Mapping[Path, tuple[Pair, MaskEncoding]] = MappingProxyType({})
     note: str = ""
 
-    def indices(self, image: Path, size: tuple[int, int]) -> np.ndarray | None:
-        """Return the class of each pixel of an image of this height and width, uint8 [h, w]; None without a mask.
+    def indices(self, image: Path, spec: Spec) -> np.ndarray | None:
+        """Return the class of each pixel of an image, uint8 [h, w]; None without a mask.
+
+        Args:
+            image: The file.
+            spec: What it is decoded to, at its own size.
 
         Raises:
             Rejected: The mask cannot be used.
         """
-        pair = self.pairs.get(image.resolve())
-        return None if pair is None or self.encoding is None else class_indices(pair, self.encoding, size)
+        if (found := self.pairs.get(image.resolve())) is None:
+            return None
+        pair, encoding = found
+        return decode_pair(pair, spec._replace(target=TargetSpec(encoding))).pixels[-1]
 
 
 def find_neighbor_masks(inputs: Sequence[str], data: DataConfig, info: DataInfo) -> NeighborMasks:
@@ -61,46 +70,43 @@ def find_neighbor_masks(inputs: Sequence[str], data: DataConfig, info: DataInfo)
     """
     if info.target is None or data.pairs == "none" or data.input in HALVES or data.target in HALVES:
         return NeighborMasks()
-    found = [each for text in inputs if Path(text).is_dir() and (each := _paired(text, data)) is not None]
-    targets = frozenset(Path(each.source.path(name)).resolve() for each in found for name in each.targets)
-    if info.target.kind != "masks" or not found:
+    folders = [Path(text).expanduser() for text in inputs if text and Path(text).expanduser().is_dir()]
+    found = [(each, config) for each, config in (_paired(folder, data) for folder in folders) if each is not None]
+    targets = frozenset(Path(each.source.path(name)).resolve() for each, _ in found for name in each.targets)
+    if info.target.kind != "masks":
         return NeighborMasks(targets)
-    pairs = {Path(str(pair.image)).resolve(): pair for each in found for pair in each.file_pairs()}
-    try:
-        return NeighborMasks(targets, pairs, _encoding(found, list(pairs.values()), data, info))
-    except DataError as error:
-        return NeighborMasks(targets, note=f"the masks next to the images are not used: {error}")
-
-
-def _paired(text: str, data: DataConfig) -> PairedFolder | None:
-    source = FolderSource(text, Path(text))
-    image_targets = data.pairs == "images"
-    # The folders that the recipe names, else those whose names mean images and targets.
-    for names in dict.fromkeys(((data.input, data.target), (None, None))):
+    pairs: dict[Path, tuple[Pair, MaskEncoding]] = {}
+    problems = []
+    for each, config in found:
         try:
-            return PairedFolder(source, *names, image_targets=image_targets)
+            encoding = _encoding(config, info)
+            pairs |= {Path(str(pair.image)).resolve(): (pair, encoding) for pair in each.file_pairs()}
+        except DataError as error:
+            problems.append(f"the masks in '{each.text}' are not used: {error}")
+    return NeighborMasks(targets, pairs, "; ".join(problems))
+
+
+def _paired(folder: Path, data: DataConfig) -> tuple[PairedFolder | None, DataConfig]:
+    """Return the pairs in a folder, if there are any, and the data section that finds them."""
+    source = FolderSource(str(folder), folder)
+    # The folders that the recipe names, else those whose names mean images and targets.
+    for input, target in dict.fromkeys(((data.input, data.target), (None, None))):
+        try:
+            paired = PairedFolder(source, input, target, image_targets=data.pairs == "images")
+            changes = {"source": str(folder), "input": input, "target": target}
+            return paired, data.model_copy(update=changes)
         except DataError:
             continue
-    return None
+    return None, data
 
 
-def _encoding(found: Sequence[PairedFolder], pairs: Sequence[Pair], data: DataConfig, info: DataInfo) -> MaskEncoding:
+def _encoding(config: DataConfig, info: DataInfo) -> MaskEncoding:
+    """Return what the values of the masks in a folder mean; its images are prepared for that, as for `evaluate`."""
     assert info.target is not None
-    classes = {each.classes for each in found}
-    if len(classes) > 1:
-        raise DataError("one folder has a file for each class, another has one file for all.")
-    (file_classes,) = classes
-    values = []
-    for pair in [] if file_classes else pairs:
-        try:
-            values += map(inspect_mask, masks_of(pair))
-        except Rejected:
-            continue  # reported with its image
-    names, known = info.target.classes, info.target.values or None
-    encoding = find_encoding(values, file_classes=file_classes, names=names, ignore=data.ignore, class_values=known)
-    if file_classes and data.class_names is None and ("background", *file_classes) != names:
-        raise DataError(f"they have the classes {', '.join(file_classes)}, the model has {', '.join(names[1:])}.")
-    return encoding
+    # Another path of the run's own images is not its own source, whose sizes and classes are still to be found.
+    prepared = prepare(other_source(config.model_copy(update={"source": ""}), str(config.source), info))
+    found = json.loads((prepared.root / MANIFEST).read_text(encoding="utf-8"))["target"]["encoding"]
+    return MaskEncoding(**found)
 
 
 class ImageScore(NamedTuple):
