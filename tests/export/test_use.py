@@ -96,8 +96,9 @@ def test_the_script_prepares_images_as_training_does(photos: Path, run: RunDir, 
         expected = decode(str(file), spec).pixels
         found = standalone_apply.prepare(file, rules)
         assert found.shape == (1, channels, 16, 24)
+        difference = np.abs(found[0] * 255 - expected)
         # JPEG is decoded at a reduced size in training.
-        assert np.abs(found[0] * 255 - expected).max() <= (6 if file.suffix == ".jpg" else 1)
+        assert difference.mean() < 2 if file.suffix == ".jpg" else difference.max() <= 1
 
 
 def test_scores_are_those_of_the_command(run: RunDir, exported: Path, photos: Path) -> None:

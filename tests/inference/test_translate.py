@@ -308,7 +308,8 @@ def test_masks_of_other_classes_are_left_out_and_said(segmented: RunDir, tmp_pat
             Image.fromarray(pixels).save(tmp_path / "in" / folder / f"{i}.png")
     said = translate(segmented.path, [str(tmp_path / "in")], tmp_path / "out").summary
     assert said.startswith("4 masks → ")
-    assert "are not used: data.class_names has 2 names, but the masks have 3 classes" in said
+    assert "are not used: none of the 4 images" in said
+    assert "the value 2 is not a class of these masks" in said
     assert not (tmp_path / "out/scores.csv").exists()
 
 

@@ -52,8 +52,10 @@ def prepare(file: Path, rules: dict[str, Any]) -> np.ndarray:
         flat.paste(image, mask=image.getchannel("A"))
         image = flat
     mode = "L" if rules["channels"] == 1 else "RGB"
-    image = _resized(image.convert(mode), tuple(rules["size"]), rules["resize"], background)
-    values = np.asarray(image, np.float32)
+    # A gray image becomes RGB after it is resized: its border is gray as well.
+    image = image.convert("L" if image.mode in ("1", "L", "LA") else mode)
+    image = _resized(image, tuple(rules["size"]), rules["resize"], background)
+    values = np.asarray(image.convert(mode), np.float32)
     values = values[None] if mode == "L" else values.transpose(2, 0, 1)
     low, high = rules["range"]
     return np.ascontiguousarray(low + values[None] / 255 * (high - low), np.float32)
