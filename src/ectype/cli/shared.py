@@ -38,7 +38,7 @@ class GroupedCommands(TyperGroup):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = as_one_line(error.message)
+            error.message = as_one_line(error.message)  # pyright: ignore[reportAttributeAccessIssue]
             raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
