@@ -233,3 +233,16 @@ def test_classes_that_only_held_out_images_have_are_reported(folder):
     ), notes
     only_test = folder(*(f"test/{name}/1.png" for name in "ab"), root="test-only")
     assert not prepare(config(only_test, split={"val": 0, "test": 0})).notes
+
+
+@pytest.mark.parametrize(
+    "size, advice", [((2, 30), r"lower data\.min_size"), (None, "check that they open in other programs")]
+)
+def test_advice_for_images_that_cannot_be_used_fits_the_reason(tmp_path, picture, size, advice):
+    for i in range(4):
+        if size is None:
+            (tmp_path / f"{i}.png").write_bytes(b"nothing")
+        else:
+            picture(i, size=size).save(tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match=f"none of the 4 images .*: .*{advice}\\.$"):
+        prepare(config(tmp_path))

@@ -46,7 +46,14 @@ def test_families_are_compared_on_what_each_can_do(compared: Comparison) -> None
     assert all(len(value.per_seed) == 2 for one in compared.figures for value in one.values.values())
     assert compared.conclusions[0].startswith("On these 1,430 training images, with 1,280 images each, measured on 186")
     assert "2 seeds each" in compared.conclusions[0]
-    assert any("gan has no such figure" in text for text in compared.conclusions)
+    rankings = {text.split(",")[0]: text for text in compared.conclusions[1:]}
+    assert set(rankings) == {"Reconstruction", "Samples", "Likelihood", "Codes"} & set(rankings)
+    assert re.match(
+        r"Reconstruction, by PSNR \(higher is better\): .*; without this figure: gan\.$", rankings["Reconstruction"]
+    )
+    assert {"ae (", "vae (", "gan ("} == {name for name in ("ae (", "vae (", "gan (") if name in rankings["Samples"]}
+    assert not any("better than" in text for text in compared.conclusions)
+    assert any("gan has no such figure" in text for text in compared.details)
     assert {RunDir(compared.path / f"{arm}-{seed}").recipe.train.seed for arm in ("ae", "gan") for seed in (0, 1)} == {
         0,
         1,
@@ -58,6 +65,11 @@ def test_the_page_says_what_was_found_and_how_to_repeat_it(compared: Comparison)
     assert compared.page.stat().st_size < 15e6
     assert "What the figures say" in page
     assert all(text.replace("'", "&#39;") in page for text in compared.conclusions)
+    assert all(text.replace("'", "&#39;") in page.split("All figures in pairs")[1] for text in compared.details)
+    minutes = {arm: np.mean([run.summary()["seconds"] for run in runs]) / 60 for arm, runs in compared.runs.items()}
+    for arm, used in minutes.items():
+        row = page.split(f'<th scope="row">{arm}</th>')[1].split("</tr>")[0]
+        assert row.endswith(f'>{used:.1f}</td><td class="value" data-value="1280">1,280</td>')
     assert "aria-sort" in page
     assert page.count("<article") == 3  # one run of each arm
     assert "ectype compare ae vae gan" in page
@@ -79,6 +91,31 @@ def test_its_table_sorts_by_a_figure(compared: Comparison, tmp_path: Path) -> No
         expected = order or sorted(values, key=lambda arm: -values[arm].mean)
         assert found == [*expected, "gan"], "what has no such figure comes last"
         assert asked == []
+
+
+def test_a_budget_in_minutes_is_said_with_what_became_of_it(compared: Comparison) -> None:
+    runs = {arm: compared.runs[arm] for arm in ("ae", "gan")}
+    found = {arm: [evaluate(run) for run in some] for arm, some in runs.items()}
+    text = _premise(found, runs, "train.minutes=1", 2)
+    assert re.search(
+        r"with a budget of 1 minute each \(converted .* minutes used: ae 0\.\d, gan 0\.\d\), measured", text
+    )
+
+
+def test_quick_figures_are_of_few_images_and_need_no_bound(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ectype.analysis.open_view.MAX_QUICK_IMAGES", 60)
+        words = [*QUICK, "width=8", "latent_dim=8"]
+        arms = [Arm("one", "vae"), Arm("two", "vae", ("beta=2",))]
+        found = compare(arms, "digits", tmp_path / "c", words=words, images="640", quick=True)
+    assert "measured on 60 held-out test images and as many samples" in found.conclusions[0]
+    figures = {figure.key: figure for figure in found.figures}
+    assert figures["psnr"].n == 60
+    assert figures["fd_pixels"].n == 60
+    assert "log_likelihood_iw" not in figures
+    remarks = evaluate(found.runs["one"][0]).remarks
+    assert any("this evaluation was to be quick" in remark for remark in remarks)
+    assert "60 images" in found.page.read_text()
 
 
 def test_a_process_that_was_killed_is_said_to_be(tmp_path: Path) -> None:
@@ -133,7 +170,7 @@ def test_killed_and_called_again_it_ends_with_the_same_numbers(tmp_path: Path) -
         one, two = (json.loads(file.read_text())["evaluation"] for file in files)
         assert {key: one[key] for key in kept} == {key: two[key] for key in kept}
     assert "latent_dim=8" in again.stdout
-    assert "is better than latent_dim=2" in again.stdout
+    assert "Reconstruction, by PSNR (higher is better): 1. latent_dim=8" in again.stdout
 
 
 def test_a_run_without_its_report_is_gone_on_with(compared: Comparison, tmp_path: Path) -> None:

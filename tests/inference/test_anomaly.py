@@ -140,24 +140,45 @@ def test_unusable_images_to_compare_with_are_told(run: RunDir, discs: Path, tmp_
 
 
 def test_neighbours_are_found_by_their_codes(run: RunDir, discs: Path, tmp_path: Path) -> None:
-    lines = nearest(run.path, [str(discs / "007.png")], str(discs), tmp_path / "near.png", k=4).summary.splitlines()
-    first = lines[0].removeprefix("007.png: ").split(", ")
-    assert first[0].startswith("007.png (")  # itself
-    distances = [float(part.rsplit("(", 1)[1].rstrip(")")) for part in first]
+    result = nearest(run.path, [str(discs / "007.png")], str(discs), tmp_path / "near.png", k=4)
+    assert "identical images left out (" in result.summary
+    assert result.summary.endswith(f"→ {tmp_path / 'near.png'}, {tmp_path / 'near.csv'}")
+    assert result.table is not None
+    assert result.table["rank"] == [1, 2, 3, 4]
+    assert "007.png" not in result.table["neighbor"]
+    distances = result.table["distance"]
     assert distances == sorted(distances)
-    assert distances[0] == pytest.approx(0, abs=1e-3)
-    assert lines[-1] == f"→ {tmp_path / 'near.png'}"
+    assert distances[0] > 0
+    rows = read(tmp_path / "near.csv")
+    assert [row["neighbor"] for row in rows] == result.table["neighbor"]
+    assert [float(row["distance"]) for row in rows] == pytest.approx(distances)
     with Image.open(tmp_path / "near.png") as sheet:
         assert sheet.width > 4 * sheet.height
     # Another disc's neighbours are discs where it is.
     Image.fromarray(disc(5000)).save(tmp_path / "new.png")
-    said = nearest(
-        run.path, [str(tmp_path / "new.png")], str(discs), tmp_path / "new-near.png", k=3
-    ).summary.splitlines()[0]
-    found = [disc(int(part.split(".")[0])) for part in said.removeprefix("new.png: ").split(", ")]
+    result = nearest(run.path, [str(tmp_path / "new.png")], str(discs), tmp_path / "new-near.png", k=3)
+    assert "left out" not in result.summary
+    assert result.table is not None
+    found = [disc(int(name.split(".")[0])) for name in result.table["neighbor"]]
     apart = [np.abs(disc(5000).astype(int) - one).mean() for one in found]
     everyone = [np.abs(disc(5000).astype(int) - disc(i)).mean() for i in range(160)]
     assert np.mean(apart) < np.quantile(everyone, 0.2)
+
+
+def test_copies_are_left_out_and_classes_are_named(run: RunDir, tmp_path: Path) -> None:
+    for i in range(30):
+        folder = tmp_path / "in" / ("low" if i < 15 else "high")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(disc(0 if i < 12 else i)).save(folder / f"{i:02d}.png")
+    result = nearest(run.path, [str(tmp_path / "in/low/00.png")], str(tmp_path / "in"), tmp_path / "near.png", k=20)
+    assert "identical images left out (12)" in result.summary
+    assert result.table is not None
+    assert sorted(result.table["neighbor"]) == sorted(
+        f"{'low' if i < 15 else 'high'}/{i:02d}.png" for i in range(12, 30)
+    )
+    assert all(
+        name.startswith(label) for name, label in zip(result.table["neighbor"], result.table["class"], strict=True)
+    )
 
 
 def test_inputs_are_not_written_over_and_names_may_be_alike(run: RunDir, discs: Path, tmp_path: Path) -> None:
@@ -209,12 +230,11 @@ def test_the_overview_shows_the_oddest_of_many_odd_ones(run: RunDir, tmp_path: P
 
 
 def test_pixels_that_are_drawn_are_compared_undrawn(discs: Path, tmp_path: Path) -> None:
-    """Of a model of black or white pixels: chance makes no image odd, and each is its own neighbour."""
+    """Of a model of black or white pixels: chance makes no image odd, and each is recognized as itself."""
     words = ["size=24", "train.images=4000", "monitor.every=2000", "run.pictures=0", "split={val: 0.2}"]
     made = train("iwae", discs, words, out=tmp_path / "run")
-    lines = nearest(made.path, [str(discs / "003.png")], str(discs), tmp_path / "near.png", k=2).summary.splitlines()
-    assert lines[0].startswith("003.png: 003.png (")
-    assert float(lines[0].split("(")[1].split(")")[0]) < 1e-3
+    said = nearest(made.path, [str(discs / "003.png")], str(discs), tmp_path / "near.png", k=2).summary
+    assert "identical images left out (1)" in said
     score(made.path, [str(discs / f"{i:03d}.png") for i in range(40)], tmp_path / "scores.csv")
     share = [float(row["share of held-out images"]) for row in read(tmp_path / "scores.csv")]
     assert 0.2 < np.mean(share) < 0.8
@@ -238,7 +258,9 @@ def test_a_model_without_its_run_is_told_what_is_usual(
     assert list(rows[0])[2::2] == ["share of reference images", "share of reference images' peaks"]
     # Beside the noise of that name they would be as usual as any.
     assert max(float(row["share of reference images"]) for row in rows) < 0.05
-    assert len(nearest(Path("model"), ["in/00.png"], str(discs), Path("near.png"), k=2).summary.splitlines()) == 2
+    found = nearest(Path("model"), ["in/00.png"], str(discs), Path("near.png"), k=2).table
+    assert found is not None
+    assert len(found) == 2
 
 
 def test_labels_that_a_recipe_from_elsewhere_names_are_not_read(run: RunDir, discs: Path, tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ def test_labels_are_names_or_numbers() -> None:
     assert labels_for("0", INFO, 1).tolist() == [0]
     with pytest.raises(ModelError, match=r"no class 'dgo'; .*dog"):
         labels_for("dgo", INFO, 1)
+    with pytest.raises(ModelError, match=r"2 images are too few for 3 classes \(--label all\): .* -n 3"):
+        labels_for("all", INFO, 2)
     with pytest.raises(ModelError, match="no class '7'"):
         labels_for("7", INFO, 1)
 

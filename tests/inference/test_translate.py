@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import csv
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import ectype
 from ectype.analysis.results import evaluate, report
 from ectype.config.schema import DataConfig
 from ectype.core.errors import DataError, EctypeError, ModelError
+from ectype.inference.outlines import draw_outlines
 from ectype.inference.translate import trained_size, translate
 from ectype.runs.run_dir import RunDir
 from ectype.training.run import train
@@ -255,3 +259,67 @@ def test_partners_of_another_kind_are_said_in_one_line(tmp_path: Path) -> None:
     run = train("unet-translate", tmp_path / "a", words, out=tmp_path / "run")
     with pytest.raises(DataError, match="are grey, the model produces images in color"):
         evaluate(run, str(tmp_path / "b"))
+
+
+def test_true_masks_next_to_images_are_compared_with_and_not_translated(
+    segmented: RunDir, cells: Path, tmp_path: Path
+) -> None:
+    for i in range(5):
+        image, mask = scene(100 + i, 44, 60)
+        for folder, pixels in (("images", image), ("masks", 255 * mask)):
+            (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+            if (folder, i) != ("masks", 4):
+                Image.fromarray(pixels).save(tmp_path / "in" / folder / f"{i}.png")
+    found = translate(segmented.path, [str(tmp_path / "in")], tmp_path / "out", scale="full")
+    assert found.summary.startswith("5 masks → ")
+    assert re.search(
+        r"against 4 true masks, .*: mean Dice 0\.\d+ \(95% interval 0\.\d+ to \S+\), mean IoU", found.summary
+    )
+    assert not (tmp_path / "out/masks").exists()
+    assert found.table is not None
+    with (tmp_path / "out/scores.csv").open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert sorted(rows) == [f"images/{i}.png" for i in range(4)]
+    for i in range(4):
+        predicted = np.asarray(Image.open(tmp_path / f"out/images/{i}.png")) == 1
+        truth = scene(100 + i, 44, 60)[1] == 1
+        dice = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in ((~predicted, ~truth), (predicted, truth))]
+        assert float(rows[f"images/{i}.png"]["dice of 255"]) == pytest.approx(dice[1], abs=1e-5)
+        assert float(rows[f"images/{i}.png"]["dice"]) == pytest.approx(np.mean(dice), abs=1e-5)
+        with Image.open(tmp_path / f"out/images/{i}-outlines.png") as outlines:
+            assert outlines.mode == "RGB"
+            assert outlines.width >= 60
+            assert outlines.height > 44  # the legend
+            color = np.asarray(outlines)[:44, :60] == np.array([230, 159, 0])
+            assert color.all(2).sum() > 20
+    assert not (tmp_path / "out/images/4-outlines.png").exists()
+    # A folder without targets has images only, and files that are named are taken as they are.
+    shutil.rmtree(tmp_path / "in/images")
+    plain = translate(segmented.path, [str(tmp_path / "in")], tmp_path / "plain").summary
+    assert plain.startswith("4 masks → ")
+    assert "true masks" not in plain
+
+
+def test_masks_of_other_classes_are_left_out_and_said(segmented: RunDir, tmp_path: Path) -> None:
+    for folder, values in (("images", 200), ("masks", 3)):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        for i in range(4):
+            pixels = np.random.default_rng(i).integers(0, values, (40, 52), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "in" / folder / f"{i}.png")
+    said = translate(segmented.path, [str(tmp_path / "in")], tmp_path / "out").summary
+    assert said.startswith("4 masks → ")
+    assert "are not used: none of the 4 images" in said
+    assert "the value 2 is not a class of these masks" in said
+    assert not (tmp_path / "out/scores.csv").exists()
+
+
+def test_outlines_are_of_the_edges_inside_of_an_image() -> None:
+    truth, predicted = np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.uint8)
+    truth[10:30, 0:20] = 1
+    predicted[10:30, 20:40] = 1
+    image = np.full((40, 40, 3), 99, np.uint8)
+    drawn = draw_outlines(image, predicted, truth, [(0, 0, 0), (255, 0, 0)])
+    assert (drawn[10, :20] == (255, 0, 0)).all()  # whole
+    assert (drawn[12:28, 0] == 99).all(), "the border of the image is no edge"
+    assert {tuple(pixel) for pixel in drawn[10, 20:].tolist()} == {(255, 0, 0), (0, 0, 0)}  # dashed
+    assert (image == 99).all()

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from ectype.analysis.diagnose.finding import Finding
 from ectype.evaluation.figure_names import display_name, metric_of
-from ectype.evaluation.figures import Evaluation, Figure
+from ectype.evaluation.figures import Evaluation, Figure, plain_text
 
 __all__ = ["headline_figures", "headline_sentence", "headline_table", "short_number"]
 
@@ -83,7 +82,7 @@ def _for_headline(figure: Figure) -> Figure | None:
 def headline_table(evaluation: Evaluation) -> Table:
     """Return a table of `headline_figures` that fits a terminal of 80 columns."""
     table = Table(
-        title=f"{evaluation.test_images:,} {escape(evaluation.test_set)}",
+        title=plain_text(f"{evaluation.test_images:,} {evaluation.test_set}", "table.title"),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         pad_edge=False,
@@ -96,14 +95,9 @@ def headline_table(evaluation: Evaluation) -> Table:
     table.add_column("better", no_wrap=True)
     for figure in headline_figures(evaluation):
         interval = f"{short_number(figure.low)} to {short_number(figure.high)}" if figure.interval else ""
-        baselines = "\n".join(f"{escape(name)} {short_number(value)}" for name, value in figure.named_baselines.items())
-        table.add_row(
-            escape(figure.name),
-            f"{short_number(figure.value)} {figure.unit}".strip(),
-            interval,
-            baselines,
-            figure.better,
-        )
+        baselines = "\n".join(f"{name} {short_number(value)}" for name, value in figure.named_baselines.items())
+        value = f"{short_number(figure.value)} {figure.unit}".strip()
+        table.add_row(*map(plain_text, (figure.name, value, interval, baselines, figure.better or "")))
     return table
 
 

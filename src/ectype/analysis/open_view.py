@@ -40,6 +40,9 @@ __all__ = ["FIGURES_VERSION", "OpenData", "open_view"]
 FIGURES_VERSION = 7
 """Version of what is measured. Figures stored by another version are measured again."""
 
+MAX_QUICK_IMAGES = 1000
+"""Test images, and samples, of an evaluation that is to be quick (`run.evaluation=quick`)."""
+
 
 def open_view(
     run: RunDir,
@@ -95,7 +98,8 @@ def open_view(
     # The figures depend on these weights and these images.
     manifest = checkpoint.load_json(run.model / checkpoint.MANIFEST)
     weights = {name: digest for name, digest in manifest.items() if not name.startswith("density-")}
-    key = [FIGURES_VERSION, weights, prepared.fingerprint]
+    quick = recipe.run.evaluation == "quick"
+    key = [FIGURES_VERSION, weights, prepared.fingerprint, *(["quick"] if quick else [])]
     kept = _stored(run, key, likelihood) if own else None
     evaluation = kept or _measure(model, recipe, train, test, prepared, store, likelihood, progress)
     if others:
@@ -134,6 +138,7 @@ def _measure(
     likelihood: int | None,
     progress: Callable[[str], None] | None,
 ) -> Evaluation:
+    quick = recipe.run.evaluation == "quick" and likelihood is None
     extractors = []
     if isinstance(model, Samples):
         if progress is not None:
@@ -146,7 +151,8 @@ def _measure(
         test,
         recipe=recipe,
         device=next(model.parameters()).device,
-        likelihood_samples=likelihood,
+        likelihood_samples=0 if quick else likelihood,
+        max_images=MAX_QUICK_IMAGES if quick else None,
         extractors=extractors,
         progress=progress,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from ectype.analysis.diagnose import check
 from ectype.analysis.diagnose.finding import Finding
@@ -128,11 +129,21 @@ def comparison_page(
     found: Sequence[FigureComparison],
     conclusions: Sequence[str],
     *,
+    details: Sequence[str] = (),
     out: Path,
     command: str,
 ) -> Path:
-    """Write one page about runs that were trained to be compared: the conclusions, then the first run of each arm."""
-    from ectype.analysis.report.frontier import quality_against_time
+    """Write one page about runs that were trained to be compared: the conclusions, then the first run of each arm.
+
+    Args:
+        runs: Arm → its runs, one for each seed.
+        found: The figures of all arms.
+        conclusions: What the figures show, sentence by sentence.
+        details: Further sentences, which are folded away.
+        out: The file.
+        command: The command that repeats the comparison.
+    """
+    from ectype.analysis.report.frontier import quality_against_time, training_minutes
     from ectype.analysis.report.page import write_report
     from ectype.analysis.report.side_by_side import side_by_side
 
@@ -142,6 +153,12 @@ def comparison_page(
         list(views.values()),
         comparisons=found,
         conclusions=conclusions,
+        details=details,
+        used={
+            arm: (mean(map(training_minutes, some)), mean(run.seen() for run in some))
+            for arm, some in runs.items()
+            if some
+        },
         charts=quality_against_time(runs, found),
         pictures=side_by_side(views),
         command=command,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from ectype.api.run import Run
 from ectype.api.train import console_for, source_text
 from ectype.core.console import heartbeat
 from ectype.core.errors import RecipeError
+from ectype.core.escape import for_html
 from ectype.core.table import Table
 from ectype.experiments import compare as comparing
 from ectype.experiments import search as searching
@@ -30,8 +30,8 @@ class _Results(ABC):
     """The HTML page."""
 
     def _repr_html_(self) -> str:
-        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.conclusions)
-        return f"{sentences}{self.to_table()._repr_html_()}<p>page: {html.escape(str(self.page))}</p>"
+        sentences = "".join(f"<p>{for_html(sentence)}</p>" for sentence in self.conclusions)
+        return f"{sentences}{self.to_table()._repr_html_()}<p>page: {for_html(str(self.page))}</p>"
 
     def __repr__(self) -> str:
         return "\n".join([*self.conclusions, f"page: {self.page}"])
@@ -60,12 +60,14 @@ class Comparison(_Results):
         path: The directory of the comparison.
         runs: Name of each arm → its finished runs, one for each seed.
         failed: Name of a run → why it has no figures.
-        conclusions: What the figures support, sentence by sentence.
+        conclusions: What was compared, then one ranking for each question that the figures answer.
+        details: Which arms differ, one sentence for each figure.
         page: The HTML page.
     """
 
     def __init__(self, found: comparing.Comparison) -> None:
         self.path, self.failed, self.conclusions, self.page = found.path, found.failed, found.conclusions, found.page
+        self.details = found.details
         self.runs = {arm: [Run(run.path) for run in runs] for arm, runs in found.runs.items()}
         self._figures = found.figures
 
@@ -126,6 +128,7 @@ def compare(
     seeds: int = 1,
     out: str | Path = "comparison",
     processes: int = 0,
+    quick: bool = False,
     progress: bool | Console = True,
 ) -> Comparison:
     """Train several recipes on the same images with the same budget, measure them, and say what the figures support.
@@ -142,6 +145,7 @@ def compare(
         seeds: Runs of each arm, with the seeds 0, 1, ...
         out: The directory of the comparison.
         processes: Runs at the same time; 0 leaves two cores to each.
+        quick: Measure on at most 1,000 images, without a bound on the likelihood.
         progress: Whether to print progress, or the rich console to print it on.
 
     Raises:
@@ -162,6 +166,7 @@ def compare(
             minutes=minutes,
             seeds=seeds,
             processes=processes,
+            quick=quick,
             console=console,
         )
     return Comparison(found)
@@ -181,6 +186,7 @@ def study(
     storage: str | None = None,
     out: str | Path = "study",
     processes: int = 0,
+    quick: bool = False,
     progress: bool | Console = True,
 ) -> Comparison | Study:
     """Vary one key of a recipe, or search several.
@@ -199,6 +205,7 @@ def study(
         storage: In a search, the URL of a database that several machines share.
         out: The directory of the study.
         processes: Runs at the same time; 0 leaves two cores to each.
+        quick: Measure on at most 1,000 images, without a bound on the likelihood.
         progress: Whether to print progress, or the rich console to print it on.
 
     Returns:
@@ -217,6 +224,7 @@ def study(
         "images": None if images is None else str(images),
         "minutes": minutes,
         "processes": processes,
+        "quick": quick,
         "console": console_for(progress),
     }
     words = [*varied, *_words(overrides or {})]

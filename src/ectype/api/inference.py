@@ -238,11 +238,12 @@ def nearest(
         images: Image files, or folders of them.
         source: The images to search.
         k: Number of neighbors of each image.
-        out: A picture to write as well.
+        out: A picture to write as well, and the table next to it.
         device: See `sample`.
 
     Returns:
-        image, rank, neighbor, distance; the nearest first.
+        image, rank, neighbor, class (None without labels), distance; the nearest first. An image with exactly the same
+        pixels is left out.
     """
     found = neighbors.nearest(
         path_of(run), _files(images), str(source), None if out is None else Path(out), k=k, device=device
@@ -259,7 +260,7 @@ def encode(
     Args:
         run: See `sample`.
         images: Images [n, c, h, w] in [0, 1]; or any source of images that training accepts.
-        out: For a source: a .parquet or .npz file to write as well.
+        out: For a source: a .parquet, .csv or .npz file to write as well.
         device: See `sample`.
 
     Returns:

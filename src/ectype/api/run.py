@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from ectype.api.images import ImageBatch
 from ectype.config.recipe import Recipe
 from ectype.core.console import ActivityConsole
 from ectype.core.errors import RunError
+from ectype.core.escape import for_html
 from ectype.core.table import Table
 from ectype.data.sources.memory import source_text
 from ectype.evaluation.figures import Evaluation
@@ -226,7 +226,7 @@ class Run:
             "images seen": f"{self.directory.seen():,}",
             "best check": best_check(self.directory),
         }
-        rows = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in facts.items())
+        rows = "".join(f"<tr><th>{key}</th><td>{for_html(value)}</td></tr>" for key, value in facts.items())
         pictures = sorted(self.directory.samples.glob("*.png"), key=lambda file: file.name.rpartition("-")[2])
         newest = pictures[-1] if pictures else None
         shown = ""
@@ -235,8 +235,8 @@ class Run:
 
             kind = newest.name.rpartition("-")[0]
             data = base64.b64encode(newest.read_bytes()).decode()
-            shown = f'<p>{html.escape(kind)}, newest check</p><img src="data:image/png;base64,{data}">'
-        return f"<b>{html.escape(str(self.path))}</b><table>{rows}</table>{shown}"
+            shown = f'<p>{for_html(kind)}, newest check</p><img src="data:image/png;base64,{data}">'
+        return f"<b>{for_html(str(self.path))}</b><table>{rows}</table>{shown}"
 
 
 def open_run(path: str | Path) -> Run:

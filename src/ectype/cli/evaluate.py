@@ -10,6 +10,7 @@ import typer
 
 from ectype.cli.shared import Moved, Run, app, columns, err, out, say, store_moved
 from ectype.core.errors import RecipeError
+from ectype.core.escape import for_json
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, or auto.")]
 
@@ -70,7 +71,7 @@ def diagnose(
         found = results.diagnose(what, overrides or [], device=device)
         written = results.save_evidence(found, pictures) if pictures is not None else []
     if as_json:
-        print(json.dumps([finding.to_dict() for finding in found], ensure_ascii=False, indent=1))
+        print(for_json(json.dumps([finding.to_dict() for finding in found], ensure_ascii=False, indent=1)))
         return
     for line in [*results.finding_lines(found), *(f"→ {place}" for place in written)]:
         say(line)

@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ectype.cli.shared import Device, Run, Seed, app, err, finite, out, say
+from ectype.cli.shared import Device, Run, Seed, app, columns, err, finite, out, say
+
+MAX_SHOWN_ROWS = 40
+"""Rows of a table of neighbors that are printed; all are in its file."""
 
 
 @app.command()
@@ -21,7 +24,9 @@ def sample(
         str | None,
         typer.Option(help="normal, gaussian, gmm, or flow (trained when first used). Default: the model's own."),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="A class, several with commas, or all.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="A class, several with commas, or all: equally many of each.")
+    ] = None,
     truncation: Annotated[
         float | None, typer.Option(callback=finite, help="Redraw noise beyond ± this, such as 0.7.")
     ] = None,
@@ -125,7 +130,9 @@ def nearest(
     run: Run,
     images: Annotated[list[str], typer.Argument(help="Images or folders of them.")],
     source: Annotated[str, typer.Option("--in", metavar="DATA", help="The images to search.")],
-    to: Annotated[Path, typer.Option("--out", help="A picture.")] = Path("nearest.png"),
+    to: Annotated[Path, typer.Option("--out", help="A picture; the table is written next to it.")] = Path(
+        "nearest.png"
+    ),
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="Neighbors of each image.")] = 8,
     device: Device = "auto",
 ) -> None:
@@ -134,17 +141,24 @@ def nearest(
         from ectype.inference import nearest
 
         result = nearest.nearest(run, images, source, to, k=k, device=device)
+    assert result.table is not None
+    shown = [tuple(_text(row[key]) for key in result.table.columns) for row in result.table.rows[:MAX_SHOWN_ROWS]]
+    columns(tuple(result.table.columns), shown)
     say(result.summary)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @app.command()
 def encode(
     run: Run,
     source: Annotated[str, typer.Argument(metavar="DATA", help="A folder or any other source of images.")],
-    to: Annotated[Path, typer.Option("--out", help="A .parquet or .npz file.")] = Path("codes.parquet"),
+    to: Annotated[Path, typer.Option("--out", help="A .parquet, .csv or .npz file.")] = Path("codes.parquet"),
     device: Device = "auto",
 ) -> None:
-    """Write the code of every image to a .parquet or .npz file."""
+    """Write the code of every image to a .parquet, .csv or .npz file."""
     with err.spinner("encoding"):
         from ectype.inference import codes
 
@@ -155,7 +169,7 @@ def encode(
 @app.command()
 def decode(
     run: Run,
-    codes: Annotated[Path, typer.Argument(help="A .parquet or .npz file as `encode` writes them.")],
+    codes: Annotated[Path, typer.Argument(help="A .parquet, .csv or .npz file as `encode` writes them.")],
     to: Annotated[Path, typer.Option("--out", help="A directory.")] = Path("decoded"),
     device: Device = "auto",
 ) -> None:

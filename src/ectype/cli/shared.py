@@ -11,14 +11,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
+from ectype.core import console
 from ectype.core.console import ActivityConsole
 from ectype.core.errors import EctypeError, EctypeWarning, Interrupted
+from ectype.core.escape import as_one_line
 from ectype.core.output import safe_streams
 from ectype.core.signals import StopSignal, handle_stop_signals, raise_stop_signal
 
@@ -35,6 +37,14 @@ GROUPS = {
 
 class GroupedCommands(TyperGroup):
     """Lists commands under headings, each with one complete line at 80 columns."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. Arguments in a message may be names of files, such as those that `*` stands for."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = as_one_line(error.message)  # pyright: ignore[reportAttributeAccessIssue]
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each heading."""
@@ -95,8 +105,8 @@ def options(
 
 
 def say(text: str) -> None:
-    """Print one line as it is."""
-    out.print(text, highlight=False, soft_wrap=True, markup=False)
+    """Print text as it is."""
+    console.say(out, text)
 
 
 def store_moved(runs: Iterable[Path], source: str | None) -> None:
@@ -115,9 +125,14 @@ def columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for heading in headings:
         table.add_column(heading, no_wrap=True)
     for row in rows:
-        table.add_row(*map(escape, row))
-    wide = out if out.is_terminal else Console(width=200)
+        table.add_row(*map(as_one_line, row))
+    wide = out if out.is_terminal else ActivityConsole(width=200)
     wide.print(table, highlight=False)
+
+
+def _complain(color: str, word: str, text: str) -> None:
+    """Print one line on stderr that begins with a colored word."""
+    err.print(Text.assemble((f"{word}:", color), f" {as_one_line(text)}"), highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -125,9 +140,7 @@ def main() -> None:
     # By default, idle threads of GNU OpenMP spin, which slows down a machine that has other work many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.simplefilter("always", EctypeWarning)
-    warnings.showwarning = lambda message, *_, **__: err.print(
-        f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True
-    )
+    warnings.showwarning = lambda message, *_, **__: _complain("yellow", "warning", str(message))
     with safe_streams() as (output, _):
         code = _run_command()
         if output is not None:
@@ -169,5 +182,4 @@ def _run_command() -> int:
 
 def _end(word: str, text: str) -> None:
     """Print the last line of a command that does not end well."""
-    color = "yellow" if word == "stopped" else "red"
-    err.print(f"[{color}]{word}:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    _complain("yellow" if word == "stopped" else "red", word, text)

@@ -12,6 +12,7 @@ import typer
 
 from ectype.cli.shared import app, columns, finite, out, say
 from ectype.core.errors import DataError, RecipeError
+from ectype.core.escape import for_terminal
 
 
 @app.command()
@@ -52,7 +53,7 @@ def train(
         if dry:
             from ectype.training.run import resolve
 
-            print(resolve(recipe, data, changes, start=start).yaml(), end="")
+            print(for_terminal(resolve(recipe, data, changes, start=start).yaml()), end="")
             return
         run = training.train(recipe, data, changes, out=to, resume=resume, start=start, fix=fix, progress=out)
         if os.environ.get("RANK", "0") == "0":  # of several processes, the first one reports
@@ -92,7 +93,8 @@ def presets(
         return
     file = preset_path(name)
     recipe = load_recipe(file, overrides or []) if overrides or full else None
-    print(recipe.yaml(full=full) if recipe is not None else file.read_text(encoding="utf-8"), end="", flush=True)
+    text = recipe.yaml(full=full) if recipe is not None else file.read_text(encoding="utf-8")
+    print(for_terminal(text), end="", flush=True)
     if plain:
         return
     from ectype.analysis import cost
@@ -109,7 +111,7 @@ def presets(
 def _comment(lines: list[str]) -> None:
     """Print lines as YAML comments, so that the output stays a valid recipe."""
     for line in lines:
-        print(f"# {line}".rstrip(), flush=True)
+        print(for_terminal(f"# {line}".rstrip()), flush=True)
 
 
 @app.command()
@@ -161,6 +163,9 @@ Data = Annotated[str, typer.Option("--data", help="A folder or any other source 
 Images = Annotated[str | None, typer.Option(help="Budget of each run in images shown, such as 500k.")]
 Minutes = Annotated[float | None, typer.Option(callback=finite, help="Budget of each run in time.")]
 Seeds = Annotated[int, typer.Option(min=1, max=10_000, help="Runs of each recipe.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Measure on at most 1,000 images, without a bound on the likelihood.")
+]
 Processes = Annotated[int, typer.Option(min=0, max=1024, help="Runs at the same time; 0 leaves two cores to each.")]
 
 
@@ -177,6 +182,7 @@ def compare(
         "comparison"
     ),
     processes: Processes = 0,
+    quick: Quick = False,
 ) -> None:
     """Compare recipes on the same images with the same budget."""
     from ectype.experiments import compare as comparing
@@ -184,7 +190,8 @@ def compare(
     arms = [comparing.Arm(Path(word).stem, word) for word in what if "=" not in word]
     words = [word for word in what if "=" in word]
     given: dict[str, Any] = {"images": images, "minutes": minutes, "seeds": seeds, "processes": processes}
-    with out.heartbeat():
+    given |= {"quick": quick}
+    with out.spinner("reading the recipes"):
         _compared(comparing.compare(arms, data, to, words=words, command=_typed(), console=out, **given))
 
 
@@ -205,13 +212,14 @@ def study(
     storage: Annotated[str | None, typer.Option(help="In a search, the URL of a database to share.")] = None,
     to: Annotated[Path, typer.Option("--out", help="A directory; repeat the command to continue.")] = Path("study"),
     processes: Processes = 0,
+    quick: Quick = False,
 ) -> None:
     """Vary one key of a recipe, or search several.
 
     `ectype study vae latent_dim=2,8,32 --data photos/ --images 500k`, or
     `ectype study vae latent_dim=2..512 beta=0.1..10 --trials 20 --data photos/ --images 500k`.
     """
-    given: dict[str, Any] = {"images": images, "minutes": minutes, "processes": processes}
+    given: dict[str, Any] = {"images": images, "minutes": minutes, "processes": processes, "quick": quick}
     if trials is None and (by or storage):
         raise RecipeError("--by and --storage belong to a search: add --trials 20, or leave them out.")
     if trials is not None:
@@ -221,14 +229,15 @@ def study(
 
         knobs, shared = searching.knobs_of(words)
         given |= {"trials": trials, "by": by, "storage": storage, "words": shared}
-        with out.heartbeat():
+        with out.spinner("reading the recipes"):
             _compared(searching.search(recipe, knobs, data, to, command=_typed(), console=out, **given))
         return
     from ectype.experiments import compare as comparing
 
     arms, shared = comparing.arms_of(recipe, words)
     given |= {"seeds": seeds, "words": shared}
-    _compared(comparing.compare(arms, data, to, command=_typed(), console=out, **given))
+    with out.spinner("reading the recipes"):
+        _compared(comparing.compare(arms, data, to, command=_typed(), console=out, **given))
 
 
 def _typed() -> str:

@@ -136,3 +136,6 @@ class RunConfig(Section):
     """Also keep one checkpoint per this many images."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard."""
+    evaluation: Literal["full", "quick"] = "full"
+    """How the run is measured at its end. quick: on at most 1,000 test images, by as many samples, and without a bound
+    on the likelihood."""

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.status import Status
+from rich.text import Text
 
+from ectype.core.escape import for_terminal
 from ectype.core.output import SafeStream
 
-__all__ = ["ActivityConsole", "doing", "heartbeat", "progress_line"]
+__all__ = ["ActivityConsole", "doing", "heartbeat", "progress_line", "say"]
 
 MAX_SILENT_SECONDS = 5.0
 """In a pipe, a line is printed when nothing was printed for this long."""
@@ -31,6 +33,9 @@ class ActivityConsole(Console):
     Printing never raises, whatever the encoding and even if the terminal is gone: no run is lost because its progress
     cannot be shown.
 
+    Text is printed as it is: it contains no markup or names of emoji, and its control characters are written out,
+    because it may be the name of somebody else's file. For colors, print `rich.text.Text`.
+
     >>> console = ActivityConsole()
     >>> with console.heartbeat():
     ...     console.doing("counting")
@@ -38,12 +43,13 @@ class ActivityConsole(Console):
 
     def __init__(self, *args: Any, max_silent_seconds: float = MAX_SILENT_SECONDS, **kwargs: Any) -> None:
         self._safe: SafeStream | None = None
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"markup": False, "emoji": False, **kwargs})
         self.max_silent_seconds = max_silent_seconds
         self._last_print = self._since = time.monotonic()
         self._activity: Activity = ""
         self._beating = False
         self._status: Status | None = None
+        self._shown, self._shown_until = Text(), 0.0
 
     @property
     def file(self) -> Any:
@@ -64,6 +70,20 @@ class ActivityConsole(Console):
         self._last_print = time.monotonic()
         super().print(*objects, **kwargs)
 
+    def render_str(self, text: str, **kwargs: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return text with its control characters written out, before it is laid out."""
+        return super().render_str(for_terminal(text), **kwargs)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments of anything that is printed; those that are no control codes are text."""
+        for segment in super().render(renderable, options):
+            # The end of a line that is printed over is the only carriage return that Rich lets through.
+            yield (
+                segment
+                if segment.control or segment.text == "\r"
+                else segment._replace(text=for_terminal(segment.text))
+            )
+
     def doing(self, activity: Activity) -> None:
         """Set what the program is doing.
 
@@ -71,11 +91,16 @@ class ActivityConsole(Console):
             activity: A few words, such as "measuring recall", or a function that returns them when they are shown.
         """
         self._activity, self._since = activity, time.monotonic()
-        if self._status is not None:
-            self._status.update(escape(self._text()))
+        self._shown_until = 0.0
 
     def _text(self) -> str:
         return self._activity if isinstance(self._activity, str) else self._activity()
+
+    def activity_text(self) -> Text:
+        """Return the current activity, asked for once in a second: a spinner is drawn more often."""
+        if time.monotonic() >= self._shown_until:
+            self._shown, self._shown_until = Text(for_terminal(self._text())), time.monotonic() + 1
+        return self._shown
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
@@ -89,12 +114,7 @@ class ActivityConsole(Console):
             while not stop.wait(max(0.05, self._last_print + self.max_silent_seconds - time.monotonic())):
                 if time.monotonic() - self._last_print >= self.max_silent_seconds:
                     text = self._text() or "working"
-                    self.print(
-                        f"  {text} ({time.monotonic() - self._since:.0f} s)",
-                        highlight=False,
-                        soft_wrap=True,
-                        markup=False,
-                    )
+                    say(self, f"  {text} ({time.monotonic() - self._since:.0f} s)")
 
         self._beating, self._last_print = True, time.monotonic()
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -114,11 +134,27 @@ class ActivityConsole(Console):
             with self.heartbeat():
                 yield
             return
-        with self.status(escape(self._text())) as self._status:
+        with self.status(_Spoken(self)) as self._status:
             try:
                 yield
             finally:
                 self._status = None
+
+
+class _Spoken:
+    """The activity of a console, each time that a spinner is drawn."""
+
+    def __init__(self, console: ActivityConsole) -> None:
+        self.console = console
+
+    def __rich__(self) -> Text:
+        return self.console.activity_text()
+
+
+def say(console: Console | None, text: str) -> None:
+    """Print text as it is, if there is a console: no markup, and lines are not broken."""
+    if console is not None:
+        console.print(Text(for_terminal(text)), highlight=False, soft_wrap=True)
 
 
 def doing(console: Console | None, activity: Activity) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import html
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ectype.core.errors import DataError, RecipeError, did_you_mean
+from ectype.core.escape import for_html, for_latex, write_csv
 from ectype.core.optional import optional_import
 from ectype.core.outputs import output_file
 
@@ -63,9 +62,7 @@ class Table(Sequence[Mapping[str, Any]]):
             DataError: The file cannot be written, or exists and Ectype did not write it.
         """
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([row.get(column) for column in self.columns] for row in self.rows)
+        write_csv(text, [self.columns, *([row.get(key) for key in self.columns] for row in self.rows)], line_end="\n")
         return _written(text.getvalue(), file)
 
     def to_latex(self, file: str | Path | None = None) -> str:
@@ -89,10 +86,10 @@ class Table(Sequence[Mapping[str, Any]]):
         return _written("\n".join(lines) + "\n", file)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        head = "".join(f"<th>{for_html(column)}</th>" for column in self.columns)
         shown = self.rows[:MAX_HTML_ROWS]
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_text(row.get(column)))}</td>" for column in self.columns) + "</tr>"
+            "<tr>" + "".join(f"<td>{for_html(_text(row.get(column)))}</td>" for column in self.columns) + "</tr>"
             for row in shown
         )
         rest = f"<p>{len(self.rows) - len(shown):,} more rows</p>" if len(shown) < len(self.rows) else ""
@@ -121,19 +118,5 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "−": "$-$",
-    "·": r"$\cdot$",
-    "÷": r"$\div$",
-    "½": r"$\frac{1}{2}$",
-    "β": r"$\beta$",
-    "σ": r"$\sigma$",
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-}
-
-
 def _latex(value: Any) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in _text(value))
+    return for_latex(_text(value))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import shutil
 import statistics
@@ -17,6 +16,7 @@ import numpy as np
 
 from ectype.config.schema import DataConfig
 from ectype.core.errors import DataError
+from ectype.core.escape import write_csv
 from ectype.data.cache import write_error
 from ectype.data.decode import Spec, TargetSpec
 from ectype.data.decode_batch import DIGEST_BYTES, decode_batch
@@ -52,6 +52,21 @@ NUM_PROBED_IMAGES = 32
 """Images that are checked for color before all are decoded."""
 MIN_IMAGES_FOR_WORKERS = 64
 """Fewer images are decoded faster in this process than other processes take to start."""
+
+
+UNREADABLE = ("truncated", "damaged", "not an image")
+"""Starts of reasons that a second program can confirm."""
+
+
+def _advice(rejects: Sequence[Reject]) -> str:
+    """Return what helps if no image can be used, by the most frequent kind of reason."""
+    unreadable = sum(reject.reason.startswith(UNREADABLE) for reject in rejects)
+    small = sum(reject.reason.startswith("too small") for reject in rejects)
+    if unreadable >= max(small, len(rejects) / 2):
+        return "check that they open in other programs"
+    if small >= len(rejects) / 2:
+        return "use larger images, or lower data.min_size"
+    return "change what these reasons name, or use other images"
 
 
 class EntryBuilder:
@@ -242,12 +257,10 @@ class EntryBuilder:
             examples = "; ".join(f"{path}: {reason}" for path, reason in rejects[:3])
             raise DataError(
                 f"none of the {len(rejects):,} images in '{self.source.text}' can be used "
-                f"({summarize_reasons(rejects)}), such as {examples}: check that they open in other programs."
+                f"({summarize_reasons(rejects)}), such as {examples}: {_advice(rejects)}."
             )
-        with open(folder / "rejects.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(Reject._fields)
-            writer.writerows(rejects)
+        with open(folder / "rejects.csv", "w", encoding="utf-8", newline="") as file:
+            write_csv(file, [Reject._fields, *rejects])
         write_strings(folder, listing.names)
         arrays = {"kept": kept, "split_ids": listing.split_ids, "digests": result.digests}
         if listing.labels is not None:
@@ -290,10 +303,8 @@ class EntryBuilder:
             (names[int(rows[i])], names[int(rows[original[i]])])
             for i in np.flatnonzero(original != np.arange(len(rows)))
         ]
-        with open(self.folder / "copies.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "copy of"))
-            writer.writerows(copies)
+        with open(self.folder / "copies.csv", "w", encoding="utf-8", newline="") as file:
+            write_csv(file, [("path", "copy of"), *copies])
         return copies
 
     def _target_manifest(self, spec: Spec, shards: Sequence[str]) -> dict[str, Any] | None:

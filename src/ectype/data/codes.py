@@ -1,10 +1,12 @@
-"""Files of codes: Parquet files or NumPy archives with paths, labels, splits and codes."""
+"""Files of codes: Parquet files, NumPy archives or CSV with paths, labels, splits and codes."""
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ectype.core.errors import DataError
+from ectype.core.escape import write_csv
 from ectype.data.preview import writing_file
 from ectype.data.sources.walk import check_regular_file
 
@@ -21,7 +24,9 @@ __all__ = ["read_codes", "write_codes"]
 def write_codes(
     out: Path, paths: Sequence[str], labels: Sequence[str | None], splits: Sequence[str], code: Tensor
 ) -> None:
-    """Write codes to a `.parquet` file, with the shape of a code in its metadata, or to an `.npz` file.
+    """Write codes to a `.parquet` file, with the shape of a code in its metadata, to an `.npz` or to a `.csv` file.
+
+    CSV has one column for each dimension, z0, z1, …; the others keep a code together.
 
     Args:
         out: The file.
@@ -33,6 +38,13 @@ def write_codes(
     Raises:
         DataError: The file cannot be written.
     """
+    if out.suffix.lower() == ".csv":
+        flat = code.flatten(1).tolist()
+        headings = ["path", "label", "split", *(f"z{i}" for i in range(code.flatten(1).shape[1]))]
+        rows = ([*texts, *values] for *texts, values in zip(paths, labels, splits, flat, strict=True))
+        with writing_file(out) as scratch, scratch.open("w", newline="", encoding="utf-8") as target:
+            write_csv(target, chain([headings], rows))
+        return
     with writing_file(out) as scratch, scratch.open("wb") as file:
         if out.suffix.lower() == ".npz":
             label = np.array([label or "" for label in labels])
@@ -58,7 +70,8 @@ def _write_parquet(
 
 
 def read_codes(file: Path) -> tuple[list[str], np.ndarray]:
-    """Read paths and codes from a file that `write_codes` wrote, or from any file with a column or array `code`.
+    """Read paths and codes from a file that `write_codes` wrote, or from any file with a column or array `code`, or
+    columns z0, z1, … in CSV.
 
     Returns:
         The paths, or row numbers if the file has no paths; and the codes [n, d] or [n, *shape of a code].
@@ -68,6 +81,7 @@ def read_codes(file: Path) -> tuple[list[str], np.ndarray]:
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from pyarrow import csv
 
     check_regular_file(file)
     try:
@@ -75,6 +89,11 @@ def read_codes(file: Path) -> tuple[list[str], np.ndarray]:
             with np.load(file, allow_pickle=False) as archive:
                 code = archive["code"]
                 names = archive["path"] if "path" in archive else range(len(code))
+        elif file.suffix.lower() == ".csv":
+            table = csv.read_csv(file)
+            columns = [name for name in table.column_names if re.fullmatch(r"z\d+", name)]
+            code = np.stack([table.column(name).to_numpy() for name in columns], axis=1)
+            names = table.column("path").to_pylist() if "path" in table.column_names else range(len(code))
         else:
             table = pq.read_table(file)
             column = table.column("code").combine_chunks()

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from ectype.evaluation.figure_names import display_name
+from ectype.evaluation.figure_names import clip_to_range, display_name
 from ectype.evaluation.figures import Evaluation, Figure, format_number
 
 __all__ = ["ArmValue", "FigureComparison", "compare_figures", "comparison_sentences", "multiple_comparison_note"]
@@ -43,6 +43,10 @@ class FigureComparison(NamedTuple):
     """Key of a baseline → the same metric of it."""
     comparable: bool = True
     """Whether all arms were measured on the same images and in the same way; else no difference means anything."""
+    group: str = ""
+    """The group of the figure, such as reconstruction."""
+    n: int | None = None
+    """Images that the figure was computed on."""
 
     @property
     def named_baselines(self) -> dict[str, float]:
@@ -54,6 +58,18 @@ class FigureComparison(NamedTuple):
         """The arm with the best mean."""
         choose = max if self.better == "higher" else min
         return choose(self.values, key=lambda arm: self.values[arm].mean)
+
+    @property
+    def ranks(self) -> list[list[str]]:
+        """The arms in order, the best first; one that does not differ from the best of a rank shares it."""
+        sign = -1 if self.better == "higher" else 1
+        ranks: list[list[str]] = []
+        for arm in sorted(self.values, key=lambda arm: sign * self.values[arm].mean):
+            if ranks and self.difference(ranks[-1][0], arm) is None:
+                ranks[-1].append(arm)
+            else:
+                ranks.append([arm])
+        return ranks
 
     @property
     def winner(self) -> str | None:
@@ -129,7 +145,7 @@ def _arm_value(figures: Sequence[Figure]) -> ArmValue:
         return ArmValue(mean, figures[0].low, figures[0].high, values)
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     half = quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return ArmValue(mean, mean - half, mean + half, values)
+    return ArmValue(mean, *clip_to_range(figures[0].key, mean - half, mean + half), values)
 
 
 def compare_figures(arms: Mapping[str, Sequence[Evaluation]], *, comparable: bool = True) -> list[FigureComparison]:
@@ -160,7 +176,17 @@ def compare_figures(arms: Mapping[str, Sequence[Evaluation]], *, comparable: boo
             same_kind = len({figure.comparable_within for figure in first}) == 1
             name = first[0].name if same_kind else display_name(key)
             comparisons.append(
-                FigureComparison(key, name, first[0].unit, better, values, baselines, comparable and same_kind)
+                FigureComparison(
+                    key,
+                    name,
+                    first[0].unit,
+                    better,
+                    values,
+                    baselines,
+                    comparable and same_kind,
+                    first[0].group,
+                    first[0].n,
+                )
             )
     return comparisons
 

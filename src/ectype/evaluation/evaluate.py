@@ -18,7 +18,7 @@ from ectype.evaluation.baselines import Baselines
 from ectype.evaluation.code_figures import code_figures
 from ectype.evaluation.features import Extractor
 from ectype.evaluation.figures import Evaluation, Figure
-from ectype.evaluation.generation import evaluate_samples
+from ectype.evaluation.generation import MAX_SAMPLES, evaluate_samples
 from ectype.evaluation.inputs import EvaluationInputs
 from ectype.evaluation.likelihood_figures import bound_figures, importance_weighted_figures
 from ectype.evaluation.metrics.codes import HasPosterior
@@ -76,8 +76,9 @@ def evaluate(
         recipe: Recipe of the run.
         device: Where to compute.
         likelihood_samples: Samples per image of the importance-weighted bound, which is then computed on all images.
-            None for 64 samples on at most 1,000 images, and on fewer or none where a network is large.
-        max_images: Maximum number of test images, spread evenly; None for all.
+            None for 64 samples on at most 1,000 images, and on fewer or none where a network is large; 0 for no bound.
+        max_images: Maximum number of test images, spread evenly, and of samples that are generated; None for all images
+            and as many samples as are useful.
         extractors: Feature extractors by which the samples of a model that samples are compared. Without any, samples
             are not evaluated.
         progress: Called with a description of what is measured next.
@@ -91,7 +92,8 @@ def evaluate(
         raise ValueError("evaluation needs training images without augmentation: build the loader with training=False.")
     inputs = EvaluationInputs.of(model, train, test, seed=recipe.train.seed, device=device, max_images=max_images)
     with evaluating(model):
-        return _Evaluator(inputs, recipe, likelihood_samples, extractors, progress).run()
+        max_samples = MAX_SAMPLES if max_images is None else min(max_images, MAX_SAMPLES)
+        return _Evaluator(inputs, recipe, likelihood_samples, extractors, progress, max_samples).run()
 
 
 class _Evaluator:
@@ -104,7 +106,9 @@ class _Evaluator:
         likelihood_samples: int | None,
         extractors: Sequence[Extractor],
         progress: Callable[[str], None] | None,
+        max_samples: int,
     ) -> None:
+        self.max_samples = max_samples
         self.inputs, self.model, self.extractors = inputs, inputs.model, extractors
         self.likelihood_samples = likelihood_samples
         binarize = recipe.data.binarise
@@ -221,6 +225,9 @@ class _Evaluator:
 
     def _importance_weighted_bound(self, model: HasLogLikelihood) -> None:
         n, samples = self.inputs.max_images, self.likelihood_samples
+        if samples == 0:
+            self.remarks.append("Likelihood not bounded: this evaluation was to be quick.")
+            return
         if samples is None:
             samples = DEFAULT_BUDGET.samples
             n = min(n, affordable_images(self.model, samples))
@@ -244,7 +251,13 @@ class _Evaluator:
         inputs = self.inputs
         try:
             figures, values, monitor = evaluate_samples(
-                self.model, inputs.train, inputs.test, self.extractors, inputs.info, seed=inputs.seed
+                self.model,
+                inputs.train,
+                inputs.test,
+                self.extractors,
+                inputs.info,
+                seed=inputs.seed,
+                max_samples=self.max_samples,
             )
         except DataError as error:
             self.remarks.append(f"Samples not evaluated: {error}")

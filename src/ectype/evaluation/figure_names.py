@@ -15,6 +15,7 @@ from collections.abc import Sequence
 __all__ = [
     "FID",
     "class_slugs",
+    "clip_to_range",
     "display_name",
     "downscaled_key",
     "is_frechet",
@@ -120,6 +121,30 @@ NAMES = {
     "most_frequent_class": "most frequent class",
 }
 """Every key without a variable part → its text."""
+
+
+SHARES = frozenset(
+    {
+        *("precision", "recall", "coverage", "min_group_coverage", "ndb", "lost_clusters", "duplicates"),
+        *("authenticity", "closer_to_training", "membership_auc"),
+        *("mean_dice", "mean_iou", "dice", "iou", "pixel_accuracy", "boundary_f1"),
+        *("codebook_usage", "linear_probe_accuracy"),
+    }
+)
+"""Metrics that lie in [0, 1] by their definition."""
+
+
+def clip_to_range(key: str, low: float, high: float) -> tuple[float, float]:
+    """Return the part of an interval in which the metric of a key can lie; what is outside is no value of it.
+
+    An interval by a normal approximation may reach beyond. The part contains the true value whenever all of it does.
+
+    >>> clip_to_range("boundary_f1", 0.9, 1.1), clip_to_range("psnr", -1.0, 3.0)
+    ((0.9, 1.0), (-1.0, 3.0))
+    """
+    if metric_of(key) not in SHARES:
+        return low, high
+    return 0.0 if low < 0 else low, 1.0 if high > 1 else high  # ends that are not a number stay so
 
 
 def is_key(text: str) -> bool:

@@ -10,16 +10,17 @@ from typing import Any, Literal
 
 from jaxtyping import Float
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from ectype.core import table as results_table
 from ectype.core.errors import RunError, did_you_mean
-from ectype.evaluation.figure_names import display_name, is_key, metric_of
+from ectype.core.escape import for_json, for_terminal
+from ectype.evaluation.figure_names import clip_to_range, display_name, is_key, metric_of
 from ectype.evaluation.metrics.intervals import mean_interval
 
-__all__ = ["Evaluation", "Figure", "format_number", "mean_figure"]
+__all__ = ["Evaluation", "Figure", "format_number", "mean_figure", "plain_text"]
 
 GROUP_ORDER = ("masks", "pictures", "reconstruction", "denoising", "likelihood", "codes")
 """Groups of figures in the order in which they are shown; further groups follow."""
@@ -35,7 +36,8 @@ class Figure:
         value: Not a number where the model gave no finite one.
         group: The part of a table that the figure is shown in.
         unit: Such as dB; empty where there is none.
-        low: Lower end of the 95% interval over test images; None where there is no interval.
+        low: Lower end of the 95% interval over test images; None where there is no interval. The interval of a metric
+            that lies in [0, 1] by its definition is clipped to it.
         high: Upper end of that interval.
         n: Test images that the value was computed on.
         better: Direction that is good; None where neither is better by itself.
@@ -60,6 +62,9 @@ class Figure:
     def __post_init__(self) -> None:
         if not is_key(self.key):
             raise ValueError(f"'{self.key}' is no key of a figure: use lower-case words with underscores.")
+        if self.low is not None and self.high is not None:
+            for name, end in zip(("low", "high"), clip_to_range(self.key, self.low, self.high), strict=True):
+                object.__setattr__(self, name, end)
         if not self.name:
             object.__setattr__(self, "name", display_name(self.key))
 
@@ -160,8 +165,8 @@ class Evaluation:
         if self.compression is not None:
             size += f" · compression: {self.image_elements:,} ÷ {self.code_elements:,} = {self.compression:.3g}"
         table = Table(
-            title=f"{self.test_images:,} {escape(self.test_set)}, seed {self.seed}",
-            caption="\n".join([size, *self.remarks]),
+            title=plain_text(f"{self.test_images:,} {self.test_set}, seed {self.seed}", "table.title"),
+            caption=plain_text("\n".join([size, *self.remarks]), "table.caption"),
             box=box.SIMPLE_HEAD,
             title_justify="left",
             caption_justify="left",
@@ -175,7 +180,7 @@ class Evaluation:
                 baselines = "\n".join(
                     f"{name} {format_number(value)}" for name, value in figure.named_baselines.items()
                 )
-                table.add_row(figure.name, figure.text, figure.interval, baselines)
+                table.add_row(*map(plain_text, (figure.name, figure.text, figure.interval, baselines)))
             table.add_section()
         return table
 
@@ -228,7 +233,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Return strict JSON, in which a number that is not finite is null."""
-        return json.dumps(_finite(dataclasses.asdict(self)), ensure_ascii=False, indent=1, allow_nan=False)
+        return for_json(json.dumps(_finite(dataclasses.asdict(self)), ensure_ascii=False, indent=1, allow_nan=False))
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
@@ -246,6 +251,11 @@ class Evaluation:
             return cls(**{**plain, "figures": figures})
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"cannot read the stored evaluation ({error}): run `ectype evaluate` again.") from None
+
+
+def plain_text(text: str, style: str = "") -> Text:
+    """Return text for a table on any terminal: no markup in it is interpreted, no control character passes."""
+    return Text(for_terminal(text), style)
 
 
 def mean_figure(key: str, values: Float[Tensor, " n"], group: str, **fields: Any) -> Figure:

@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from ectype.analysis.report.frontier import training_minutes
 from ectype.analysis.results import comparison_page, evaluate
 from ectype.config.recipe import parse_overrides
 from ectype.config.schema import parse_count
-from ectype.core.console import doing
+from ectype.core.console import doing, say
 from ectype.core.errors import EctypeError, RecipeError, RunError
 from ectype.data.dataset import ImageStore
 from ectype.evaluation.comparison_stats import (
@@ -24,6 +27,7 @@ from ectype.evaluation.comparison_stats import (
     multiple_comparison_note,
 )
 from ectype.evaluation.figures import Evaluation
+from ectype.evaluation.ranking import ranking_sentences
 from ectype.experiments.launcher import claim_folder, launch_runs, running_text, terminate_children
 from ectype.runs.load import open_data
 from ectype.runs.run_dir import RunDir
@@ -53,7 +57,9 @@ class Comparison(NamedTuple):
     """Name of a run → why it has no figures."""
     figures: list[FigureComparison]
     conclusions: list[str]
-    """The conclusions, sentence by sentence."""
+    """The conclusions: what was compared, then one ranking for each question."""
+    details: list[str]
+    """Which arms differ, one sentence for each figure."""
     page: Path
 
 
@@ -100,6 +106,7 @@ def compare(
     minutes: float | None = None,
     seeds: int = 1,
     processes: int = 0,
+    quick: bool = False,
     command: str = "",
     console: Console | None = None,
 ) -> Comparison:
@@ -117,6 +124,7 @@ def compare(
         minutes: Budget in time instead; each run converts it to images at its start.
         seeds: Runs of each arm, with the seeds 0, 1, ...
         processes: Runs at the same time; 0 for as many as leave two cores to each.
+        quick: Measure on fewer images, by fewer samples, and without a bound on the likelihood.
         command: The command that repeats the comparison, for the page.
         console: Where progress is printed; None prints nothing.
 
@@ -138,6 +146,8 @@ def compare(
     processes = processes or max(1, cores // 2)
     budget = [f"train.images={images}"] if images is not None else [f"train.minutes={minutes:g}"]
     shared = {"run.threads": max(1, cores // processes), **parse_overrides([*words, *budget])}
+    if quick:
+        shared["run.evaluation"] = "quick"
 
     def changes_of(arm: Arm, seed: int) -> dict[str, Any]:
         return {**shared, **parse_overrides(arm.words), "train.seed": seed}
@@ -154,36 +164,38 @@ def compare(
     _same_plan(place, {"runs": plan, "images": sorted({prepared.fingerprint for prepared, _ in opened.values()})})
     held_out = {key: _held_out(store) for key, (_, store) in opened.items()}
 
-    def say(text: str) -> None:
-        if console is not None:
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    say(f"{len(recipes)} runs, {processes} at a time → {place}")
+    report = partial(say, console)
+    report(f"{len(recipes)} runs, {processes} at a time → {place}")
     runs: dict[str, list[RunDir]] = {arm.name: [] for arm in arms}
     found: dict[str, list[Evaluation]] = {arm.name: [] for arm in arms}
     with terminate_children():
         doing(console, lambda: running_text(place, recipes))
-        failed = launch_runs(place, {name: recipe for name, (_, recipe) in recipes.items()}, processes, say)
+        failed = launch_runs(place, {name: recipe for name, (_, recipe) in recipes.items()}, processes, report)
         for name, (arm, _) in recipes.items():
             if name in failed:
                 continue
             run = RunDir.existing(place / name)
             doing(console, f"measuring {name}")
             try:
-                found[arm].append(evaluate(run))
+                found[arm].append(evaluate(run, progress=partial(_measuring, console, name)))
                 runs[arm].append(run)
-                say(f"{name}: measured")
+                report(f"{name}: measured")
             except EctypeError as error:
                 failed[name] = str(error)
     if not any(runs.values()):
         raise RunError(f"no run finished: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
     different = _different_images(found, runs, held_out)
     figures = compare_figures(found, comparable=not different)
-    conclusions = [_premise(found, runs, budget[0], seeds), *different, *comparison_sentences(figures, names)]
-    conclusions += filter(None, [multiple_comparison_note(figures)])
+    conclusions = [_premise(found, runs, budget[0], seeds), *different, *ranking_sentences(figures, names)]
     conclusions += [f"{name} has no figures: {why}" for name, why in failed.items()]
-    page = comparison_page(runs, figures, conclusions, out=place / "comparison.html", command=command)
-    return Comparison(place, runs, failed, figures, conclusions, page)
+    details = [*comparison_sentences(figures, names), *filter(None, [multiple_comparison_note(figures)])]
+    doing(console, "writing the page")
+    page = comparison_page(runs, figures, conclusions, details=details, out=place / "comparison.html", command=command)
+    return Comparison(place, runs, failed, figures, conclusions, details, page)
+
+
+def _measuring(console: Console | None, name: str, what: str) -> None:
+    doing(console, f"measuring {name}: {what}")
 
 
 def _safe(name: str) -> str:
@@ -203,7 +215,9 @@ def _same_plan(place: Path, plan: Mapping[str, Any]) -> None:
 def in_words(budget: str) -> str:
     """Return a budget as text: `train.images=500k` becomes 500,000 images."""
     key, value = budget.split("=")
-    return f"{parse_count(value):,} images" if key == "train.images" else f"{value} minutes"
+    if key == "train.images":
+        return f"{parse_count(value):,} images"
+    return f"a budget of {value} minute{'s' * (value != '1')}"
 
 
 def _held_out(store: ImageStore) -> str:
@@ -254,6 +268,18 @@ def _premise(
         else "One seed each: intervals are over test images, 95%, and say nothing about other seeds."
     )
     return (
-        f"On these {one.train_images:,} training images, with {in_words(budget)} each, measured on "
-        f"{one.test_images:,} held-out test images. {how}{stopped}"
+        f"On these {one.train_images:,} training images, with {in_words(budget)} each{_used_text(runs, budget)}, "
+        f"measured on {one.test_images:,} held-out test images{_quick_text(every[0][1])}. {how}{stopped}"
     )
+
+
+def _used_text(runs: Mapping[str, Sequence[RunDir]], budget: str) -> str:
+    """Return what a budget in minutes became: images at the start of each run, at the speed that was measured there."""
+    if budget.startswith("train.images"):
+        return ""
+    used = (f"{name} {mean(map(training_minutes, some)):.1f}" for name, some in runs.items() if some)
+    return f" (converted to images at the start; minutes used: {', '.join(used)})"
+
+
+def _quick_text(run: RunDir) -> str:
+    return " and as many samples, without a bound on the likelihood" * (run.recipe.run.evaluation == "quick")

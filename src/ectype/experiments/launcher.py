@@ -134,4 +134,6 @@ def running_text(place: Path, names: Iterable[str]) -> str:
         run = RunDir(place / name)
         if run.recipe_file.is_file() and not run.summary():
             states.append(f"{name}: {run.seen():,} images")
+        elif run.is_complete and not run.report.is_file():
+            states.append(f"{name}: measuring")
     return "; ".join(states) or "starting runs"

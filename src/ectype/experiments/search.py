@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +16,9 @@ from rich.console import Console
 
 from ectype.analysis.results import comparison_page, evaluate, evaluate_on_validation
 from ectype.config.recipe import Recipe, parse_overrides
-from ectype.core.console import doing
+from ectype.core.console import doing, say
 from ectype.core.errors import EctypeError, RecipeError, RunError
+from ectype.core.escape import write_csv
 from ectype.core.files import atomic_file
 from ectype.core.optional import optional_import
 from ectype.core.random import derive_seed
@@ -123,6 +124,7 @@ def search(
     by: str | None = None,
     storage: str | None = None,
     processes: int = 0,
+    quick: bool = False,
     command: str = "",
     console: Console | None = None,
 ) -> Search:
@@ -144,6 +146,7 @@ def search(
             one, the distance of samples of those that are sampled, Dice of masks, PSNR of all else.
         storage: URL of a database that several machines share; a file in `out` if not given.
         processes: Runs at the same time; 0 for as many as leave two cores to each.
+        quick: Measure on fewer images, by fewer samples, and without a bound on the likelihood.
         command: The command that repeats the search, for the page.
         console: Where progress is printed; None prints nothing.
 
@@ -157,11 +160,9 @@ def search(
     place, cores = Path(out), os.cpu_count() or 1
     processes = processes or max(1, cores // 2)
     budget = f"train.images={images}" if images is not None else f"train.minutes={minutes:g}"
-    shared = parse_overrides([*words, budget])
+    shared = {**parse_overrides([*words, budget]), **({"run.evaluation": "quick"} if quick else {})}
 
-    def say(text: str) -> None:
-        if console is not None:
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
+    report = partial(say, console)
 
     def made(values: Mapping[str, str]) -> Recipe:
         return resolve(recipe, data, {"run.threads": max(1, cores // processes), **shared, **values})
@@ -186,7 +187,7 @@ def search(
         raise RunError(f"--by {by}: earlier trials were ranked by {ranked_by}; leave it out, or give another --out.")
     with terminate_children():
         doing(console, lambda: running_text(place, sorted(path.name for path in place.glob("trial-*/"))))
-        _run_trials(study, place, processes, trials, knobs, made, by, say, alone=storage is None)
+        _run_trials(study, place, processes, trials, knobs, made, by, report, alone=storage is None)
         finished = _finished_trials(study)
         if not finished:
             raise RunError(f"no trial finished: see the .log files in '{place}'.")
@@ -229,7 +230,7 @@ def _run_trials(
     knobs: Sequence[Knob],
     made: Callable[[Mapping[str, str]], Recipe],
     by: str | None,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     *,
     alone: bool,
 ) -> None:
@@ -262,7 +263,7 @@ def _run_trials(
             return
         turn, waiting = waiting[:processes], waiting[processes:]
         recipes = {f"trial-{which:03d}": made(words) for which, words in turn}
-        failed = launch_runs(place, recipes, processes, say)
+        failed = launch_runs(place, recipes, processes, report)
         for which, words in turn:
             name = f"trial-{which:03d}"
             try:
@@ -273,7 +274,7 @@ def _run_trials(
                 if isinstance(error, RecipeError):
                     raise
                 study.tell(which, state=TrialState.FAIL)
-                say(f"{name}: failed: {error}")
+                report(f"{name}: failed: {error}")
                 if len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,))) >= max(3, trials):
                     raise RunError(f"all trials fail, the last with: {error}") from None
                 continue
@@ -290,7 +291,7 @@ def _run_trials(
                 study.set_user_attr(key, now)
             study.set_user_attr("sign", sign)
             study.tell(which, sign * figure.value if math.isfinite(figure.value) else math.inf)
-            say(f"{name}: {_values_text(words)}: {figure.name} {figure.text} on validation images")
+            report(f"{name}: {_values_text(words)}: {figure.name} {figure.text} on validation images")
 
 
 def _same_study(study: optuna.Study, plan: dict[str, Any]) -> None:
@@ -383,9 +384,9 @@ def _edges(study: optuna.Study, best: Any) -> dict[str, bool]:
 def _table(study: optuna.Study, file: Path, knobs: Sequence[Knob], figure: str) -> None:
     sign = study.user_attrs["sign"]
     with atomic_file(file) as scratch, scratch.open("w", encoding="utf-8", newline="") as target:
-        writer = csv.writer(target)
-        writer.writerow(["trial", "state", *(knob.key for knob in knobs), f"{figure} (validation)"])
+        rows: list[list[Any]] = [["trial", "state", *(knob.key for knob in knobs), f"{figure} (validation)"]]
         for trial in study.get_trials(deepcopy=False):
             value = "" if trial.value is None else sign * trial.value
             words = trial.user_attrs.get("words", {})
-            writer.writerow([trial.number, trial.state.name.lower(), *(words.get(k.key, "") for k in knobs), value])
+            rows.append([trial.number, trial.state.name.lower(), *(words.get(k.key, "") for k in knobs), value])
+        write_csv(target, rows)

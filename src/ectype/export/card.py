@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +16,11 @@ from PIL import Image
 
 from ectype.analysis.run_view import RunView
 from ectype.config.recipe import Recipe
+from ectype.core.escape import as_one_line, code_block, code_span, for_json, for_markdown
 from ectype.core.images import to_uint8
 from ectype.data.preview import contact_sheet
 from ectype.evaluation.figures import Figure, format_number
+from ectype.export.preprocessing import describe_preprocessing, preprocessing_of
 from ectype.models.base import Encodes, Reconstructs, Samples, Translates, evaluating, is_conditional
 
 __all__ = ["model_card", "pictures", "without_local_paths"]
@@ -81,7 +85,7 @@ def _header(view: RunView, license: str | None) -> str:
     metrics = [_metric(figure) for figure in _quality_figures(view)][:MAX_HEADER_METRICS]
     result = {
         "task": {"type": _task(view)},
-        "dataset": {"name": f"{source}, held-out images", "type": _slug(source)},
+        "dataset": {"name": as_one_line(f"{source}, held-out images"), "type": _slug(source)},
         "metrics": metrics,
     }
     plain: dict[str, Any] = {} if license is None else {"license": license}
@@ -91,7 +95,7 @@ def _header(view: RunView, license: str | None) -> str:
         "tags": list(dict.fromkeys(_slug(word) for word in words if word)),
     }
     if metrics:
-        plain["model-index"] = [{"name": view.run.name, "results": [result]}]
+        plain["model-index"] = [{"name": as_one_line(view.run.name), "results": [result]}]
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
@@ -103,7 +107,7 @@ def _quality_figures(view: RunView) -> Iterator[Figure]:
 
 
 def _metric(figure: Figure) -> dict[str, Any]:
-    return {"type": figure.key, "name": figure.name, "value": round(figure.value, 6)}
+    return {"type": figure.key, "name": as_one_line(figure.name), "value": round(figure.value, 6)}
 
 
 def _slug(text: str) -> str:
@@ -115,15 +119,18 @@ def _data_lines(view: RunView) -> list[str]:
     info, recipe, evaluation = view.info, view.recipe, view.evaluation
     height, width = info.size
     color = "gray" if info.channels == 1 else "color"
+    source = code_span(without_local_paths(recipe)["data"]["source"])
     lines = [
-        f"`{without_local_paths(recipe)['data']['source']}`: {evaluation.train_images:,} training images, resized to "
-        f"{width}×{height} pixels, {color}; {evaluation.test_images:,} others were held out for the metrics."
+        f"{source}: {evaluation.train_images:,} training images, resized to {width}×{height} pixels, {color}; "
+        f"{evaluation.test_images:,} others were held out for the metrics."
     ]
     if info.classes:
-        names = ", ".join(info.classes[:20]) + (" …" if len(info.classes) > 20 else "")
+        names = for_markdown(", ".join(info.classes[:20])) + (" …" if len(info.classes) > 20 else "")
         lines.append(f"{len(info.classes):,} classes: {names}.")
     if info.target is not None and info.target.kind == "masks":
-        lines.append(f"Masks of {len(info.target.classes)} classes: {', '.join(info.target.classes[:20])}.")
+        names = for_markdown(", ".join(info.target.classes[:20]))
+        lines.append(f"Masks of {len(info.target.classes)} classes: {names}.")
+    lines.append(describe_preprocessing(preprocessing_of(info, recipe.data)))
     return lines
 
 
@@ -131,7 +138,7 @@ def _code(view: RunView, name: str) -> list[str]:
     """Return lines of Python code that use the model."""
     height, width = view.info.size
     model = view.model
-    lines = ["import ectype", "", f'model = ectype.load("{name}")']
+    lines = ["import ectype", "", f"model = ectype.load({for_json(json.dumps(name, ensure_ascii=False))})"]
     shape = f"[b, {view.info.channels}, {height}, {width}]"
     if isinstance(model, Samples):
         lines.append("images = model.sample(16)  # in [0, 1]")
@@ -151,6 +158,7 @@ def _commands(view: RunView, name: str) -> list[str]:
     """Return command lines that use the model."""
     model = view.model
     lines = ["pip install 'ectype[hub]'" if "/" in name else "pip install ectype"]
+    name = shlex.quote(as_one_line(name))
     if isinstance(model, Samples):
         lines.append(f"ectype sample {name} -n 64 --out samples.png")
     if isinstance(model, Reconstructs):
@@ -173,12 +181,12 @@ def model_card(
         license: The Hub's identifier of a license, such as `apache-2.0`; None if it is not known.
     """
     about = view.recipe.about
-    parts = [f"---\n{_header(view, license)}---", f"# {name.rsplit('/', 1)[-1]}"]
-    title = f"`{about.name}`: {about.summary}" if about.summary else f"`{about.name}`"
+    parts = [f"---\n{_header(view, license)}---", f"# {for_markdown(name.rsplit('/', 1)[-1])}"]
+    title = code_span(about.name) + (f": {for_markdown(about.summary)}" if about.summary else "")
     parts.append(f"{title}. {view.evaluation.parameters:,} parameters, trained with Ectype {version('ectype')}.")
-    parts += [" ".join(summary)] if summary else []
+    parts += [for_markdown(" ".join(summary))] if summary else []
     parts += [f"![{caption}]({file})\n\n{caption}." for file, caption in captions.items()]
-    parts += ["## Use", _fenced("python", _code(view, name)), _fenced("", _commands(view, name))]
+    parts += ["## Use", code_block("python", _code(view, name)), code_block("", _commands(view, name))]
     parts.append(
         "Loading the model executes no code of this repository: it contains tensors and JSON, which are checked."
     )
@@ -189,24 +197,18 @@ def model_card(
         for figure in figures:
             baselines = " · ".join(f"{key} {format_number(value)}" for key, value in figure.named_baselines.items())
             rows.append(
-                "| " + " | ".join(_cell(c) for c in (figure.name, figure.text, figure.interval, baselines)) + " |"
+                "| "
+                + " | ".join(for_markdown(c) for c in (figure.name, figure.text, figure.interval, baselines))
+                + " |"
             )
     parts.append("\n".join(rows))
-    parts += [f"- {remark}" for remark in view.evaluation.remarks]
+    parts += [f"- {for_markdown(remark)}" for remark in view.evaluation.remarks]
     parts += ["## Recipe", "`ectype train recipe.json photos/` trains the same model on other images."]
     parts.append(
-        _fenced(
+        code_block(
             "yaml", yaml.safe_dump(without_local_paths(view.recipe), sort_keys=False, allow_unicode=True).splitlines()
         )
     )
     if license is None:
         parts += ["## License", "No license is given: ask the author before you use the model."]
     return "\n\n".join(parts) + "\n"
-
-
-def _fenced(language: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"```{language}", *lines, "```"])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -16,6 +16,7 @@ from ectype.core.errors import ModelError, did_you_mean
 from ectype.export import hub
 from ectype.export.export import export as write_graphs
 from ectype.export.folder import fill_export_folder, write_export_folder
+from ectype.export.preprocessing import held_out_scores, preprocessing_of
 from ectype.models.base import Encodes, Model
 from ectype.runs.run_dir import RunDir
 
@@ -54,10 +55,15 @@ def export(run: str | Path, to: str, out: str | Path, *, license: str | None = N
     images = view.images(view.chosen(NUM_TEST_IMAGES, "export"))
     if to == "diffusers":
         # Imported here, since the other exports do not need it.
-        return import_module("ectype.export.diffusers").export(model, folder, images)
+        return import_module("ectype.export.diffusers").export(
+            model, folder, images, preprocessing=preprocessing_of(view.info, view.recipe.data, (-1.0, 1.0))
+        )
     engine = "onnx" if to == "onnx" else "openvino"
+    preprocessing = preprocessing_of(view.info, view.recipe.data)
     with torch.no_grad():
-        return write_graphs(model, engine, folder, images, preset=view.recipe.about.name)
+        scores = held_out_scores(view)
+        name = view.recipe.about.name
+        return write_graphs(model, engine, folder, images, preset=name, preprocessing=preprocessing, scores=scores)
 
 
 def push(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ectype.core.errors import ModelError
+from ectype.core.escape import for_json, for_markdown
 from ectype.core.optional import optional_import
 from ectype.export.export import staged_folder
+from ectype.export.preprocessing import describe_preprocessing
 from ectype.models.autoencoder import GaussianAutoencoder
 from ectype.models.base import Model, evaluating
 from ectype.nets.autoencoder_kl import BLOCK_TYPES, DIFFUSERS_CLASS, KLDecoder, KLEncoder, LatentScaling
@@ -35,7 +38,7 @@ An autoencoder for diffusers, trained with Ectype: {channels} channels, {height}
 import torch
 from diffusers import AutoencoderKL
 
-vae = AutoencoderKL.from_pretrained("{name}")
+vae = AutoencoderKL.from_pretrained({quoted})
 image = torch.rand(1, {channels}, {height}, {width}) * 2 - 1  # [-1, 1]
 with torch.no_grad():
     code = vae.encode(image).latent_dist.sample()
@@ -56,7 +59,9 @@ class _Differences(NamedTuple):
     """For images in [-1, 1]."""
 
 
-def export(model: Model, out: Path, images: Float[Tensor, "b c h w"]) -> list[str]:
+def export(
+    model: Model, out: Path, images: Float[Tensor, "b c h w"], *, preprocessing: Mapping[str, Any] | None = None
+) -> list[str]:
     """Write a folder that `diffusers.AutoencoderKL.from_pretrained` loads, and check that its outputs are the same.
 
     `scaling_factor` is 1 over the standard deviation of codes drawn for the images; `shift_factor` is their mean if
@@ -66,6 +71,8 @@ def export(model: Model, out: Path, images: Float[Tensor, "b c h w"]) -> list[st
         model: An autoencoder with `net=diffusers` and a Gaussian bottleneck.
         out: A folder that is new, empty, or contains an earlier export.
         images: Images in [0, 1], of the model's size, on which codes and outputs are measured.
+        preprocessing: How images are prepared for it, as `preprocessing_of` returns it for [-1, 1]; for the card, and
+            written as `preprocessing.json`.
 
     Returns:
         Lines that say what was written, and how much outputs differ.
@@ -93,7 +100,12 @@ def export(model: Model, out: Path, images: Float[Tensor, "b c h w"]) -> list[st
         exported.load_state_dict({name: value.cpu() for part in parts for name, value in part.state_dict().items()})
         with staged_folder(out) as scratch:
             exported.save_pretrained(scratch, safe_serialization=True)
-            (scratch / "README.md").write_text(_readme(model, out, scaling, origin), encoding="utf-8")
+            readme = _readme(model, out, scaling, origin)
+            if preprocessing is not None:
+                readme += f"\n{describe_preprocessing(preprocessing)}\n"
+                text = json.dumps(preprocessing, indent=1, ensure_ascii=False)
+                (scratch / "preprocessing.json").write_text(text, encoding="utf-8")
+            (scratch / "README.md").write_text(readme, encoding="utf-8")
             differences = _compare(model, scratch, images)
             if not max(differences) <= MAX_DIFFERENCE:
                 raise ModelError(
@@ -191,7 +203,8 @@ def _readme(model: GaussianAutoencoder, out: Path, scaling: LatentScaling, origi
     channels, height, width = model.info.shape
     shifted = scaling.shift_factor is not None
     return README.format(
-        name=out.name,
+        name=for_markdown(out.name),
+        quoted=for_json(json.dumps(out.name, ensure_ascii=False)),
         channels=channels,
         height=height,
         width=width,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +14,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from ectype.config.schema import DataConfig
 from ectype.core.errors import ModelError
 from ectype.core.outputs import ForeignFileError, output_folder
 from ectype.export import graphs, onnx, openvino
-from ectype.models.base import Model, Samples
+from ectype.export.preprocessing import preprocessing_of
+from ectype.models.base import Model, Reconstructs, Samples
+from ectype.models.densities import Density
 
 __all__ = ["Engine", "SCRIPT_FILE", "export", "staged_folder"]
 
@@ -27,6 +31,11 @@ ENGINES: dict[Engine, tuple[str, Callable[..., onnx.ExportedGraph]]] = {
 }
 EXPORT_FILE = "export.json"
 SCRIPT_FILE = "sample.py"
+APPLY_FILE = "apply.py"
+APPLIED_GRAPHS = frozenset({"score", "encode", "reconstruct", "translate"})
+"""Graphs that `apply.py` runs on image files."""
+SCORE_SHARES = (0.05, 0.01)
+"""Shares of held-out images that exceed the thresholds of the scores."""
 
 
 @contextmanager
@@ -48,7 +57,16 @@ def staged_folder(out: Path) -> Iterator[Path]:
         raise ModelError(f"cannot write '{out}' ({error.strerror or error}): give another --out.") from None
 
 
-def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h w"], *, preset: str) -> list[str]:
+def export(
+    model: Model,
+    engine: Engine,
+    out: Path,
+    images: Float[Tensor, "b c h w"],
+    *,
+    preset: str,
+    preprocessing: Mapping[str, Any] | None = None,
+    scores: Float[Tensor, "n 2"] | None = None,
+) -> list[str]:
     """Export all graphs of a model, and compare each with the model on real images.
 
     Args:
@@ -57,6 +75,8 @@ def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h
         out: A folder that is new, empty, or contains an earlier export.
         images: At least two held-out images in [0, 1], of the model's size.
         preset: The name of the preset, for the description.
+        preprocessing: As `preprocessing_of` returns it; None for what follows from the model alone.
+        scores: Mean and peak errors of held-out images, as `held_out_scores` returns them; None exports no scores.
 
     Returns:
         Lines to print.
@@ -68,8 +88,13 @@ def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h
     if len(images) < 2:
         raise ModelError(f"{len(images)} held-out images are too few to check an export: raise data.split.test.")
     with staged_folder(out) as scratch:
-        lines, scripted = _write(model, engine, scratch, out, images, preset)
-    if scripted:
+        description = _write(model, engine, scratch, images, preset, preprocessing, scores)
+    lines = [_line(out / graph["file"], graph, len(images)) for graph in description["graphs"].values()]
+    if description["score"] is not None:
+        lines.append(f"odd images: {_thresholds_text(description['score'])}")
+    if set(description["graphs"]) & APPLIED_GRAPHS:
+        lines.append(f"to use it without ectype: python {out / APPLY_FILE} --help")
+    if description["sampler"] is not None:
         lines.append(f"to sample without ectype: python {out / SCRIPT_FILE} -n 64 --out samples.png")
     elif isinstance(model, Samples):
         lines.append("no sampler: this model draws random numbers in addition to its input")
@@ -77,14 +102,19 @@ def export(model: Model, engine: Engine, out: Path, images: Float[Tensor, "b c h
 
 
 def _write(
-    model: Model, engine: Engine, scratch: Path, out: Path, images: Float[Tensor, "b c h w"], preset: str
-) -> tuple[list[str], bool]:
-    """Write all files of an export into `scratch`.
-
-    Returns:
-        A line for each graph, which names the file in `out`, and whether a script for sampling was written.
-    """
+    model: Model,
+    engine: Engine,
+    out: Path,
+    images: Float[Tensor, "b c h w"],
+    preset: str,
+    preprocessing: Mapping[str, Any] | None,
+    scores: Float[Tensor, "n 2"] | None,
+) -> dict[str, Any]:
+    """Write all files of an export, and return the content of `export.json`."""
     info = model.info
+    preprocessing = preprocessing or preprocessing_of(info, DataConfig(source=""))
+    score = None if scores is None or not isinstance(model, Reconstructs) else _score(scores)
+    sampler = graphs.sampler_of(model)
     about = {
         "by": f"ectype {version('ectype')}",
         "preset": preset,
@@ -95,11 +125,15 @@ def _write(
     }
     if info.target is not None:
         about["target classes"] = json.dumps(info.target.classes, ensure_ascii=False)
+    about["preprocessing"] = json.dumps(preprocessing, ensure_ascii=False)
+    if score is not None:
+        about["score"] = json.dumps({key: value for key, value in score.items() if key != "reference"})
+    if sampler is not None:
+        about["sampler"] = json.dumps(_describe_sampler(sampler))
     suffix, write = ENGINES[engine]
     written: dict[str, dict[str, Any]] = {}
-    lines = []
-    for graph in graphs.graphs_of(model, images):
-        exported = write(graph, scratch / f"{graph.name}{suffix}", about)
+    for graph in graphs.graphs_of(model, images, **({} if score is None else {"scores": True})):
+        exported = write(graph, out / f"{graph.name}{suffix}", about)
         written[graph.name] = {
             "file": exported.file.name,
             "inputs": exported.inputs,
@@ -108,8 +142,6 @@ def _write(
             "opset": exported.opset,
             "difference": exported.difference,
         }
-        lines.append(_line(exported, out / exported.file.name, len(images)))
-    sampler = graphs.sampler_of(model)
     if sampler is not None and sampler.graph not in written:
         sampler = None
     description = {
@@ -125,36 +157,68 @@ def _write(
             "frequencies": info.frequencies,
         },
         "target": None if info.target is None else info.target._asdict(),
+        "preprocessing": preprocessing,
         "graphs": written,
-        "sampler": None if sampler is None else _sampler(sampler, scratch),
+        "score": score,
+        "sampler": None if sampler is None else _describe_sampler(sampler),
     }
-    (scratch / EXPORT_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+    (out / EXPORT_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
     if sampler is not None:
-        (scratch / SCRIPT_FILE).write_bytes(Path(__file__).with_name("standalone.py").read_bytes())
-    return lines, sampler is not None
+        (out / SCRIPT_FILE).write_bytes(Path(__file__).with_name("standalone.py").read_bytes())
+        for name, density in _mixtures(sampler).items():
+            np.savez(out / f"density-{name}.npz", **{key: value.numpy() for key, value in density.state_dict().items()})
+    if set(written) & APPLIED_GRAPHS:
+        (out / APPLY_FILE).write_bytes(Path(__file__).with_name("standalone_apply.py").read_bytes())
+    return description
 
 
-def _line(exported: onnx.ExportedGraph, file: Path, n: int) -> str:
+def _line(file: Path, graph: Mapping[str, Any], n: int) -> str:
     texts = {None: "", 1: ", any height and width"}
-    sizes = texts.get(exported.multiple, f", height and width any multiples of {exported.multiple}")
-    difference = f"within {exported.difference:.1e} of the model on {n} held-out images"
+    sizes = texts.get(graph["multiple"], f", height and width any multiples of {graph['multiple']}")
+    difference = f"within {graph['difference']:.1e} of the model on {n} held-out images"
     return f"{file}: any number of images{sizes}; {difference}"
 
 
-def _sampler(sampler: graphs.Sampler, out: Path) -> dict[str, Any]:
-    """Save the densities that the script can sample, and return the description of the sampler."""
-    stored = [name for name, density in sampler.densities.items() if _is_gaussian_mixture(density.state_dict())]
-    for name in stored:
-        np.savez(out / f"density-{name}.npz", **{k: v.numpy() for k, v in sampler.densities[name].state_dict().items()})
+def _score(scores: Float[Tensor, "n 2"]) -> dict[str, Any]:
+    """Return what the output of the graph of scores means, and the scores of held-out images."""
+    ordered = scores.double().sort(0).values
+    thresholds = []
+    for share in SCORE_SHARES:
+        # The smallest value that at most this share of normal images reaches (conformal, as in `ectype score`).
+        place = math.ceil((len(ordered) + 1) * (1 - share)) - 1
+        if place < len(ordered):
+            error, peak = ordered[place].tolist()
+            thresholds.append({"share": share, "error": error, "peak": peak})
+    names = ("error", "peak")
+    reference = {name: [float(f"{value:.6g}") for value in ordered[:, k].tolist()] for k, name in enumerate(names)}
+    return {"graph": "score", "columns": list(names), "thresholds": thresholds, "reference": reference}
+
+
+def _thresholds_text(score: Mapping[str, Any]) -> str:
+    n = len(score["reference"]["error"])
+    if not score["thresholds"]:
+        return f"{n} held-out images are too few for a threshold; score.onnx returns the error and its peak"
+    each = (
+        f"{t['share']:.0%} of {n} held-out images have an error above {t['error']:.3g}, or a peak above {t['peak']:.3g}"
+        for t in score["thresholds"]
+    )
+    return "; ".join(each)
+
+
+def _mixtures(sampler: graphs.Sampler) -> dict[str, Density]:
+    return {name: density for name, density in sampler.densities.items() if graphs.is_gaussian_mixture(density)}
+
+
+def _describe_sampler(sampler: graphs.Sampler) -> dict[str, Any]:
+    """Return how images are sampled, as JSON can store it."""
+    stored = _mixtures(sampler)
+    mixture = sampler.mixture
     return {
         "graph": sampler.graph,
         "latent": sampler.latent,
         "density": sampler.density if sampler.density in stored else "normal",
         "densities": ["normal", *stored],
         "labels": sampler.labels,
+        # Of the graph `sample` with the density in it: standard normal noise, and a component drawn with these weights.
+        "component_weights": None if mixture is None else mixture.state_dict()["weights"].tolist(),
     }
-
-
-def _is_gaussian_mixture(state: dict[str, Tensor]) -> bool:
-    """Return whether the script can sample a density with these tensors."""
-    return set(state) == {"weights", "means", "factors", "diagonals"}

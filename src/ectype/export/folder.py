@@ -10,6 +10,7 @@ from pathlib import Path
 from ectype.analysis.run_view import RunView
 from ectype.export.card import model_card, pictures, without_local_paths
 from ectype.export.export import staged_folder
+from ectype.export.preprocessing import preprocessing_of
 from ectype.runs.checkpoint import MANIFEST, write_manifest
 
 __all__ = ["fill_export_folder", "write_export_folder"]
@@ -49,6 +50,8 @@ def fill_export_folder(
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1, ensure_ascii=False), encoding="utf-8")
     write_manifest(folder)  # of what is loaded; the files below are for people
     (folder / "evaluation.json").write_text(view.evaluation.to_json(), encoding="utf-8")
+    text = json.dumps(preprocessing_of(view.info, view.recipe.data), indent=1, ensure_ascii=False)
+    (folder / "preprocessing.json").write_text(text, encoding="utf-8")
     found = pictures(view)
     for file, (picture, _) in found.items():
         picture.save(folder / file)

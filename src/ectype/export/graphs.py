@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ectype.core.errors import ModelError
+from ectype.evaluation.metrics.error_maps import error_maps
 from ectype.models.base import (
     ClassConditional,
     Encodes,
@@ -27,13 +28,16 @@ from ectype.runs.model_files import CodeSampler
 
 __all__ = [
     "MAX_DIFFERENCE",
+    "AnomalyScores",
     "Graph",
     "MethodModule",
+    "MixtureSampler",
     "NamedGraph",
     "Sampler",
     "check_graph",
     "example_batches",
     "graphs_of",
+    "is_gaussian_mixture",
     "max_difference",
     "sampler_of",
 ]
@@ -86,6 +90,12 @@ class Sampler:
     labels: bool = False
     """Whether the graph has a second input, the class index."""
 
+    @property
+    def mixture(self) -> Density | None:
+        """The default density if it is a mixture of Gaussians that was fitted."""
+        density = self.densities.get(self.density)
+        return density if density is not None and is_gaussian_mixture(density) else None
+
 
 class MethodModule(nn.Module):
     """A method of a model as a module."""
@@ -99,12 +109,61 @@ class MethodModule(nn.Module):
         return self.method(*inputs)
 
 
-def graphs_of(model: Model, images: Float[Tensor, "b c h w"]) -> list[Graph]:
+class AnomalyScores(nn.Module):
+    """The two scores of an image that `ectype score` computes: the mean squared error, and the largest local error."""
+
+    def __init__(self, model: Reconstructs) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2"]:
+        """Reconstruct images, and return their errors."""
+        found = error_maps(image, self.model.reconstruct(image))
+        return torch.stack([found.mean, found.peak], 1)
+
+
+class MixtureSampler(nn.Module):
+    """Images from standard normal noise, by a mixture of Gaussians over latents that was fitted.
+
+    Args:
+        model: The model that renders latents.
+        density: A density whose state is `weights`, `means`, `factors` and `diagonals`.
+        shape: Shape of one latent.
+    """
+
+    def __init__(self, model: LatentSampler, density: Density, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model, self.shape = model, shape
+        state = density.state_dict()
+        self.means, self.factors = (nn.Buffer(state[key].float()) for key in ("means", "factors"))
+        self.scales = nn.Buffer(state["diagonals"].float().sqrt())
+
+    @property
+    def noise_length(self) -> int:
+        """Standard normal numbers for each image: one for each dimension, and the mixture's rank."""
+        return self.means.shape[1] + self.factors.shape[2]
+
+    def forward(self, noise: Float[Tensor, "b m"], component: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """Return one image for each row of noise, whose latent is from the component of this index."""
+        dimensions = self.means.shape[1]
+        diagonal, low_rank = noise[:, :dimensions], noise[:, dimensions:]
+        latent = self.means[component] + self.scales[component] * diagonal
+        latent = latent + (self.factors[component] @ low_rank[:, :, None])[:, :, 0]
+        return self.model.render(latent.view(-1, *self.shape))
+
+
+def is_gaussian_mixture(density: Density) -> bool:
+    """Return whether a density is a mixture of Gaussians, which can be sampled without Ectype."""
+    return set(density.state_dict()) == {"weights", "means", "factors", "diagonals"}
+
+
+def graphs_of(model: Model, images: Float[Tensor, "b c h w"], *, scores: bool = False) -> list[Graph]:
     """Return all graphs of a model.
 
     Args:
         model: The model, in evaluation mode, on the CPU.
         images: At least two held-out images in [0, 1], on which the graphs are compared with the model.
+        scores: Whether to include the scores of a model that reconstructs.
 
     Raises:
         ModelError: The model has no graphs.
@@ -123,10 +182,16 @@ def graphs_of(model: Model, images: Float[Tensor, "b c h w"]) -> list[Graph]:
             result.append(Graph("decode", decode, {"code": code}, _batch_axis("code"), "image", not flat, 8))
         if isinstance(model, Reconstructs):
             result.append(_image_graph(model, "reconstruct", model.reconstruct, images, "reconstruction"))
+            if scores:
+                axes = _batch_axis("image")
+                result.append(Graph("score", AnomalyScores(model), {"image": images}, axes, "scores"))
         if isinstance(model, Translates):
             result.append(_image_graph(model, "translate", model.translate, images, "translation"))
-        if "sample" not in named and (sampler := sampler_of(model)) and sampler.graph == "sample":
-            result.append(_sample_graph(model, sampler, len(images)))
+        if "sample" not in named and (sampler := sampler_of(model)) is not None:
+            if sampler.graph == "sample":
+                result.append(_sample_graph(model, sampler, len(images)))
+            elif (mixture := sampler.mixture) is not None:
+                result.append(_mixture_graph(model, sampler, mixture, len(images)))
     result = [graph for graph in result if graph.name not in named]
     result += [Graph(name, each.module, each.inputs, each.axes, "output") for name, each in named.items()]
     if not result:
@@ -170,6 +235,15 @@ def _sample_graph(model: Model, sampler: Sampler, n: int) -> Graph:
     inputs["label"] = model.sample_labels(n, generator=generator)
     conditional = MethodModule(model, lambda latent, label: render(latent, label=label))
     return Graph("sample", conditional, inputs, axes | _batch_axis("label"), "image")
+
+
+def _mixture_graph(model: Model, sampler: Sampler, density: Density, n: int) -> Graph:
+    assert isinstance(model, LatentSampler)
+    module, generator = MixtureSampler(model, density, sampler.latent), torch.Generator().manual_seed(0)
+    noise = torch.randn(n, module.noise_length, generator=generator)
+    component = torch.arange(n) % len(module.means)
+    axes = _batch_axis("noise") | _batch_axis("component")
+    return Graph("sample", module, {"noise": noise, "component": component}, axes, "image")
 
 
 def example_batches(graph: Graph) -> Iterator[dict[str, Tensor]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from ectype.config.schema import DataConfig
 from ectype.core.errors import DataError
+from ectype.core.escape import write_csv
 from ectype.core.images import to_uint8
 from ectype.core.table import Table
 from ectype.core.tiling import apply_in_tiles
@@ -21,6 +20,7 @@ from ectype.data.dataset import ImageSplit
 from ectype.data.loader import Loader, evaluation_batches, evenly_spaced
 from ectype.data.preview import check_file_writable, save_grid, writing_file
 from ectype.data.sources.base import strip_tile_suffix
+from ectype.evaluation.metrics.error_maps import ErrorMaps, error_maps
 from ectype.inference.image_io import (
     InferenceResult,
     at_model_size,
@@ -38,14 +38,11 @@ from ectype.inference.image_io import (
     save_png,
 )
 from ectype.models.base import Reconstructs, evaluating
-from ectype.models.degradations import blur
 from ectype.runs.load import load, open_data, recipe_of
 from ectype.runs.locate import locate_run
 
 __all__ = ["score"]
 
-BLUR_SIGMA_PX = 2.0
-"""Standard deviation of the Gaussian that smooths error maps: one wrong pixel is noise, several are a defect."""
 HEAT_PERCENTILE = 95
 """A heat map is red where the error is as large as this percentile of the peaks of held-out images."""
 HEAT_MAX_RATIO = 3.0
@@ -58,20 +55,8 @@ NUM_SHOWN_IMAGES = 8
 """Number of the oddest images in the overview."""
 
 
-class _Errors(NamedTuple):
-    """Reconstruction errors of images."""
-
-    mean: Float[Tensor, " b"]
-    """Mean squared error over all pixels."""
-    peak: Float[Tensor, " b"]
-    """Maximum of the smoothed error map."""
-    map: Float[Tensor, "b h w"]
-
-
-def _errors(image: Float[Tensor, "b c h w"], back: Float[Tensor, "b c h w"]) -> _Errors:
-    squared = (image - back.clamp(0, 1)).square().mean(1, keepdim=True)
-    averaged = blur(squared, torch.full((len(image),), BLUR_SIGMA_PX, device=image.device))[:, 0]
-    return _Errors(squared.flatten(1).mean(1).cpu(), averaged.flatten(1).amax(1).cpu(), averaged.cpu())
+def _errors(image: Float[Tensor, "b c h w"], back: Float[Tensor, "b c h w"]) -> ErrorMaps:
+    return ErrorMaps(*(each.cpu() for each in error_maps(image, back)))
 
 
 def score(
@@ -141,14 +126,14 @@ def score(
     def reconstruct_pixels(pixels: Tensor) -> Tensor:
         return capable.reconstruct(pixels.to(here).float() / 255)
 
-    def scored() -> Iterator[tuple[str, Tensor, Tensor, _Errors]]:
+    def scored() -> Iterator[tuple[str, Tensor, Tensor, ErrorMaps]]:
         """Yield name, image and reconstruction [c, h, w], and errors of each image."""
         if not parts:
             for names, pixels in read_images(files, spec, skipped, batch_size=batch_size, resize=True):
                 back = reconstruct_pixels(pixels)
                 errors = _errors(pixels.to(here).float() / 255, back)
                 for i, name in enumerate(names):
-                    yield (name, pixels[i], back[i], _Errors(*(each[i] for each in errors)))
+                    yield (name, pixels[i], back[i], ErrorMaps(*(each[i] for each in errors)))
             return
         for name, whole, pieces in read_tiles(files, spec, skipped):
             each = [
@@ -158,7 +143,7 @@ def score(
             # For the picture only: its errors differ from those of the tiles where these overlap.
             back = apply_in_tiles(reconstruct_pixels, whole, info.size, overlap=0, batch_size=batch_size)
             shown = _errors(whole[None].to(here).float() / 255, back[None].to(here))
-            yield name, whole, back, _Errors(mean.mean(), peak.amax(), shown.map[0])
+            yield name, whole, back, ErrorMaps(mean.mean(), peak.amax(), shown.map[0])
 
     with evaluating(model):
         index, place = _reference_indices(held_out.images.names, parts)
@@ -189,14 +174,9 @@ def score(
     ]
     rows.sort(key=lambda row: _oddness(row[2], row[4], row[1]))
     if out is not None:
-        # Names of files may not be UTF-8; they are written unchanged.
-        with (
-            writing_file(out) as scratch,
-            scratch.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(("image", "error", f"share of {kind} images", "peak", f"share of {kind} images' peaks"))
-            writer.writerows((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)
+        headings = ("image", "error", f"share of {kind} images", "peak", f"share of {kind} images' peaks")
+        with writing_file(out) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+            write_csv(file, [headings, *((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)])
     pictures = torch.cat([picture for _, picture in kept])
     if overview is not None:
         save_grid(to_uint8(pictures), overview, columns=6)

@@ -47,8 +47,8 @@ def encode(run: Path, source: str, out: Path | None, *, device: str = "auto") ->
     Args:
         run: A run whose model encodes.
         source: Any source of images that training accepts.
-        out: A file to write: `.parquet` (columns path, label, split, code; the code's shape in the metadata) or `.npz`
-            (the same). None writes nothing.
+        out: A file to write: `.parquet` (columns path, label, split, code; the code's shape in the metadata), `.npz`
+            (the same), or `.csv` (path, label, split, and a column for each dimension: z0, z1, …). None writes nothing.
         device: See `choose_device`.
 
     Returns:
@@ -59,7 +59,7 @@ def encode(run: Path, source: str, out: Path | None, *, device: str = "auto") ->
         DataError: The images cannot be used, the suffix is another one, or `out` cannot be written.
     """
     if out is not None:
-        check_file_writable(out, ".parquet", ".npz")
+        check_file_writable(out, ".parquet", ".csv", ".npz")
     at = locate_run(run)
     model = load(at, device=device)
     capable = require_capability(model, Encodes, run, "encode")

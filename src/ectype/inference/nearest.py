@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ectype.core.errors import DataError
 from ectype.core.table import Table
 from ectype.data.loader import Loader, evaluation_batches
-from ectype.data.preview import check_file_writable, save_grid
+from ectype.data.preview import check_file_writable, save_grid, writing_file
 from ectype.evaluation.metrics.precision_recall import nearest_neighbors
 from ectype.inference.image_io import (
     InferenceResult,
@@ -28,22 +30,28 @@ from ectype.runs.locate import locate_run
 
 __all__ = ["nearest"]
 
+COLUMNS = ("image", "rank", "neighbor", "class", "distance")
+
 
 def nearest(
     run: Path, images: Sequence[str], source: str, out: Path | None, *, k: int = 8, device: str = "auto"
 ) -> InferenceResult:
     """Find the images of a source whose codes are nearest to those of given images.
 
+    An image of the source with exactly the same pixels, such as the given image itself, is left out.
+
     Args:
         run: A run whose model encodes.
         images: Image files, or folders of them.
         source: The images to search; any source that training accepts.
-        out: A picture to write: each image, then its neighbors, in a row. None writes nothing.
+        out: A picture to write: each image, then its neighbors, in a row. The table is written next to it, as `.csv`.
+            None writes nothing.
         k: Number of neighbors of each image.
         device: See `choose_device`.
 
     Returns:
-        With a table: image, rank, neighbor, distance (Euclidean, of the codes); the nearest first.
+        With a table: image, rank, neighbor, class (None without labels), distance (Euclidean, of the codes); the
+        nearest first.
 
     Raises:
         ModelError: The model cannot encode.
@@ -52,7 +60,10 @@ def nearest(
     if out is not None:
         check_file_writable(out)
     files = list_images(images)
-    check_not_overwriting(files, [] if out is None else [out])
+    csv = Path() if out is None else out.with_suffix(".csv")
+    check_not_overwriting(files, [] if out is None else [out, csv])
+    if out is not None:
+        check_file_writable(csv, ".csv")
     at = locate_run(run)
     model = load(at, device=device)
     capable = require_capability(model, Encodes, run, "encode")
@@ -82,18 +93,49 @@ def nearest(
             where += [(part, i) for i in range(len(part))]
     if k > len(names):
         raise DataError(f"-k {k}: there are {len(names)} images in '{source}'; ask for fewer.")
-    found = nearest_neighbors(points.float().flatten(1), torch.cat(codes).flatten(1), k)
-    pictures, lines, rows = [], [], []
-    for (name, image), distances, places in zip(asked, found.distance, found.place, strict=True):
+    code = torch.cat(codes).flatten(1)
+
+    def pixels_of(place: int) -> Tensor:
+        part, i = where[place]
+        return part.gather(torch.tensor([i]))[:, : info.channels]
+
+    pictures, rows, same = [], [], 0
+    for (name, image), point in zip(asked, points.float().flatten(1), strict=True):
         pictures.append(image[None])
-        neighbors = list(zip(places.tolist(), distances.tolist(), strict=True))
-        for rank, (place, distance) in enumerate(neighbors, 1):
+        neighbors = []
+        for place, distance in _by_distance(point, code, k):
+            picture = pixels_of(place)
+            if torch.equal(picture[0], image):
+                same += 1
+                continue
+            neighbors.append((place, distance, picture))
+            if len(neighbors) == k:
+                break
+        for rank, (place, distance, picture) in enumerate(neighbors, 1):
             part, i = where[place]
-            pictures.append(part.gather(torch.tensor([i]))[:, : info.channels])
-            rows.append({"image": name, "rank": rank, "neighbor": names[place], "distance": distance})
-        lines.append(f"{name}: " + ", ".join(f"{names[place]} ({distance:.4g})" for place, distance in neighbors))
-    images_in_rows = torch.cat(pictures)
+            label = None if part.labels is None else store.info.classes[int(part.labels[i])]
+            row = {"image": name, "rank": rank, "neighbor": names[place], "class": label, "distance": distance}
+            rows.append(row)
+            pictures.append(picture)
+        pictures += [torch.full_like(image[None], 255)] * (k - len(neighbors))
+    images_in_rows, table = torch.cat(pictures), Table(rows, COLUMNS)
+    summary = f"{k} nearest of {len(names):,} images to each of {len(asked)}"
+    if same:
+        summary += f"; identical images left out ({same})"
     if out is not None:
         save_grid(images_in_rows, out, columns=k + 1)
-        lines.append(f"→ {out}{rejected_note(skipped)}{prepared.rejects_note}")
-    return InferenceResult("\n".join(lines), out, Table(rows), images_in_rows.float() / 255)
+        with writing_file(csv):
+            table.to_csv(csv)
+        summary += f" → {out}, {csv}"
+    summary += f"{rejected_note(skipped)}{prepared.rejects_note}"
+    return InferenceResult(summary, out, table, images_in_rows.float() / 255)
+
+
+def _by_distance(point: Float[Tensor, " d"], codes: Float[Tensor, "n d"], k: int) -> Iterator[tuple[int, float]]:
+    """Yield the positions of all codes and their distances from a point, the nearest first."""
+    done, n = 0, min(len(codes), k + 1)  # one more, as the image itself may be among them
+    while done < len(codes):
+        found = nearest_neighbors(point[None], codes, n)
+        both = zip(found.place[0].tolist(), found.distance[0].tolist(), strict=True)
+        yield from list(both)[done:]
+        done, n = n, min(len(codes), 4 * n)

@@ -40,10 +40,10 @@ def labels_for(text: str, info: DataInfo, n: int) -> Int[Tensor, " n"]:
     """Return `n` labels from a text: class names or indices, several separated by commas, or `all`
     that have training images.
 
-    Several classes get equal numbers of labels, one class after the other.
+    Several classes get equal numbers of labels, one class after the other, or numbers that differ by one.
 
     Raises:
-        ModelError: There is no such class, or no training image had it.
+        ModelError: There is no such class, no training image had it, or there are more classes than labels.
     """
     wanted: list[int] = []
     names = [same_name_key(name) for name in info.classes]
@@ -62,6 +62,11 @@ def labels_for(text: str, info: DataInfo, n: int) -> Int[Tensor, " n"]:
         raise ModelError(
             f"class '{untrained}' has no training images, so the model cannot generate it: choose another class, or "
             "train on images of it."
+        )
+    if len(wanted) > n:
+        raise ModelError(
+            f"{n} images are too few for {len(wanted)} classes (--label {text}): ask for at least one of each, "
+            f"-n {len(wanted)}, or for fewer classes."
         )
     return torch.tensor([wanted[i * len(wanted) // n] for i in range(n)], dtype=torch.int64)
 

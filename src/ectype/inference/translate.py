@@ -16,12 +16,13 @@ from torch.nn.functional import interpolate, pad
 from ectype.config.schema import DataConfig, DataInfo
 from ectype.core.errors import DataError, ModelError
 from ectype.core.images import to_uint8
+from ectype.core.table import Table
 from ectype.core.tiling import apply_in_tiles
 from ectype.data.build_entry import MAX_OWN_SIDE_PX
 from ectype.data.decode import Spec
 from ectype.data.decode import decode as decode_image
 from ectype.data.image_file import image_size
-from ectype.data.preview import check_folder_writable, save_grid, writing_file
+from ectype.data.preview import check_folder_writable, contact_sheet, writing_file
 from ectype.data.raw_image import Rejected
 from ectype.inference.image_io import (
     OVERVIEW,
@@ -33,6 +34,8 @@ from ectype.inference.image_io import (
     rejected_note,
     require_capability,
 )
+from ectype.inference.outlines import add_legend, draw_outlines
+from ectype.inference.true_masks import ImageScore, find_neighbor_masks, image_score, score_figures, write_scores
 from ectype.models.base import evaluating
 from ectype.models.translator import Restorer, Segmenter, Translator
 from ectype.runs.load import load, recipe_of
@@ -48,6 +51,9 @@ OVERLAY_OPACITY = 0.4
 """Opacity of a mask's colors in an overlay."""
 NUM_SHOWN_IMAGES = 12
 """Images in the overview."""
+SCORES = "scores.csv"
+"""The table of Dice and IoU of each image, if there are true masks."""
+LINES = "whole lines: true, dashed lines: predicted"
 MAX_ENLARGEMENT = 1.5
 """Images that are larger than the training images by more than this factor are reported."""
 
@@ -71,6 +77,9 @@ def translate(
     see every pixel instead, because fine detail is what they are for. Sizes that do not divide are padded inside of the
     model; images with a side beyond `tile` pixels are processed in blended tiles.
 
+    Targets that lie next to the images, as they do for training, are not taken for images. From true masks, the Dice
+    and IoU of each image are written to `scores.csv`, and its outlines over the image next to its mask.
+
     Args:
         run: A run whose model translates images.
         images: Image files, or folders of them.
@@ -83,6 +92,9 @@ def translate(
         tile: Side of a tile in pixels.
         device: See `choose_device`.
 
+    Returns:
+        With a table of the scores if there are true masks: image, dice, iou.
+
     Raises:
         ModelError: The model does not translate images, or has no masks where these are asked for.
         DataError: An image is missing or broken.
@@ -93,16 +105,18 @@ def translate(
         raise ModelError(f"the model of '{run}' predicts images, not masks: leave --overlay and --probabilities out.")
     if tile < 64:
         raise DataError(f"--tile {tile} is too small: use at least 64.")
-    files = list_images(images)
-    endings = ["", *(["-overlay"] if overlay else []), *(_endings(model.info) if probabilities else [])]
-    places = output_paths(files, out, endings)
     recipe, info = recipe_of(run), model.info
     data, spec = recipe.data, decode_spec(info, recipe)._replace(resize="squash")
+    truth = find_neighbor_masks(images, data, info)
+    files = [file for file in list_images(images) if file[1].resolve() not in truth.targets]
+    endings = ["", *(["-overlay"] if overlay else []), *(["-outlines"] if truth.pairs else [])]
+    places = output_paths(files, out, [*endings, *(_endings(info) if probabilities else [])])
     full = scale == "full" or (scale == "auto" and isinstance(model, Restorer))
     here = next(model.parameters()).device
     shown: list[Tensor] = []
     skipped: list[str] = []
-    in_tiles = larger = scaled = 0
+    scores: list[ImageScore] = []
+    in_tiles = larger = scaled = count = 0
 
     def apply_model(pixels: Tensor) -> Tensor:
         inputs = pixels.to(here).float() / 255
@@ -121,6 +135,7 @@ def translate(
                     raise DataError(f"'{path}' cannot be used ({reason}): leave it out.") from None
                 skipped.append(f"{name} ({reason})")
                 continue
+            count += 1
             output, tiles = _apply(apply_model, seen, tile)
             if work != size:
                 output = interpolate(output[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
@@ -128,8 +143,19 @@ def translate(
             scaled += work != size
             larger += min(work[0] / info.size[0], work[1] / info.size[1]) > MAX_ENLARGEMENT
             _write(model, output, pixels, places[name], path, overlay=overlay, probabilities=probabilities)
-            if len(shown) < 2 * NUM_SHOWN_IMAGES:
-                shown += [_square(pixels[None].float() / 255), _square(model.to_rgb(output[None]).cpu())]
+            pictures = [pixels[None].float() / 255, model.to_rgb(output[None]).cpu()]
+            try:
+                mask = truth.indices(path, spec._replace(size=size))
+            except Rejected as reason:
+                skipped.append(f"the mask of {name} ({reason})")
+                mask = None
+            if mask is not None:
+                scores.append(image_score(name, output.argmax(0), mask, model.channels))
+                outlines = _outlines(pixels, output, mask, info)
+                _save(_with_legend(Image.fromarray(outlines), info, LINES), png(places[name], "-outlines"))
+                pictures.append(torch.from_numpy(outlines).permute(2, 0, 1)[None].float() / 255)
+            if len(shown) < NUM_SHOWN_IMAGES:
+                shown.append(torch.cat(list(map(_square, pictures))))
     note = f"; {in_tiles} larger than {tile} pixels, in tiles" if in_tiles else ""
     note += f"; {scaled} processed at the scale of the training images (--scale full: at their own)" if scaled else ""
     if full and larger and data.resize != "tiles":
@@ -137,13 +163,48 @@ def translate(
             f"; {larger} larger than the training size {info.size[1]}×{info.size[0]}, where objects were smaller: "
             "data.resize=tiles trains at full resolution"
         )
-    note += rejected_note(skipped)
+    note += rejected_note(skipped) + (f"; {truth.note}" if truth.note else "")
     if not shown:
         raise DataError(f"no image in {', '.join(images)} can be used{note}: name others.")
-    save_grid(to_uint8(torch.cat(shown)), out / OVERVIEW, columns=4)
+    _save_overview(shown, out / OVERVIEW, info, LINES if scores else "")
     what = "masks" if isinstance(model, Segmenter) else "images"
-    count = len(files) - len(skipped)
-    return InferenceResult(f"{count} {what} → {out}; the first next to their inputs in {out / OVERVIEW}{note}", out)
+    summary = f"{count} {what} → {out}; the first next to their inputs in {out / OVERVIEW}{note}"
+    if not scores:
+        return InferenceResult(summary, out)
+    assert info.target is not None
+    write_scores(scores, info.target.classes, out / SCORES)
+    means = (
+        f"{figure.name} {figure.text}{f' (95% interval {figure.interval})' * bool(figure.interval)}"
+        for figure in score_figures(scores)
+    )
+    summary += (
+        f"\nagainst {len(scores)} true masks, means over images: {', '.join(means)}; of each image → {out / SCORES}"
+    )
+    rows = [{"image": score.name, "dice": score.dice, "iou": score.iou} for score in scores]
+    return InferenceResult(summary, out, Table(rows))
+
+
+def _outlines(pixels: Tensor, output: Tensor, mask: np.ndarray, info: DataInfo) -> np.ndarray:
+    assert info.target is not None
+    image = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    return draw_outlines(image, output.argmax(0).numpy(), mask, info.target.colours)
+
+
+def _with_legend(picture: Image.Image, info: DataInfo, lines: str) -> Image.Image:
+    target = info.target
+    if target is None or target.kind != "masks":
+        return picture
+    return add_legend(picture, target.classes, target.colours, lines)
+
+
+def _save_overview(shown: Sequence[Tensor], out: Path, info: DataInfo, lines: str) -> None:
+    """Write the first inputs and outputs, two images in a row; those with outlines have three pictures each."""
+    most = max(map(len, shown))
+    blank = torch.ones_like(shown[0][:1])
+    pictures = torch.cat([torch.cat([each, *[blank] * (most - len(each))]) for each in shown])
+    sheet = contact_sheet(to_uint8(pictures), columns=2 * most)
+    with writing_file(out):
+        _with_legend(sheet, info, lines).save(out)
 
 
 def _size(path: Path, spec: Spec) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ectype.config.recipe import Recipe, load_recipe
 from ectype.config.schema import DataConfig
-from ectype.core.console import progress_line
+from ectype.core.console import progress_line, say
 from ectype.core.distributed import choose_device
 from ectype.core.errors import CheckpointError, DataError, EctypeWarning, ModelError, RunError, did_you_mean
 from ectype.core.safe_loading import path_inside, read_json
@@ -60,10 +60,8 @@ def open_data(config: DataConfig, console: Console | None = None) -> tuple[Prepa
         console: Where a summary of the images is printed; None prints nothing.
     """
     prepared = prepare(config, progress=progress_line(console))
-    if console is not None:
-        console.print(prepared.summary, highlight=False, soft_wrap=True)
-        for note in filter(None, (*prepared.notes, prepared.checked)):
-            console.print(f"  {note}", highlight=False, soft_wrap=True)
+    for line in (prepared.summary, *(f"  {note}" for note in filter(None, (*prepared.notes, prepared.checked)))):
+        say(console, line)
     return prepared, open_store(prepared, config)
 
 

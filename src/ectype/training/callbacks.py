@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 from torch import Tensor, nn
 
-from ectype.core.console import doing
+from ectype.core.console import doing, say
 from ectype.core.errors import RecipeError
+from ectype.core.escape import for_terminal
 from ectype.core.images import to_uint8
 from ectype.core.optional import optional_import
 from ectype.core.random import StepContext
@@ -140,8 +142,8 @@ class ProgressDisplay(Callback):
     def started(self, trainer: Trainer, monitor: Monitor) -> None:
         self.budget, self.pace = trainer.budget, ""
         if self.console.is_terminal:
-            columns = [BarColumn(20), TextColumn("{task.fields[position]}"), TimeElapsedColumn()]
-            self.bar = Progress(*columns, TextColumn("{task.fields[losses]}"), console=self.console)
+            position, losses = (TextColumn(f"{{task.fields[{key}]}}", markup=False) for key in ("position", "losses"))
+            self.bar = Progress(BarColumn(20), position, TimeElapsedColumn(), losses, console=self.console)
             self.task = self.bar.add_task("", total=trainer.budget, position="", losses="", completed=trainer.seen)
             self.bar.start()
         elif self.console.is_jupyter:
@@ -178,11 +180,10 @@ class ProgressDisplay(Callback):
         terms = "  ".join(f"{display_name(name)} {check.values[name]:.5g}" for name in printed)
         pace = "" if self.bar is not None else f"  |  {self.pace}"
         best = (f"  {check.verdict.name}" if check.verdict is not None else "") + (" ← best" if check.best else "")
-        self.console.print(f"{check.seen:>11,}  held-out {terms}{best}{pace}", highlight=False, soft_wrap=True)
+        say(self.console, f"{check.seen:>11,}  held-out {terms}{best}{pace}")
         if check.verdict is not None and check.verdict.name not in ("healthy", "learning"):
-            self.console.print(
-                f"{'':>11}  {check.verdict.name}: {check.verdict.evidence}", style="yellow", soft_wrap=True
-            )
+            evidence = for_terminal(f"{'':>11}  {check.verdict.name}: {check.verdict.evidence}")
+            self.console.print(Text(evidence), style="yellow", soft_wrap=True)
 
     def ended(self, outcome: Outcome | None) -> None:
         if self.bar is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+from ectype.core.escape import for_html
 
 __all__ = ["NotebookBar"]
 
@@ -22,7 +22,7 @@ class NotebookBar:
 
     def _render(self, done: int, text: str) -> object:
         bar = f'<progress value="{done}" max="{self.total}" style="width: 20em"></progress>'
-        return self._html(f"{bar} {html.escape(text)}")
+        return self._html(f"{bar} {for_html(text)}")
 
     def update(self, done: int, text: str) -> None:
         """Show that `done` images were seen, with a line of text."""

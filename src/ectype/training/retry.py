@@ -17,6 +17,7 @@ from ectype.analysis.open_view import open_view
 from ectype.analysis.run_view import RunView
 from ectype.config.recipe import Recipe
 from ectype.config.schema import MAX_SEED
+from ectype.core.console import say
 from ectype.core.distributed import World
 from ectype.core.errors import EctypeError, Interrupted
 from ectype.evaluation.figures import Evaluation
@@ -150,19 +151,16 @@ def _attempts(
     for number in range(len(before) + 1, len(before) + MAX_ATTEMPTS + 1):
         following: _Next | None = world.broadcast(decide(current, recipe, tried) if world.is_first else None)
         if following is None:
-            if by == "fix" and not made and console is not None:
-                console.print("no problem was found that a recipe could change", highlight=False)
+            if by == "fix" and not made:
+                say(console, "no problem was found that a recipe could change")
             break
         why, advice, healthy = following
         start = healthy or begun
         tried.append(dict(advice.overrides))
         entry = {"attempt": number, "by": by, "why": why, "from": str(start) if start else None, "changed": tried[-1]}
         made.append(entry)
-        if console is not None:
-            origin = f"from {start}" if start else "from the start"
-            console.print(
-                f"attempt {number}, {why}, {origin}: {advice.as_arguments()}", highlight=False, soft_wrap=True
-            )
+        origin = f"from {start}" if start else "from the start"
+        say(console, f"attempt {number}, {why}, {origin}: {advice.as_arguments()}")
         attempt = run.attempt(number)
         try:
             # Another seed, because the same draws could lead to the same result.
@@ -173,8 +171,7 @@ def _attempts(
         except EctypeError as error:
             # An attempt that cannot be trained is no reason to lose the others.
             entry |= {"state": "failed", "reason": str(error), "best": None}
-            if console is not None:
-                console.print(f"attempt {number} failed: {error}", highlight=False, soft_wrap=True, markup=False)
+            say(console, f"attempt {number} failed: {error}")
             continue
         recipe, current = changed, attempt
         places[number] = attempt

@@ -15,7 +15,7 @@ from torch import nn
 
 from ectype.config.recipe import Recipe
 from ectype.config.schema import DataConfig
-from ectype.core.console import doing
+from ectype.core.console import doing, say
 from ectype.core.distributed import World
 from ectype.core.environment import BIT_EXACT_KEYS, environment, has_amx_bf16
 from ectype.core.errors import CheckpointError, EctypeWarning, RunError, TrainingError
@@ -94,8 +94,7 @@ class TrainingSession:
         self.held_out = Loader(self.store.split("val"), recipe.data, device, training=False, seed=recipe.train.seed)
 
     def say(self, text: str) -> None:
-        if self.console is not None:
-            self.console.print(text, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
     def open_data(self, config: DataConfig) -> tuple[Prepared, ImageStore]:
         """Return the images of a recipe's data section: this session's, if it is the same section."""

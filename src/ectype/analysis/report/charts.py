@@ -6,11 +6,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+
+from ectype.core.escape import for_html
 
 __all__ = ["Chart", "Line", "bar_chart", "heatmap", "line_chart", "point_chart", "scatter_chart"]
 
@@ -105,7 +106,7 @@ def line_chart(
             {
                 "type": "scatter",
                 "mode": "lines+markers" if curve.markers else "lines",
-                "name": curve.name,
+                "name": for_html(curve.name),
                 "x": [_round(value) for value in curve.x],
                 "y": [_round(value) for value in curve.y],
                 "line": {"color": PALETTE[curve.color], "width": 2},
@@ -117,15 +118,15 @@ def line_chart(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": name,
+                "name": for_html(name),
                 "x": [mark_x],
                 "y": [_round(mark_y)],
                 "marker": {"size": 12, "symbol": ("star", "square")[i % 2], "color": PALETTE[3]},
             }
         )
     layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": x}},
-        "yaxis": {"title": {"text": y}, **({"type": "log"} if log else {})},
+        "xaxis": {"title": {"text": for_html(x)}},
+        "yaxis": {"title": {"text": for_html(y)}, **({"type": "log"} if log else {})},
         "hovermode": "x unified",
         "showlegend": len(data) > 1,
     }
@@ -170,8 +171,8 @@ def point_chart(
             {
                 "type": "scatter",
                 "mode": "markers+text",
-                "name": escape(name),
-                "text": [escape(name)],
+                "name": for_html(name),
+                "text": [for_html(name)],
                 "textposition": "top center",
                 "x": [_round(point_x)],
                 "y": [_round(point_y)],
@@ -185,8 +186,8 @@ def point_chart(
             }
         )
     layout = {
-        "xaxis": {"title": {"text": x}, "type": "log"},
-        "yaxis": {"title": {"text": y}},
+        "xaxis": {"title": {"text": for_html(x)}, "type": "log"},
+        "yaxis": {"title": {"text": for_html(y)}},
         "showlegend": False,
         "hovermode": "closest",
     }
@@ -197,10 +198,10 @@ def bar_chart(title: str, caption: str, values: Sequence[float], *, x: str, y: s
     """Draw one bar for each value, numbered from 1."""
     places = list(range(1, len(values) + 1))
     data = [{"type": "bar", "x": places, "y": [_round(v) for v in values], "marker": {"color": PALETTE[0]}}]
-    axis: dict[str, Any] = {"title": {"text": x}}
+    axis: dict[str, Any] = {"title": {"text": for_html(x)}}
     if len(values) <= MAX_INTEGER_TICKS:
         axis |= {"dtick": 1}
-    layout = {"xaxis": axis, "yaxis": {"title": {"text": y}}, "showlegend": False, "bargap": 0.1}
+    layout = {"xaxis": axis, "yaxis": {"title": {"text": for_html(y)}}, "showlegend": False, "bargap": 0.1}
     return Chart(title, caption, data, layout, 260)
 
 
@@ -212,8 +213,8 @@ def heatmap(
         {
             "type": "heatmap",
             "z": [[_round(value) for value in row] for row in values],
-            "x": [escape(name, quote=False) for name in columns],
-            "y": [escape(name, quote=False) for name in rows],
+            "x": [for_html(name) for name in columns],
+            "y": [for_html(name) for name in rows],
             "zmin": 0,
             "zmax": 1,
             "colorscale": [[0, "rgba(78,121,167,0)"], [1, PALETTE[0]]],
@@ -248,19 +249,21 @@ def scatter_chart(
     data: list[dict[str, Any]] = []
     for i, (name, indices) in enumerate(classes.items()):
         coordinates = points[list(indices)].T.tolist()
-        label = escape(name, quote=False)  # Plotly interprets some HTML in texts
+        label = for_html(name)
         prefix = f"{label}<br>" if name else ""
         trace = {
             "type": "scatter3d" if in_space else "scatter",
             "mode": "markers",
             "name": label,
-            "text": [prefix + escape(names[index], quote=False) for index in indices],
+            "text": [prefix + for_html(names[index]) for index in indices],
             "hovertemplate": "%{text}<extra></extra>",
             "marker": {"size": 3 if in_space else 6, "color": PALETTE[i % len(PALETTE)], "opacity": 0.8},
         }
         trace |= {axis: [_round(value) for value in row] for axis, row in zip("xyz", coordinates, strict=False)}
         data.append(trace)
-    titles: dict[str, Any] = {f"{axis}axis": {"title": {"text": name}} for axis, name in zip("xyz", axes, strict=False)}
+    titles: dict[str, Any] = {
+        f"{axis}axis": {"title": {"text": for_html(name)}} for axis, name in zip("xyz", axes, strict=False)
+    }
     layout: dict[str, Any] = {"scene": {**titles, "aspectmode": "auto"}} if in_space else titles
     layout |= {"showlegend": len(classes) > 1, "hovermode": "closest"}
     return Chart(title, caption, data, layout, 480, in_space)

@@ -10,7 +10,7 @@ from ectype.evaluation.comparison_stats import FigureComparison
 from ectype.evaluation.figure_names import metric_of
 from ectype.runs.run_dir import RunDir
 
-__all__ = ["pareto_front", "quality_against_time"]
+__all__ = ["pareto_front", "quality_against_time", "training_minutes"]
 
 MAX_CHARTS = 2
 """Number of figures that are drawn: one of samples, and one of reconstructions or masks."""
@@ -28,7 +28,11 @@ def quality_against_time(runs: Mapping[str, Sequence[RunDir]], comparisons: Sequ
     Returns:
         At most `MAX_CHARTS` charts, each of a figure that at least two arms have.
     """
-    minutes = {arm: mean(map(_minutes, some)) for arm, some in runs.items() if some and all(map(_minutes, some))}
+    minutes = {
+        arm: mean(map(training_minutes, some))
+        for arm, some in runs.items()
+        if some and all(map(training_minutes, some))
+    }
     charts: list[Chart] = []
     for metric in METRICS:
         for comparison in comparisons:
@@ -40,8 +44,8 @@ def quality_against_time(runs: Mapping[str, Sequence[RunDir]], comparisons: Sequ
     return charts
 
 
-def _minutes(run: RunDir) -> float:
-    """Return the minutes of training, all attempts together."""
+def training_minutes(run: RunDir) -> float:
+    """Return the minutes that a run was trained for, its checks and all attempts included."""
     summary = run.summary()
     attempts = [summary, *(run.attempt(entry["attempt"]).summary() for entry in summary.get("attempts", []))]
     return sum(each.get("seconds", 0.0) for each in attempts) / 60

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ectype.analysis.cost import format_gflop, format_gigabytes
@@ -20,6 +22,7 @@ from ectype.analysis.report.sections import sections
 from ectype.analysis.report.summary_text import describe_density, format_compression, summary_text
 from ectype.analysis.run_view import RunView
 from ectype.core.errors import CheckpointError, RunError
+from ectype.core.escape import for_terminal
 from ectype.core.files import atomic_file
 from ectype.core.outputs import output_file
 from ectype.evaluation.comparison_stats import FigureComparison
@@ -62,6 +65,8 @@ def write_report(
     *,
     comparisons: Sequence[FigureComparison] = (),
     conclusions: Sequence[str] = (),
+    details: Sequence[str] = (),
+    used: Mapping[str, tuple[float, float]] | None = None,
     charts: Sequence[Chart] = (),
     pictures: Section | None = None,
     command: str = "",
@@ -77,6 +82,8 @@ def write_report(
         views: The runs, at least one.
         comparisons: Figures of all arms over all seeds, if the runs were trained to be compared.
         conclusions: What the comparison shows, sentence by sentence.
+        details: Further sentences on the comparison, which are folded away.
+        used: Arm → mean minutes of training and mean images seen of its runs.
         charts: Charts of the comparison.
         pictures: The same images through all models.
         command: The command that repeats the comparison.
@@ -93,6 +100,7 @@ def write_report(
     template = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -104,6 +112,8 @@ def write_report(
         comparisons=comparisons,
         arms=list(dict.fromkeys(arm for comparison in comparisons for arm in comparison.values)),
         conclusions=conclusions,
+        details=details,
+        used=used or {},
         comparison_charts=charts,
         side_by_side=pictures,
         command=command,
@@ -119,11 +129,15 @@ def write_report(
     )
     try:
         with atomic_file(target) if owned else output_file(target) as scratch:
-            # A file's name may contain bytes that are no text.
-            scratch.write_text(page, encoding="utf-8", errors="replace")
+            scratch.write_text(page, encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write '{target}' ({error.strerror}): choose another place with --out.") from None
     return target
+
+
+def _visible(value: Any) -> Any:
+    """Write out control characters of text in the page; jinja escapes its tags."""
+    return value if not isinstance(value, str) or isinstance(value, Markup) else for_terminal(value)
 
 
 def _title(parts: Sequence[_Part]) -> str:

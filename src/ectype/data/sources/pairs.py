@@ -149,6 +149,7 @@ class PairedFolder(Source):
         classes: Names of the classes if each has its own files; empty if one file holds all classes.
         input, target: The names of the folders; empty if targets lie next to their images.
         pairs: Name of each image, and the names of its targets.
+        targets: Names of all files that are targets, those without an image included.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class PairedFolder(Source):
         self.source, self.kind = source, kind
         self.input, self.target = self._folders(input, target)
         images, targets = sort_files(source.names, self.input, self.target)
+        self.targets = frozenset(file.name for file in targets)
         self._split_lists = self._read_split_lists(images)
         if self._split_lists:
             images = [file for file in images if self._listed_split(file.name) is not None]
@@ -318,8 +320,12 @@ class PairedFolder(Source):
         path = self.source.path
         return Pair(path(image), tuple(None if name is None else path(name) for name in targets))
 
-    def read(self) -> Iterator[Raw]:
+    def file_pairs(self) -> Iterator[Pair]:
+        """Yield the files of each pair."""
         return map(self._pair, self.pairs)
+
+    def read(self) -> Iterator[Raw]:
+        return self.file_pairs()
 
     def sample(self, size: int) -> list[Raw]:
         return [self._pair(self.pairs[i]) for i in evenly_spaced_positions(len(self.pairs), size)]

@@ -1,0 +1,52 @@
+"""One sentence for each question that a comparison answers: which models are best at reconstruction, samples, codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ectype.evaluation.comparison_stats import FigureComparison
+from ectype.evaluation.figure_names import metric_of
+from ectype.evaluation.figures import format_number
+
+__all__ = ["ranking_sentences"]
+
+QUESTIONS = (
+    ("Masks", "masks", ("mean_dice",)),
+    ("Output images", "pictures", ("psnr",)),
+    ("Reconstruction", "reconstruction", ("psnr",)),
+    ("Denoising", "denoising", ("psnr_restored",)),
+    ("Samples", "generation", ("fd",)),
+    ("Likelihood", "likelihood", ("log_likelihood_iw", "negative_elbo", "loss_plus_kl")),
+    ("Codes", "codes", ("linear_probe_accuracy",)),
+)
+"""Name of a question, the group of its figures, and the metrics that answer it, the first that several models have."""
+
+
+def ranking_sentences(comparisons: Sequence[FigureComparison], arms: Sequence[str]) -> list[str]:
+    """Return one sentence for each question that at least two arms have a comparable figure for.
+
+    Arms that do not differ significantly from the best of a rank share the rank.
+
+    Args:
+        comparisons: As `compare_figures` returns them.
+        arms: All arms, those without a figure included.
+    """
+    sentences = []
+    for question, group, metrics in QUESTIONS:
+        candidates = [each for each in comparisons if each.group == group and each.comparable and len(each.values) > 1]
+        found = (each for metric in metrics for each in candidates if metric_of(each.key) == metric)
+        if (comparison := next(found, None)) is not None:
+            sentences.append(_sentence(question, comparison, arms))
+    return sentences
+
+
+def _sentence(question: str, comparison: FigureComparison, arms: Sequence[str]) -> str:
+    ranks = comparison.ranks
+    unit = f" {comparison.unit}" if comparison.unit else ""
+    texts = [", ".join(f"{arm} ({format_number(comparison.values[arm].mean)}{unit})" for arm in rank) for rank in ranks]
+    ranking = "; ".join(f"{place}. {text}" for place, text in enumerate(texts, 1))
+    if len(ranks) == 1:
+        ranking = f"no significant difference between {texts[0]}"
+    without = [arm for arm in arms if arm not in comparison.values]
+    missing = f"; without this figure: {', '.join(without)}" if without else ""
+    return f"{question}, by {comparison.name} ({comparison.better} is better): {ranking}{missing}."
