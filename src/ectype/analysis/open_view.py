@@ -29,6 +29,7 @@ from ectype.evaluation.evaluate import evaluate
 from ectype.evaluation.features import ExtractorInputs, choose_extractors
 from ectype.evaluation.figures import Evaluation
 from ectype.evaluation.registered import metric_digests
+from ectype.evaluation.training_progress import progress_of_run
 from ectype.models.base import Samples
 from ectype.runs import checkpoint
 from ectype.runs.load import load, open_data
@@ -36,7 +37,7 @@ from ectype.runs.run_dir import RunDir
 
 __all__ = ["FIGURES_VERSION", "OpenData", "open_view"]
 
-FIGURES_VERSION = 7
+FIGURES_VERSION = 8
 """Version of what is measured. Figures stored by another version are measured again."""
 
 OpenData = Callable[[DataConfig], tuple[Prepared, ImageStore]]
@@ -91,7 +92,7 @@ def open_view(
     # The figures depend on these weights and these images.
     key = [FIGURES_VERSION, checkpoint.load_json(run.model / "manifest.json"), prepared.fingerprint]
     kept = _stored(run, key, likelihood) if own else None
-    evaluation = kept or _measure(model, recipe, train, test, prepared, store, likelihood, progress)
+    evaluation = kept or _measure(model, run, train, test, prepared, store, likelihood, progress)
     if others:
         evaluation = replace(evaluation, test_set=others)
     for applies, remark in (
@@ -115,7 +116,7 @@ def open_view(
 
 def _measure(
     model: nn.Module,
-    recipe: Recipe,
+    run: RunDir,
     train: Loader,
     test: Loader,
     prepared: Prepared,
@@ -123,7 +124,7 @@ def _measure(
     likelihood: int | None,
     progress: Callable[[str], None] | None,
 ) -> Evaluation:
-    extractors = []
+    recipe, extractors = run.recipe, []
     if isinstance(model, Samples):
         if progress is not None:
             progress("the feature network")
@@ -137,6 +138,7 @@ def _measure(
         device=next(model.parameters()).device,
         likelihood_samples=likelihood,
         extractors=extractors,
+        training=progress_of_run(run.selected_attempt),
         progress=progress,
     )
 

@@ -30,7 +30,7 @@ class SampleEvidence(Callback):
         self.run.monitor_file.write_text(json.dumps(self.samples.to_dict(), ensure_ascii=False, indent=1))
 
     def checked(self, trainer: Trainer, check: Check) -> None:
-        if check.verdict is None or check.verdict.name in ("healthy", "learning"):
+        if check.verdict is None or check.verdict.name in ("healthy", "learning", "undertrained"):
             return
         found = self.samples.evidence(trainer.model)
         self.run.samples.mkdir(exist_ok=True)

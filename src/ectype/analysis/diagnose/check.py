@@ -27,7 +27,10 @@ __all__ = ["check_data", "check_run", "check_view"]
 
 
 def check_view(view: RunView) -> list[Finding]:
-    """Return the findings of a run and of its images, the most serious first. They are computed once for each view."""
+    """Return the findings of a run and of its images, a decisive one first, then the most serious.
+
+    They are computed once for each view.
+    """
 
     def compute() -> list[Finding]:
         of_images = check_data(view.prepared, view.recipe) if view.prepared is not None else []
@@ -37,15 +40,16 @@ def check_view(view: RunView) -> list[Finding]:
 
 
 def check_run(view: RunView) -> list[Finding]:
-    """Return the findings of a run, the most serious first. They are computed once for each view.
+    """Return the findings of a run, a decisive one first, then the most serious. They are computed once for each view.
 
-    If one of them is decisive, only decisive findings are returned.
+    If one of them is decisive, the others are withheld, except those that longer training could not remove.
     """
 
     def compute() -> list[Finding]:
         with evaluating(view.model):
             found = _sorted(find(view) for find in _checks("find_in_run"))
-        found = [each for each in found if each.decisive] or found
+        if any(each.decisive for each in found):
+            found = [each for each in found if each.decisive or each.lasting]
         return _keep_applicable_advice(found, view.recipe, view.info)
 
     return view.once("findings", compute)
@@ -89,4 +93,5 @@ def _checks(function: str) -> Iterator[Callable[[Any], Finding | None]]:
 
 
 def _sorted(found: Iterable[Finding | None]) -> list[Finding]:
-    return sorted((each for each in found if each is not None), key=lambda each: SEVERITIES.index(each.severity))
+    present = (each for each in found if each is not None)
+    return sorted(present, key=lambda each: (not each.decisive, SEVERITIES.index(each.severity)))

@@ -46,6 +46,7 @@ def find_in_run(view: RunView) -> Finding | None:
         evidence,
         advice,
         {"samples": view.model.sample(16, generator=view.generator("memorised"))},
+        lasting=is_certain,
         headline="Samples are copies of training images"
         if is_certain
         else "Samples are too close to training images: they are copies, or lack variety",
