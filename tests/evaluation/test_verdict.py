@@ -149,11 +149,11 @@ def test_samples_of_a_model_that_was_trained_too_little_are_not_called_collapsed
     """An autoencoder is monitored by its loss; that PCA beats it says that it is not there yet."""
     alike = look(coverage=0.0, recall=0.0, vendi_ratio=0.05, duplicates=1.0)
     training = TrainingProgress(93, [(2976, 40.0)], state="finished")
-    found = decide_verdict(alike, REFERENCE, training=training, below_baseline=True, ended=True)
+    found = decide_verdict(alike, REFERENCE, training=training, ended=True)
     assert found.name == "undertrained"
     assert found.evidence.startswith("there were only 93 updates; recall 0.00")
-    assert decide_verdict(alike, REFERENCE, training=training, below_baseline=False, ended=True).name == "collapsed"
-    assert decide_verdict(GOOD, REFERENCE, training=training, below_baseline=True, ended=True).name == "healthy"
+    assert decide_verdict(alike, REFERENCE, training=training, below="", ended=True).name == "collapsed"
+    assert decide_verdict(GOOD, REFERENCE, training=training, ended=True).name == "healthy"
     copied = look(membership_z=6.0, membership_auc=0.8)
     assert decide_verdict(copied, REFERENCE, training=training, ended=True).name == "memorising"
 

@@ -27,7 +27,7 @@ from ectype.evaluation.metrics.likelihood import DEFAULT_BUDGET, affordable_imag
 from ectype.evaluation.metrics.output_variance import OutputVariance, detail_energy
 from ectype.evaluation.reconstruction_figures import denoising_figures, reconstruction_figures
 from ectype.evaluation.registered import failed_remarks, output_figures, output_values
-from ectype.evaluation.training_progress import TrainingProgress, is_below_baseline
+from ectype.evaluation.training_progress import TrainingProgress, shortfall
 from ectype.evaluation.translation import evaluate_translation, translation_figures
 from ectype.evaluation.verdict import decide_verdict
 from ectype.models.base import Encodes, HasLogLikelihood, Reconstructs, Samples, evaluating, is_trained_to_encode
@@ -255,8 +255,8 @@ class _Evaluator:
             self.remarks.append(f"Samples not evaluated: {error}")
             return
         self.figures += figures
-        below = is_below_baseline(self.figures)
-        verdict = decide_verdict(values, monitor.reference, training=self.training, below_baseline=below, ended=True)
+        below = shortfall(self.figures)
+        verdict = decide_verdict(values, monitor.reference, training=self.training, below=below, ended=True)
         self.verdict, self.verdict_evidence = verdict.name, verdict.evidence
         self.remarks.append(f"Samples: {verdict.name}: {verdict.evidence}.")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ectype.evaluation.figure_names import display_name, is_frechet, metric_of
 from ectype.evaluation.monitor import Monitor, Verdict
 from ectype.evaluation.sample_monitor import RealReference
-from ectype.evaluation.training_progress import FEW_UPDATES, TrainingProgress
+from ectype.evaluation.training_progress import FEW_UPDATES, Shortfall, TrainingProgress
 
 __all__ = ["decide_verdict", "verdict_function"]
 
@@ -62,7 +62,7 @@ def decide_verdict(
     before: Sequence[Mapping[str, float]] | None = None,
     training: TrainingProgress | None = None,
     *,
-    below_baseline: bool = True,
+    below: Shortfall = "below",
     ended: bool = False,
 ) -> Verdict:
     """Return the verdict on one set of samples.
@@ -90,7 +90,7 @@ def decide_verdict(
         reference: Key → value for other real images against the same held-out images.
         before: Values at earlier checks of the run; None for a verdict on samples alone.
         training: How the run was trained so far; None for a verdict on samples alone.
-        below_baseline: Whether the model is worse than a simple baseline; see `TrainingProgress.lacks_training`.
+        below: How much worse the model is than a simple baseline; see `TrainingProgress.lacks_training`.
         ended: Whether the run ends with these values.
     """
     if not values:
@@ -101,7 +101,7 @@ def decide_verdict(
     found = _compare_with_real(values, reference)
     if memorized := _memorization_verdict(values, reference):
         return memorized
-    lacks_training = training.lacks_training(below_baseline=below_baseline) if training is not None else ""
+    lacks_training = training.lacks_training(below) if training is not None else ""
     name = "collapsed" if found.has_collapsed else "losing modes"
     lost, lacking = _lost_since_best(values, reference, before), found.texts()
     if not lost and not lacking:

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.trains
 
 QUICK: dict[str, Any] = {
     "train.images": 20_000,
-    "train.batch": 32,
+    "train.batch": 16,
     "monitor.every": 10_000,
     "monitor.patience": None,
     "optimizer.lr": 0.004,
@@ -93,27 +93,27 @@ def test_a_small_latent_is_found_and_the_advice_helps(tmp_path: Path) -> None:
 
 def test_of_a_dozen_updates_nothing_but_their_number_is_said(tmp_path: Path) -> None:
     """Not that a posterior has collapsed which had no time to do anything."""
-    view = trained(tmp_path / "short", "vae", **{"size": 16, "train.images": 416, "monitor.every": 208})
+    view = trained(tmp_path / "short", "vae", **{"size": 16, "train.images": 208, "monitor.every": 104})
     (finding,) = check.check_run(view)
     assert finding.name == "undertrained"
     assert finding.evidence[0].value == 13
-    assert [advice.overrides for advice in finding.advice] == [{}, {"train.batch": 8}]
+    assert [advice.overrides for advice in finding.advice] == [{}, {"train.batch": 4}]
     assert load_recipe("vae", [finding.advice[0].why.split(" would")[0].replace("--images ", "train.images=")])
     # A try of which more can be told is better than one of which nothing can, whatever that is.
     said = train(view.recipe, out=view.run.path, fix=True).summary()
-    assert said["attempts"][0]["changed"] == {"train.batch": 8}
+    assert said["attempts"][0]["changed"] == {"train.batch": 4}
     assert said["shipped_attempt"] >= 1
     assert "undertrained" not in names(open_view(RunDir(view.run.path)))
 
 
 def test_a_short_run_is_undertrained_and_nothing_else(tmp_path: Path) -> None:
     """After 90 updates a posterior has not collapsed, and outputs are not blurred for want of another loss."""
-    view = trained(tmp_path / "short", "vae", **{"size": 16, "width": 8, "train.images": 2880, "monitor.every": 2880})
+    view = trained(tmp_path / "short", "vae", **{"size": 16, "width": 8, "train.images": 1440, "monitor.every": 1440})
     assert view.evaluation["psnr_above_pca"].high < 0
     found = check.check_run(view)
     assert [(each.name, each.decisive) for each in found] == [("undertrained", True)]
     assert "there were only 90 updates" in found[0].message
-    assert "--images 66,240 would be 2,070 updates" in found[0].advice[0].why
+    assert "--images 33120 would be 2,070 updates" in found[0].advice[0].why
     assert view.evaluation.verdict in ("undertrained", "healthy")
 
 

@@ -29,10 +29,7 @@ def find_in_run(view: RunView) -> Finding | None:
     linear, total = error.baselines.get(pca_key(size)), error.baselines.get("mean_image", 0.0)
     if total <= 0:
         return None
-    if linear is None:
-        possible = MIN_VARIANCE_WITHOUT_PCA / MIN_VARIANCE_OVER_PCA
-    else:
-        possible = 1 - linear / total
+    possible = MIN_VARIANCE_WITHOUT_PCA / MIN_VARIANCE_OVER_PCA if linear is None else 1 - linear / total
     if possible < MIN_VARIANCE_OF_PCA:
         return None
     ratio, active = variance.value / possible, figures.get("active_units")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from ectype.analysis.diagnose import posterior_collapse
 from ectype.analysis.diagnose.finding import Advice, Evidence, Finding
 from ectype.analysis.run_view import RunView
-from ectype.evaluation.training_progress import FEW_UPDATES, MIN_UPDATES, is_below_baseline, progress_of_run
+from ectype.evaluation.training_progress import FEW_UPDATES, MIN_UPDATES, progress_of_run, shortfall
 
 __all__ = ["find_in_run"]
 
@@ -20,10 +21,8 @@ def find_in_run(view: RunView) -> Finding | None:
     """Report a run that was trained too little for other findings to mean anything."""
     run = view.run.selected_attempt
     training = progress_of_run(run)
-    if view.evaluation.verdict == "collapsed":
-        return None  # the verdict has taken the training into account
-    reason = training.lacks_training(below_baseline=is_below_baseline(view.evaluation.figures))
-    if not reason:
+    reason = training.lacks_training(shortfall(view.evaluation.figures))
+    if not reason or (training.updates >= FEW_UPDATES and _has_collapsed(view)):
         return None
     updates, shown, images = training.updates, run.seen(), len(view.train)
     gain = training.late_gain
@@ -48,6 +47,14 @@ def find_in_run(view: RunView) -> Finding | None:
     )
 
 
+def _has_collapsed(view: RunView) -> bool:
+    """Return whether samples or the posterior have collapsed, which training longer does not undo."""
+    if view.evaluation.verdict == "collapsed":
+        return True
+    found = posterior_collapse.find_in_run(view)
+    return found is not None and found.name == "posterior collapse"
+
+
 def _advice(view: RunView, updates: int, shown: int) -> list[Advice]:
     """Advise a longer run, and what gives more updates for the same images."""
     run, train = view.run.selected_attempt, view.recipe.train
@@ -56,7 +63,7 @@ def _advice(view: RunView, updates: int, shown: int) -> list[Advice]:
     if train.minutes is not None:
         budget = f"--minutes {growth * train.minutes:.3g} would be about {target:,} updates"
     else:
-        budget = f"--images {growth * shown:,} would be {target:,} updates"
+        budget = f"--images {growth * shown} would be {target:,} updates"
     advice = [Advice("longer training", budget, {})]
     if run.state() == "stopped early":
         why = "the run was stopped before it had learned anything"
