@@ -42,14 +42,16 @@ def check_view(view: RunView) -> list[Finding]:
 def check_run(view: RunView) -> list[Finding]:
     """Return the findings of a run, a decisive one first, then the most serious. They are computed once for each view.
 
-    If one of them is decisive, the others are withheld, except those that longer training could not remove.
+    If one of them is decisive, the others that longer training could remove are notes without advice, or withheld.
     """
 
     def compute() -> list[Finding]:
         with evaluating(view.model):
             found = _sorted(find(view) for find in _checks("find_in_run"))
-        if any(each.decisive for each in found):
+        if any(each.withholds_others for each in found):
             found = [each for each in found if each.decisive or each.lasting]
+        elif any(each.decisive for each in found):
+            found = _sorted(each if each.decisive or each.lasting else _provisional(each) for each in found)
         return _keep_applicable_advice(found, view.recipe, view.info)
 
     return view.once("findings", compute)
@@ -64,6 +66,12 @@ def check_data(prepared: Prepared, recipe: Recipe | None = None) -> list[Finding
     """
     found = _sorted(find(prepared) for find in _checks("find_in_data"))
     return found if recipe is None else _keep_applicable_advice(found, recipe, prepared.info)
+
+
+def _provisional(finding: Finding) -> Finding:
+    """Return a finding as a note that may not hold after longer training; its advice would be premature."""
+    message = f"{finding.message}; this may go away with training"
+    return replace(finding, severity="note", message=message, advice=[])
 
 
 def _keep_applicable_advice(found: list[Finding], recipe: Recipe, info: DataInfo) -> list[Finding]:

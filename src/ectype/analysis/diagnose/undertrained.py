@@ -39,10 +39,11 @@ def find_in_run(view: RunView) -> Finding | None:
     return Finding(
         "undertrained",
         "warning",
-        f"the run was trained too little to judge the model by: {reason}. What is missing may come with training",
+        f"the run was trained too little to judge the model by: {reason}",
         evidence,
         _advice(view, updates, shown),
         decisive=True,
+        withholds_others=updates < MIN_UPDATES,
         headline=f"The model is undertrained ({updates:,} updates)",
     )
 
