@@ -101,7 +101,12 @@ def train_with_fixes(recipe: Recipe, run: RunDir, *how: Any) -> None:
         found = _findings(view_of(tried))
         grave = sum(finding.severity == "serious" for finding in found)
         # In a run that is too short to tell, other findings are unknown.
-        return (any(finding.decisive for finding in found), grave, len(found), -_quality(view_of(tried).evaluation))
+        return (
+            any(finding.withholds_others for finding in found),
+            grave,
+            len(found),
+            -_quality(view_of(tried).evaluation),
+        )
 
     _attempts("fix", recipe, run, decide, rank, *how)
 

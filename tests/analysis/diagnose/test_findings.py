@@ -23,6 +23,7 @@ from ectype.analysis.diagnose import (
     overfitting,
     posterior_collapse,
     small_latent,
+    undertrained,
 )
 from ectype.analysis.diagnose.advice import adversarial_objective, advice_for_verdict
 from ectype.analysis.diagnose.finding import Advice, Finding
@@ -30,6 +31,7 @@ from ectype.analysis.open_view import open_view
 from ectype.analysis.run_view import RunView
 from ectype.config.recipe import load_recipe
 from ectype.config.schema import DataInfo
+from ectype.evaluation import training_progress
 from ectype.evaluation.figures import Figure
 from ectype.runs.run_dir import RunDir
 from ectype.training.run import train
@@ -39,7 +41,7 @@ pytestmark = pytest.mark.trains
 
 QUICK: dict[str, Any] = {
     "train.images": 20_000,
-    "train.batch": 16,
+    "train.batch": 32,
     "monitor.every": 10_000,
     "monitor.patience": None,
     "optimizer.lr": 0.004,
@@ -93,29 +95,29 @@ def test_a_small_latent_is_found_and_the_advice_helps(tmp_path: Path) -> None:
 
 def test_of_a_dozen_updates_nothing_but_their_number_is_said(tmp_path: Path) -> None:
     """Not that a posterior has collapsed which had no time to do anything."""
-    view = trained(tmp_path / "short", "vae", **{"size": 16, "train.images": 208, "monitor.every": 104})
+    view = trained(tmp_path / "short", "vae", **{"size": 16, "train.images": 416, "monitor.every": 208})
     (finding,) = check.check_run(view)
     assert finding.name == "undertrained"
     assert finding.evidence[0].value == 13
-    assert [advice.overrides for advice in finding.advice] == [{}, {"train.batch": 4}]
+    assert [advice.overrides for advice in finding.advice] == [{}, {"train.batch": 8}]
     assert load_recipe("vae", [finding.advice[0].why.split(" would")[0].replace("--images ", "train.images=")])
     # A try of which more can be told is better than one of which nothing can, whatever that is.
     said = train(view.recipe, out=view.run.path, fix=True).summary()
-    assert said["attempts"][0]["changed"] == {"train.batch": 4}
+    assert said["attempts"][0]["changed"] == {"train.batch": 8}
     assert said["shipped_attempt"] >= 1
     assert "undertrained" not in names(open_view(RunDir(view.run.path)))
 
 
 def test_a_short_run_is_undertrained_and_nothing_else(tmp_path: Path) -> None:
     """After 90 updates a posterior has not collapsed, and outputs are not blurred for want of another loss."""
-    view = trained(tmp_path / "short", "vae", **{"size": 16, "width": 8, "train.images": 1440, "monitor.every": 1440})
+    view = trained(tmp_path / "short", "vae", **{"size": 16, "width": 8, "train.images": 2880, "monitor.every": 2880})
     assert view.evaluation["psnr_above_pca"].high < 0
     found = check.check_run(view)
     assert (found[0].name, found[0].severity) == ("undertrained", "warning")
     assert {each.severity for each in found[1:]} <= {"note"}
     assert all(each.message.endswith("may go away with training") and not each.advice for each in found[1:])
     assert "there were only 90 updates" in found[0].message
-    assert "--images 33120 would be 2,070 updates" in found[0].advice[0].why
+    assert "--images 66240 would be 2,070 updates" in found[0].advice[0].why
     assert view.evaluation.verdict in ("undertrained", "healthy")
 
 
@@ -162,7 +164,9 @@ def test_a_network_that_loses_to_pca_is_not_blamed_on_its_latent(healthy: RunVie
     assert small_latent.find_in_run(with_figure(healthy, dataclasses.replace(mse, baselines=baselines))) is None
 
 
-def test_posterior_collapse_is_found_named_and_mended(tmp_path: Path) -> None:
+def test_posterior_collapse_is_found_named_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (training_progress, undertrained):
+        monkeypatch.setattr(module, "FEW_UPDATES", 500)  # these runs have 625 updates
     words = {"hidden": [128], "latent_dim": 16, "objective.beta": 100.0}
     run = train(load_recipe("vae-mlp").override({**QUICK, **words}), out=tmp_path / "run")
     before = open_view(run)
@@ -354,7 +358,7 @@ def test_codes_that_are_hard_to_generate(healthy: RunView) -> None:
 def test_another_file_is_another_finding(healthy: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tuesday.py").write_text(
         "from ectype.analysis.diagnose.finding import Finding\n"
-        "def find_in_run(view):\n    return Finding('tuesday', 'note', 'it is tuesday', [])\n"
+        "def find_in_run(view):\n    return Finding('tuesday', 'note', 'it is tuesday', [], lasting=True)\n"
     )
     monkeypatch.setattr(ectype.analysis.diagnose, "__path__", [*ectype.analysis.diagnose.__path__, str(tmp_path)])
     found = check.check_run(dataclasses.replace(healthy, memo={}))
