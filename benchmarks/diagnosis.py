@@ -1,10 +1,14 @@
 """Does the diagnosis find problems, without false alarms? And does its advice help when it is applied?
 
-    python benchmarks/diagnosis.py [--each 10] [--processes 2] [--fixes 5] [--only -1]
+    python benchmarks/diagnosis.py [--each 10] [--processes 2] [--fixes 5] [--only -1] [--short 2]
 
 For each finding, runs that are built to have it and healthy counterparts, on MNIST or emoji; a finding counts if
 it is among those of a finished run, whatever else is found. Then `--fix` as a user would apply it: quality before and
 after, over seeds, for a latent that is too small, posterior collapse, mode collapse and a critic that is too strong.
+
+A third group are short runs: presets as they are, narrow, on colour folders, from 60 to 2,500 updates. Nothing is wrong
+with them but that some are too short: a serious finding is a false alarm, "undertrained" is none.
+
 What is not requested (0 runs, another finding) keeps its earlier row in the table.
 """
 
@@ -20,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import KEPT, RESULTS, Clock, Row, arguments, console, emoji, once, side_by_side, tell
+from common import DATA, KEPT, RESULTS, Clock, Row, arguments, console, emoji, once, side_by_side, tell
 from ectype.analysis.open_view import open_view
 
 os.environ.setdefault("ECTYPE_CACHE", str(KEPT))
@@ -34,6 +38,7 @@ from sklearn.neighbors import NearestNeighbors
 from detector import FEW, few
 from ectype.analysis import results
 from ectype.analysis.diagnose import check
+from ectype.config.recipe import load_recipe
 from ectype.evaluation.figure_names import display_name
 from ectype.evaluation.metrics.intervals import wilson_interval
 from ectype.training.run import train
@@ -164,6 +169,81 @@ NAMES = {
 """Findings that count as detected, where there is more than one name."""
 
 
+SHORT_UPDATES = (60, 150, 400, 1000, 2500)
+"""Updates of the short runs of each family."""
+NARROW = {"run.threads": 1, "run.pictures": 0, "data.size": 16, "monitor.features": "pixels"}
+NARROW_GAN = {
+    f"{part}.{key}": value
+    for part in ("model.net", "objective.adversary.critic")
+    for key, value in (("width", 8), ("max_width", 32))
+} | {"train.batch": 32}
+SHORT: dict[str, dict[str, Any]] = {
+    "ae": {"width": 8, "train.batch": 32},
+    "vae": {"width": 8, "train.batch": 32},
+    "vae-mlp": {"data.channels": 3, "hidden": [128], "latent_dim": 32, "train.batch": 32},
+    "vqvae": {"data.size": 32, "width": 8, "train.batch": 32},
+    "dae": {"width": 8, "train.batch": 32},
+    "gan": NARROW_GAN,
+    "cgan": NARROW_GAN,
+    "wgan-gp": NARROW_GAN,
+    "gan-mlp": {"data.channels": 3, "train.batch": 32},
+    "flow": {"train.batch": 32},
+    "unet-denoise": {"width": 8},
+    "unet-translate": {"width": 8, "data.input": "twitter", "data.target": "google"},
+}
+"""Preset → settings that make it cheap; everything else is the preset's. Thresholds were set on `styles64/train/google`
+and on other seeds."""
+
+
+def short_source(preset: str, seed: int) -> str:
+    """Return a folder or file of color images: pairs, classes, or other images for each seed."""
+    if preset == "unet-translate":
+        return str(DATA / "styles64")
+    if preset == "cgan":
+        return str(DATA / "emoji64")
+    return str(DATA / "styles64" / "train" / "twitter") if seed % 2 == 0 else str(emoji(0, 1000 + seed, 32))
+
+
+def short_trial(given: tuple[str, int, int]) -> dict[str, Any]:
+    """Train one short run; return its findings and the verdicts of its last check and of its evaluation."""
+    preset, updates, seed = given
+    torch.set_num_threads(1)
+    words = {**NARROW, **SHORT[preset], "train.seed": seed}
+    words["train.images"] = updates * words.get("train.batch", load_recipe(preset).train.batch)
+    source = short_source(preset, seed)
+
+    def find() -> dict[str, Any]:
+        clock = Clock()
+        with TemporaryDirectory() as place:
+            run = train(preset, source, words, out=f"{place}/run")
+            view = open_view(run, device="cpu")
+            found = {finding.name: finding.severity for finding in check.check_run(view)}
+            verdicts = [line["verdict"] for line in run.metrics() if "verdict" in line]
+        last = verdicts[-1] if verdicts else ""
+        return {"found": found, "last": last, "afresh": view.evaluation.verdict, "seconds": clock.read().wall}
+
+    kept = once("short", [preset, Path(source).name, words], find)
+    return {"family": preset, "updates": updates, "seed": seed, **kept}
+
+
+def short_row(family: str, runs: list[dict[str, Any]]) -> Row:
+    """Count the short runs of a family with a serious finding, and those judged undertrained by their length."""
+    some = [run for run in runs if run["family"] == family]
+    wrong = [run for run in some if "serious" in run["found"].values()]
+    names = sorted({name for run in wrong for name, severity in run["found"].items() if severity == "serious"})
+    by_length = []
+    for updates in sorted({run["updates"] for run in some}):
+        these = [run for run in some if run["updates"] == updates]
+        by_length.append(f"{sum('undertrained' in run['found'] for run in these)} of {len(these)} at {updates:,}")
+    judged = [run for run in some if run["last"] and run["afresh"]]
+    differ = sum((run["last"] == "collapsed") != (run["afresh"] == "collapsed") for run in judged)
+    detail = f"undertrained: {', '.join(by_length)} updates"
+    detail += f"; serious: {', '.join(names)}" if names else ""
+    detail += f"; last check and evaluation differ on a collapse in {differ} of {len(judged)}" if judged else ""
+    what = f"short runs of {family}: with a serious finding"
+    return Row(what, len(some), len(wrong), len(wrong) / len(some), "none", not wrong, detail)
+
+
 def source_of(case: Case, seed: int, *, sick: bool) -> str:
     """Return the training images, other digits for each seed; few of them for a memorizing run."""
     if case.source == "emoji":
@@ -292,6 +372,15 @@ def beside(found: list[dict[str, Any]], part: str, quick: bool) -> list[dict[str
     return sorted(both, key=lambda run: (order.index(run["case"]), run["seed"]))
 
 
+def merge_short(found: list[dict[str, Any]], quick: bool) -> list[dict[str, Any]]:
+    """Return new short runs, or the earlier ones where none were requested."""
+    file = RESULTS / "diagnosis.json"
+    if not found and not quick and file.is_file():
+        return json.loads(file.read_text(encoding="utf-8")).get("short", [])
+    order = list(SHORT)
+    return sorted(found, key=lambda run: (order.index(run["family"]), run["updates"], run["seed"]))
+
+
 def main() -> None:
     """Measure and report."""
     given = arguments(
@@ -300,6 +389,7 @@ def main() -> None:
         processes=(2, "at a time"),
         fixes=(5, "runs that are trained with --fix, for each finding"),
         only=(-1, "index of a single finding; −1 for all, the last one for folders"),
+        short=(2, "short runs of each family and length"),
     )
     each, fixes = (2, 1) if given.quick else (given.each, given.fixes)
     chosen = list(range(len(CASES))) if given.only < 0 else [i for i in range(len(CASES)) if i == given.only]
@@ -316,12 +406,24 @@ def main() -> None:
     for run in side_by_side(mended, again, given.processes):
         cured.append(run)
         console.print(run)
+    brief = [
+        (preset, n, FIRST + k)
+        for k in range(1 if given.quick else given.short)
+        for n in SHORT_UPDATES
+        for preset in SHORT
+    ]
+    briefly = []
+    for run in side_by_side(short_trial, brief, given.processes):
+        briefly.append(run)
+        console.print(run)
+    short = merge_short(briefly, given.quick)
     runs, cured = (beside(runs, "runs", given.quick), beside(cured, "mended", given.quick))
     rows = [row for name in dict.fromkeys(run["case"] for run in runs) for row in rates(name, runs)]
     mended_ones = {run["case"] for run in cured}
     rows += [betterment(case, cured) for case in CASES if case.finding in mended_ones]
+    rows += [short_row(family, short) for family in dict.fromkeys(run["family"] for run in short)]
     notes = ["Peer: number of runs; ours: in how many it was found. Wilson intervals; for --fix, Student's over seeds."]
-    tell("diagnosis", "Findings, and the effect of their advice", rows, notes, runs=runs, mended=cured)
+    tell("diagnosis", "Findings, and the effect of their advice", rows, notes, runs=runs, mended=cured, short=short)
 
 
 if __name__ == "__main__":

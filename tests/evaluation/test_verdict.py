@@ -6,6 +6,7 @@ import pytest
 
 from ectype.evaluation.monitor import Monitor, Verdict
 from ectype.evaluation.sample_monitor import RealReference
+from ectype.evaluation.training_progress import TrainingProgress
 from ectype.evaluation.verdict import decide_verdict, verdict_function
 
 REAL = {
@@ -51,9 +52,18 @@ def test_a_good_generator_is_healthy() -> None:
 @pytest.mark.parametrize(
     "changes, name, said",
     [
-        ({"coverage": 0.05, "recall": 0.0}, "collapsed", "recall 0.00, real images 0.95; coverage 0.05"),
-        ({"lost_clusters": 0.5}, "collapsed", "clusters with 50% of the real images"),
-        ({"duplicates": 0.9}, "collapsed", "90% of samples are nearly identical to another"),
+        (
+            {"coverage": 0.05, "recall": 0.0, "vendi_ratio": 0.2},
+            "collapsed",
+            "recall 0.00, real images 0.95; coverage 0.05",
+        ),
+        ({"duplicates": 0.9, "recall": 0.1}, "collapsed", "90% of samples are nearly identical to another"),
+        ({"lost_clusters": 0.5, "vendi_ratio": 0.2}, "collapsed", "clusters with 50% of the real images"),
+        # Many kinds of images, of which the features of one space say that they are poor.
+        ({"coverage": 0.53, "coverage_pixels": 0.97, "recall": 0.18}, "losing modes", "recall 0.18"),
+        ({"coverage": 0.05, "recall": 0.0}, "losing modes", "coverage 0.05"),
+        ({"coverage": 0.05, "coverage_pixels": 0.05, "lost_clusters": 0.5}, "losing modes", "clusters with 50%"),
+        ({"duplicates": 0.9}, "losing modes", "90% of samples are nearly identical to another"),
         ({"lost_clusters": 0.2}, "losing modes", "clusters with 20%"),
         ({"coverage_pixels": 0.4}, "losing modes", "coverage (pixels) 0.40"),
         ({"min_group_coverage": 0.1}, "losing modes", "lowest coverage of a group 0.10"),
@@ -84,29 +94,73 @@ def test_a_generator_that_still_learns_is_not_blamed() -> None:
     assert decide_verdict(look(fd_classifier=12, **poor), REFERENCE, before).name == "learning"
     assert decide_verdict(look(fd_classifier=16.5, **poor), REFERENCE, before[1:]).name == "learning"
     stuck = [look(fd_classifier=17, **poor)] * 4
-    assert decide_verdict(look(fd_classifier=17, **poor), REFERENCE, stuck).name == "collapsed"
+    assert decide_verdict(look(fd_classifier=17, **poor), REFERENCE, stuck).name == "losing modes"
     assert decide_verdict(look(fd_classifier=40, **poor), REFERENCE, []).name == "learning"
-    assert decide_verdict(look(fd_classifier=40, **poor), REFERENCE).name == "collapsed"
+    assert decide_verdict(look(fd_classifier=40, **poor), REFERENCE).name == "losing modes"
     assert "12" in decide_verdict(look(fd_classifier=12, **poor), REFERENCE, before).evidence
 
 
 def test_a_run_that_ends_has_the_verdict_of_an_evaluation_of_its_samples() -> None:
     """While it goes on, a generator that lacks something may be learning; at its end it just lacks it."""
-    before = [look(fd_classifier=value) for value in (40, 30, 22, 17)]
-    for poor in ({"coverage": 0.1, "recall": 0.5}, {"coverage": 0.5}, {"lost_clusters": 0.2}):
+    falling, level = [40, 30, 22, 17], [12.5, 12.1, 12.6, 12.2]
+    for poor, name in (
+        ({"coverage": 0.1, "recall": 0.5}, "losing modes"),
+        ({"lost_clusters": 0.2}, "losing modes"),
+        ({"coverage": 0.1, "vendi_ratio": 0.2}, "collapsed"),
+    ):
         last = look(fd_classifier=12, **poor)
-        ended, fresh = decide_verdict(last, REFERENCE, before, ended=True), decide_verdict(last, REFERENCE)
-        assert decide_verdict(last, REFERENCE, before).name == "learning"
-        assert ended.name == fresh.name != "healthy"
-        assert ended.evidence == f"{fresh.evidence}; the distance still falls: 30 → 12 in the last 4 checks"
-    level = [look(fd_classifier=12)] * 4
-    poor = look(fd_classifier=12, coverage=0.5)
-    assert decide_verdict(poor, REFERENCE, level, ended=True) == decide_verdict(poor, REFERENCE)
+        for distances, updates in ((falling, 300), (level, 300), (falling, 5000), (level, 5000)):
+            monitor = Monitor(every=100, patience=None, floor=0.2)
+            for place, value in enumerate(distances, 1):
+                monitor.record(place * 100, look(fd_classifier=value, **poor))
+            monitor.seen, monitor.updates = 500, updates
+            during = verdict_function(REFERENCE)(last, monitor)
+            monitor.is_last_check = True
+            ended = verdict_function(REFERENCE)(last, monitor)
+            checks = [(100 * place, value) for place, value in enumerate([*distances, 12], 1)]
+            training = TrainingProgress(updates, checks, is_distance=True, floor=0.2, state="finished")
+            fresh = decide_verdict(last, REFERENCE, training=training, ended=True)
+            assert ended == fresh
+            excused = updates == 300 or (distances is falling and name != "collapsed")
+            assert fresh.name == ("undertrained" if excused else name)
+            assert during.name == ("learning" if updates == 300 or distances is falling else name)
+
+
+def test_a_generator_that_does_not_change_is_not_learning() -> None:
+    """One noise image, check after check."""
+    dead = look(fd_classifier=138.01, coverage=0.0, recall=0.0, vendi_ratio=0.05, duplicates=1.0)
+    monitor = Monitor(every=6400, patience=None, floor=0.2, stop_on_fatal=True)
+    names = []
+    while not monitor.done:
+        monitor.seen, monitor.updates = monitor.seen + 6400, monitor.updates + 100
+        verdict = verdict_function(REFERENCE)(dead, monitor)
+        monitor.record(monitor.seen, dead, verdict)
+        names.append(verdict.name)
+    assert names == ["learning", "collapsed", "collapsed"]
+    assert monitor.fatal == "collapsed"
+    assert "no longer change" in verdict.evidence
+    training = TrainingProgress(300, monitor.history, is_distance=True, floor=0.2, state="finished")
+    assert decide_verdict(dead, REFERENCE, training=training, ended=True).name == "collapsed"
+    good = TrainingProgress(300, [(100, 0.3), (200, 0.3), (300, 0.3)], is_distance=True, floor=0.2)
+    assert decide_verdict(GOOD, REFERENCE, training=good, ended=True).name == "healthy"
+
+
+def test_samples_of_a_model_that_was_trained_too_little_are_not_called_collapsed() -> None:
+    """An autoencoder is monitored by its loss; that PCA beats it says that it is not there yet."""
+    alike = look(coverage=0.0, recall=0.0, vendi_ratio=0.05, duplicates=1.0)
+    training = TrainingProgress(93, [(2976, 40.0)], state="finished")
+    found = decide_verdict(alike, REFERENCE, training=training, ended=True)
+    assert found.name == "undertrained"
+    assert found.evidence.startswith("there were only 93 updates; recall 0.00")
+    assert decide_verdict(alike, REFERENCE, training=training, below="", ended=True).name == "collapsed"
+    assert decide_verdict(GOOD, REFERENCE, training=training, ended=True).name == "healthy"
+    copied = look(membership_z=6.0, membership_auc=0.8)
+    assert decide_verdict(copied, REFERENCE, training=training, ended=True).name == "memorising"
 
 
 def test_the_monitor_says_which_check_is_the_last() -> None:
-    monitor = Monitor(every=100, patience=None)
-    poor = look(fd_classifier=3.0, coverage=0.1)
+    monitor = Monitor(every=100, patience=None, updates=5000)
+    poor = look(fd_classifier=3.0, coverage=0.1, vendi_ratio=0.1)
     verdict = verdict_function(REFERENCE)
     assert verdict(poor, monitor).name == "learning"
     monitor.is_last_check = True
@@ -143,13 +197,13 @@ def test_a_worse_distance_without_less_variety_is_no_loss_of_modes() -> None:
 
 def test_a_loss_that_takes_most_is_a_collapse() -> None:
     had = [look(fd_classifier=2.0), look(fd_classifier=1.0)]
-    found = decide_verdict(look(fd_classifier=30.0, coverage=0.05), REFERENCE, had)
+    found = decide_verdict(look(fd_classifier=30.0, coverage=0.05, vendi_ratio=0.1), REFERENCE, had)
     assert found.name == "collapsed"
     assert "worse than it was" in found.evidence
 
 
 def test_the_judge_of_a_run_looks_at_its_own_past() -> None:
-    monitor = Monitor(every=100, patience=None)
+    monitor = Monitor(every=100, patience=None, updates=5000)
     for seen, value in ((100, 2.0), (200, 1.0)):
         monitor.record(seen, look(fd_classifier=value))
     assert verdict_function(REFERENCE)(look(fd_classifier=3.0, coverage=0.6), monitor).name == "losing modes"

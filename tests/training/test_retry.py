@@ -97,6 +97,28 @@ def test_where_nothing_was_healthy_an_attempt_begins_with_what_the_run_was_given
     assert {attempt["from"] for attempt in run.summary()["attempts"]} == {str(given.path)}
 
 
+@pytest.mark.parametrize("first, attempts", [("learning", 3), ("healthy", 0)])
+def test_a_run_that_ends_collapsed_is_tried_again_unless_it_was_healthy(
+    first: str, attempts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two checks are too few for a second one to confirm the verdict, and nothing is left to wait for."""
+    monkeypatch.setattr(session, "verdict_function", says(first, "collapsed"))
+    recipe = small("gan-mlp", **{**FAST, "monitor.every": 960, "monitor.on_collapse": "rollback"})
+    said = train(recipe, out=tmp_path / "run").summary()
+    assert said["state"] == "finished"
+    assert len(said.get("attempts", [])) == attempts
+
+
+def test_a_generator_that_outputs_one_noise_image_is_stopped_and_tried_again(tmp_path: Path) -> None:
+    changes = {"monitor.on_collapse": "rollback", "optimizer.lr": 1e-12, "train.images": 6400, "monitor.every": 1600}
+    run = train(small("gan-mlp", **{**FAST, **changes}), out=tmp_path / "run")
+    checks = [line for line in run.metrics() if line["kind"] == "check"]
+    assert [check["verdict"] for check in checks] == ["learning", "collapsed", "collapsed"]
+    said = run.summary()
+    assert said["state"] == "collapsed"
+    assert said["attempts"]
+
+
 def test_at_most_three_attempts_each_with_other_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "verdict_function", says("collapsed"))
     run = trained(tmp_path / "run", "rollback")

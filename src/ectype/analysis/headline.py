@@ -118,8 +118,8 @@ def headline_sentence(evaluation: Evaluation, findings: Sequence[Finding]) -> st
 
     The first rule that applies decides:
 
-    1. A decisive finding, such as too little training, else the first serious finding, with its first advice. Blur does
-       not count if rule 3 applies.
+    1. A decisive finding, that the run is undertrained, else the first serious finding, with its first advice. Blur
+       does not count if rule 3 applies.
     2. Figures that are not finite.
     3. A linear code of the same size that reconstructs better, and what to do about it.
     4. The quality of what the model is for: masks, translated images, samples, restored images or reconstructions. It

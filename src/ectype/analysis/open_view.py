@@ -29,6 +29,7 @@ from ectype.evaluation.evaluate import evaluate
 from ectype.evaluation.features import ExtractorInputs, choose_extractors
 from ectype.evaluation.figures import Evaluation
 from ectype.evaluation.registered import metric_digests
+from ectype.evaluation.training_progress import progress_of_run
 from ectype.models.base import Samples
 from ectype.runs import checkpoint
 from ectype.runs.json_files import read_json_file, write_json_file
@@ -37,7 +38,7 @@ from ectype.runs.run_dir import RunDir
 
 __all__ = ["FIGURES_VERSION", "OpenData", "open_view"]
 
-FIGURES_VERSION = 7
+FIGURES_VERSION = 8
 """Version of what is measured. Figures stored by another version are measured again."""
 
 MAX_QUICK_IMAGES = 1000
@@ -101,7 +102,7 @@ def open_view(
     quick = recipe.run.evaluation == "quick"
     key = [FIGURES_VERSION, weights, prepared.fingerprint, *(["quick"] if quick else [])]
     kept = _stored(run, key, likelihood) if own else None
-    evaluation = kept or _measure(model, recipe, train, test, prepared, store, likelihood, progress)
+    evaluation = kept or _measure(model, run, train, test, prepared, store, likelihood, progress)
     if others:
         evaluation = replace(evaluation, test_set=others)
     for applies, remark in (
@@ -130,7 +131,7 @@ def open_view(
 
 def _measure(
     model: nn.Module,
-    recipe: Recipe,
+    run: RunDir,
     train: Loader,
     test: Loader,
     prepared: Prepared,
@@ -138,8 +139,8 @@ def _measure(
     likelihood: int | None,
     progress: Callable[[str], None] | None,
 ) -> Evaluation:
+    recipe, extractors = run.recipe, []
     quick = recipe.run.evaluation == "quick" and likelihood is None
-    extractors = []
     if isinstance(model, Samples):
         if progress is not None:
             progress("the feature network")
@@ -154,6 +155,7 @@ def _measure(
         likelihood_samples=0 if quick else likelihood,
         max_images=MAX_QUICK_IMAGES if quick else None,
         extractors=extractors,
+        training=progress_of_run(run.selected_attempt),
         progress=progress,
     )
 

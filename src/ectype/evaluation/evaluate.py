@@ -27,6 +27,7 @@ from ectype.evaluation.metrics.likelihood import DEFAULT_BUDGET, affordable_imag
 from ectype.evaluation.metrics.output_variance import OutputVariance, detail_energy
 from ectype.evaluation.reconstruction_figures import denoising_figures, reconstruction_figures
 from ectype.evaluation.registered import failed_remarks, output_figures, output_values
+from ectype.evaluation.training_progress import TrainingProgress, shortfall
 from ectype.evaluation.translation import evaluate_translation, translation_figures
 from ectype.evaluation.verdict import decide_verdict
 from ectype.models.base import Encodes, HasLogLikelihood, Reconstructs, Samples, evaluating, is_trained_to_encode
@@ -65,6 +66,7 @@ def evaluate(
     likelihood_samples: int | None = None,
     max_images: int | None = None,
     extractors: Sequence[Extractor] = (),
+    training: TrainingProgress | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Evaluate a model on test images, which it must not have been trained or selected on.
@@ -81,6 +83,8 @@ def evaluate(
             and as many samples as are useful.
         extractors: Feature extractors by which the samples of a model that samples are compared. Without any, samples
             are not evaluated.
+        training: How the model was trained, which decides whether the verdict on its samples is that it was trained too
+            little. None if that is unknown.
         progress: Called with a description of what is measured next.
 
     Raises:
@@ -93,7 +97,7 @@ def evaluate(
     inputs = EvaluationInputs.of(model, train, test, seed=recipe.train.seed, device=device, max_images=max_images)
     with evaluating(model):
         max_samples = MAX_SAMPLES if max_images is None else min(max_images, MAX_SAMPLES)
-        return _Evaluator(inputs, recipe, likelihood_samples, extractors, progress, max_samples).run()
+        return _Evaluator(inputs, recipe, likelihood_samples, extractors, training, progress, max_samples).run()
 
 
 class _Evaluator:
@@ -105,11 +109,12 @@ class _Evaluator:
         recipe: Recipe,
         likelihood_samples: int | None,
         extractors: Sequence[Extractor],
+        training: TrainingProgress | None,
         progress: Callable[[str], None] | None,
         max_samples: int,
     ) -> None:
         self.max_samples = max_samples
-        self.inputs, self.model, self.extractors = inputs, inputs.model, extractors
+        self.inputs, self.model, self.extractors, self.training = inputs, inputs.model, extractors, training
         self.likelihood_samples = likelihood_samples
         binarize = recipe.data.binarise
         self.binarized = "" if binarize == "none" else f"; pixels made black or white: {binarize}"
@@ -263,7 +268,8 @@ class _Evaluator:
             self.remarks.append(f"Samples not evaluated: {error}")
             return
         self.figures += figures
-        verdict = decide_verdict(values, monitor.reference)
+        below = shortfall(self.figures)
+        verdict = decide_verdict(values, monitor.reference, training=self.training, below=below, ended=True)
         self.verdict, self.verdict_evidence = verdict.name, verdict.evidence
         self.remarks.append(f"Samples: {verdict.name}: {verdict.evidence}.")
 

@@ -30,8 +30,8 @@ class Verdict(NamedTuple):
     """Judgement of a check on a model."""
 
     name: str
-    """Of a generator: healthy, learning, losing modes, collapsed, memorising, or memorising or shrunken. Of an
-    autoencoder that is trained with a critic: healthy, or spoiled."""
+    """Of a generator: healthy, learning, undertrained, losing modes, collapsed, memorising, or memorising or shrunken.
+    Of an autoencoder that is trained with a critic: healthy, or spoiled."""
     evidence: str
     """What the verdict is based on."""
 
@@ -61,6 +61,8 @@ class Monitor:
             run. When the critic's gradient counts, the value no longer says what is best: the newest weights are,
             unless the critic has damaged them.
         is_last_check: Whether the run ends with the check that the next verdict is on.
+        seen: Images seen before that check.
+        updates: Updates of the weights before that check.
     """
 
     every: int
@@ -80,6 +82,8 @@ class Monitor:
     minimum_seen: int | None = None
     phase: CriticPhase = "whole"
     is_last_check: bool = False
+    seen: int = 0
+    updates: int = 0
 
     def due(self, before: int, seen: int) -> bool:
         """Return whether a check is due in the step from `before` to `seen` images."""

@@ -9,17 +9,23 @@ from typing import NamedTuple
 from ectype.evaluation.figure_names import display_name, is_frechet, metric_of
 from ectype.evaluation.monitor import Monitor, Verdict
 from ectype.evaluation.sample_monitor import RealReference
+from ectype.evaluation.training_progress import FEW_UPDATES, Shortfall, TrainingProgress
 
 __all__ = ["decide_verdict", "verdict_function"]
 
 DIVERSITY = ("coverage", "recall", "vendi_ratio")
 """Metrics, in any feature space, that are low where samples lack variety."""
 COLLAPSED_BELOW, LOSING_BELOW = 0.3, 0.6
-"""Fraction of the value for real images below which a generator has collapsed, or is losing modes."""
+"""Fraction of the value for real images below which a metric is a sign of a collapse, or of lost modes."""
 COLLAPSED_LOST_FRACTION, LOSING_LOST_FRACTION = 0.4, 0.1
 """Fraction of real images in clusters that hardly any sample falls into, beyond which the same holds."""
 COLLAPSED_DUPLICATE_FRACTION = 0.5
-"""Fraction of samples closer to another sample than real images are to each other, beyond which it has collapsed."""
+"""Fraction of samples closer to another sample than real images are to each other, beyond which it is a sign of a
+collapse."""
+COLLAPSE_SIGNS = 2
+"""Metrics that must be signs of a collapse before samples are called collapsed, one of `ALIKE` among them."""
+ALIKE = ("vendi_ratio", "duplicates")
+"""Metrics that compare samples with each other alone. The others are low for poor samples as well, however varied."""
 MIN_MEMBERSHIP_Z, MIN_MEMBERSHIP_AUC = 3.0, 0.55
 """Memorization: standard errors by which training images are nearer to samples than held-out images, and the fraction
 of pairs in which they are. With many images a difference may be significant and too small to matter."""
@@ -43,7 +49,9 @@ def verdict_function(reference: Mapping[str, RealReference]) -> Callable[[Mappin
     def verdict(values: Mapping[str, float], monitor: Monitor) -> Verdict:
         # A run that is resumed from an earlier version has checks with other keys.
         before = [check for check in monitor.values if check.keys() >= values.keys()]
-        return decide_verdict(values, reference, before, ended=monitor.is_last_check)
+        distances = [*monitor.history, (monitor.seen, next(iter(values.values()), math.nan))]
+        so_far = TrainingProgress(monitor.updates, distances, is_distance=True, floor=monitor.floor)
+        return decide_verdict(values, reference, before, so_far, ended=monitor.is_last_check)
 
     return verdict
 
@@ -52,22 +60,37 @@ def decide_verdict(
     values: Mapping[str, float],
     reference: Mapping[str, RealReference],
     before: Sequence[Mapping[str, float]] | None = None,
+    training: TrainingProgress | None = None,
     *,
+    below: Shortfall = "below",
     ended: bool = False,
 ) -> Verdict:
     """Return the verdict on one set of samples.
 
     No single metric detects every fault: recall misses a skewed distribution, coverage a shrunken mode, and both miss
     what is lost within a class if their features ignore it. So all metrics are used, and the verdict names what was
-    found. How far a metric may fall short of real images depends on the data and on how good the generator can become,
-    but a metric that gets worse than it was does not. So a run is also compared with its own past, and a generator
-    whose distance still falls is not faulted for what it has yet to learn: it is learning. At the end of a run there is
-    nothing yet to learn, and the verdict is the one that an evaluation of the same weights gives.
+    found.
+
+    - collapsed: at least two metrics are below 0.3 of their value for real images (or half of the samples are nearly
+      identical to another one, or clusters with 40% of the real images are empty), and one of them is the Vendi ratio
+      or the share of near-duplicates, which compare samples with each other. Recall, coverage and empty clusters alone
+      are not enough: they are as low for samples that are varied and poor. A generator whose distance is not finite has
+      collapsed, too.
+    - losing modes: a metric is below 0.6 of its value for real images or a tenth of them is in empty clusters; or the
+      distance and a metric of variety are worse than at the best check of the run, however good the rest is.
+    - learning: the same, of a run that goes on and has made less than 1,000 updates, or whose distance still falls.
+    - undertrained: the same, of a run that ended with too little training; see `TrainingProgress.lacks_training`. A
+      distance that still falls is no excuse for a collapse then, few updates are.
+
+    Learning is no excuse for a generator that no longer changes (`TrainingProgress.is_frozen`). At the end of a run the
+    verdict of its monitor follows the same rules as that of an evaluation of the same weights.
 
     Args:
         values: Key → value of the metric for samples; the first one is the distance.
         reference: Key → value for other real images against the same held-out images.
         before: Values at earlier checks of the run; None for a verdict on samples alone.
+        training: How the run was trained so far; None for a verdict on samples alone.
+        below: How much worse the model is than a simple baseline; see `TrainingProgress.lacks_training`.
         ended: Whether the run ends with these values.
     """
     if not values:
@@ -78,35 +101,51 @@ def decide_verdict(
     found = _compare_with_real(values, reference)
     if memorized := _memorization_verdict(values, reference):
         return memorized
-    if lost := _lost_since_best(values, reference, before):
-        return Verdict("collapsed" if found.severe else "losing modes", "; ".join([lost, *found.severe]))
-    if lacking := found.severe or found.mild:
-        progress = _progress(key, [*before, values]) if before is not None else ""
-        if progress and not ended:
-            return Verdict("learning", progress)
-        return Verdict("collapsed" if found.severe else "losing modes", "; ".join([*lacking, progress]).rstrip("; "))
-    if _is_shrunken(values, reference):
-        return Verdict("memorising or shrunken", _authenticity_text(values, reference))
-    return Verdict("healthy", "as varied as real images by all of these metrics")
+    lacks_training = training.lacks_training(below) if training is not None else ""
+    name = "collapsed" if found.has_collapsed else "losing modes"
+    lost, lacking = _lost_since_best(values, reference, before), found.texts()
+    if not lost and not lacking:
+        if _is_shrunken(values, reference):
+            return Verdict("memorising or shrunken", _authenticity_text(values, reference))
+        return Verdict("healthy", "as varied as real images by all of these metrics")
+    if training is not None and training.is_frozen:
+        return Verdict(name, "; ".join([*lacking, "the samples no longer change from check to check"]))
+    has_few = training is not None and training.updates < FEW_UPDATES
+    if lacks_training and (has_few or (ended and not found.has_collapsed)):
+        return Verdict("undertrained" if ended else "learning", "; ".join([lacks_training, *lacking]))
+    if lost:
+        return Verdict(name, "; ".join([lost, *found.severe.values()]))
+    progress = _progress(key, [*before, values]) if before is not None and not ended else ""
+    return Verdict("learning", progress) if progress else Verdict(name, "; ".join(lacking))
 
 
 class _Signs(NamedTuple):
-    """Evidence of lost variety."""
+    """Evidence of lost variety by the key of the metric."""
 
-    severe: list[str]
-    """Evidence of a collapse."""
-    mild: list[str]
-    """Evidence of lost modes."""
+    severe: dict[str, str]
+    """Signs of a collapse."""
+    mild: dict[str, str]
+    """Signs of lost modes."""
 
-    def add(self, text: str, *, severe: bool, mild: bool) -> None:
+    def add(self, key: str, text: str, *, severe: bool, mild: bool) -> None:
         if severe:
-            self.severe.append(text)
+            self.severe[key] = text
         elif mild:
-            self.mild.append(text)
+            self.mild[key] = text
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether enough metrics agree on a collapse. One metric in several feature spaces counts once."""
+        metrics = {metric_of(key) for key in self.severe}
+        return len(metrics) >= COLLAPSE_SIGNS and not metrics.isdisjoint(ALIKE)
+
+    def texts(self) -> list[str]:
+        """Return the evidence, the severe signs first; the mild ones only where there are no others."""
+        return list((self.severe or self.mild).values())
 
 
 def _compare_with_real(values: Mapping[str, float], reference: Mapping[str, RealReference]) -> _Signs:
-    found = _Signs([], [])
+    found = _Signs({}, {})
     for key, real in reference.items():
         value, metric = values.get(key, math.nan), metric_of(key)
         if metric in (*DIVERSITY, "min_group_coverage"):
@@ -116,14 +155,14 @@ def _compare_with_real(values: Mapping[str, float], reference: Mapping[str, Real
                 # One group that is hardly covered is one lost mode, not a collapse.
                 severe, mild = False, severe
             text = f"{display_name(key)} {value:.2f}, real images {real.mean:.2f}"
-            found.add(text, severe=severe, mild=mild)
+            found.add(key, text, severe=severe, mild=mild)
         elif metric == "lost_clusters":
             more = value - real.mean
             text = f"clusters with {value:.0%} of the real images have hardly any samples"
-            found.add(text, severe=more > COLLAPSED_LOST_FRACTION, mild=more > LOSING_LOST_FRACTION)
+            found.add(key, text, severe=more > COLLAPSED_LOST_FRACTION, mild=more > LOSING_LOST_FRACTION)
         elif metric == "duplicates":
             text = f"{value:.0%} of samples are nearly identical to another sample"
-            found.add(text, severe=value - real.mean > COLLAPSED_DUPLICATE_FRACTION, mild=False)
+            found.add(key, text, severe=value - real.mean > COLLAPSED_DUPLICATE_FRACTION, mild=False)
     return found
 
 

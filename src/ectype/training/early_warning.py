@@ -20,6 +20,10 @@ MIN_BUDGET_SHARE = 0.1
 """Fraction of the budget before which no warning is given."""
 MIN_CHECKS = 2
 """Consecutive checks that must agree."""
+MIN_WARNED_UPDATES = 200
+"""Updates before which outputs of any network may be alike."""
+MAX_GROWTH = 1.5
+"""Variance ratio ÷ that of the check before, above which the outputs are becoming different by themselves."""
 
 
 class EarlyWarning(Callback):
@@ -33,12 +37,14 @@ class EarlyWarning(Callback):
 
     def __init__(self, held_out: Loader, info: DataInfo, say: Callable[[str], None]) -> None:
         self.held_out, self.info, self.say, self.agreeing = held_out, info, say, 0
+        self.before = 0.0
 
     def checked(self, trainer: Trainer, check: Check) -> None:
         model = trainer.model
         if (
             self.agreeing >= MIN_CHECKS
             or not is_trained_to_reconstruct(model)
+            or check.step < MIN_WARNED_UPDATES
             or check.seen < MIN_BUDGET_SHARE * trainer.budget
         ):
             return
@@ -48,8 +54,12 @@ class EarlyWarning(Callback):
             for batch, _ in self.held_out.batches(size, context, max_images=MAX_IMAGES):
                 found.update(model.reconstruct(batch.image), batch.image)
         ratio = found.ratio()
-        self.agreeing = self.agreeing + 1 if ratio is not None and ratio.value < MIN_VARIANCE_RATIO else 0
-        if self.agreeing == MIN_CHECKS and ratio is not None:
+        if ratio is None:
+            return
+        is_low, is_growing = ratio.value < MIN_VARIANCE_RATIO, 0 < MAX_GROWTH * self.before < ratio.value
+        self.agreeing = self.agreeing + 1 if is_low and not is_growing else 0
+        self.before = ratio.value
+        if self.agreeing == MIN_CHECKS:
             objective = trainer.recipe.objective
             known = {"beta": "a smaller objective.beta", "warmup": "a longer objective.warmup"}
             options = [*(words for key, words in known.items() if hasattr(objective, key)), "a lower optimizer.lr"]

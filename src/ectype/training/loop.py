@@ -194,6 +194,7 @@ def fit(
                     check_started = time.perf_counter()
                     values = world.broadcast(measure(trainer.model) if measure is not None and world.is_first else {})
                     phase = trainer.objective.critic_phase
+                    monitor.seen, monitor.updates = trainer.seen, trainer.step_count
                     monitor.is_last_check = last or (bool(values) and monitor.ends_with(trainer.seen, values, phase))
                     # The first process has the reference of real images, and decides for all.
                     judged = judge(values, monitor) if world.is_first and judge is not None and values else None

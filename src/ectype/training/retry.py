@@ -62,17 +62,16 @@ def train_with_rollback(recipe: Recipe, run: RunDir, *how: Any) -> None:
     """
 
     def decide(current: RunDir, now: Recipe, tried: Sequence[Changes]) -> _Next | None:
-        verdict = current.state()
-        if verdict not in FATAL_VERDICTS:
+        verdict = _fatal_verdict(current)
+        if not verdict:
             return None
         advice = next((each for each in advice_for_verdict(now, verdict) if each.overrides not in tried), None)
         return None if advice is None else _Next(verdict, advice, _healthy(current))
 
     def rank(tried: RunDir) -> tuple[float, ...]:
         # Attempts that ended well come first, then the smallest distance.
-        summary = tried.summary()
-        best = summary.get("best")
-        return (float(summary.get("state") in FATAL_VERDICTS), math.inf if best is None else best)
+        best = tried.summary().get("best")
+        return (float(bool(_fatal_verdict(tried))), math.inf if best is None else best)
 
     _attempts("rollback", recipe, run, decide, rank, *how)
 
@@ -105,7 +104,12 @@ def train_with_fixes(recipe: Recipe, run: RunDir, *how: Any) -> None:
         found = _findings(view_of(tried))
         grave = sum(finding.severity == "serious" for finding in found)
         # In a run that is too short to tell, other findings are unknown.
-        return (any(finding.decisive for finding in found), grave, len(found), -_quality(view_of(tried).evaluation))
+        return (
+            any(finding.withholds_others for finding in found),
+            grave,
+            len(found),
+            -_quality(view_of(tried).evaluation),
+        )
 
     _attempts("fix", recipe, run, decide, rank, *how)
 
@@ -181,6 +185,19 @@ def _attempts(
         if chosen != base:
             promote_attempt(run, places[chosen])
         run.update_summary({"attempts": [*before, *made], "shipped_attempt": chosen})
+
+
+def _fatal_verdict(run: RunDir) -> str:
+    """Return the fatal verdict that a run ended by; empty if there was none.
+
+    A run that ended before a second check could confirm the verdict of its last one has failed as well, unless an
+    earlier check was healthy.
+    """
+    if run.state() in FATAL_VERDICTS:
+        return run.state()
+    verdicts = [line["verdict"] for line in run.metrics() if "verdict" in line]
+    unconfirmed = verdicts[-1:] if "healthy" not in verdicts else []
+    return next((verdict for verdict in unconfirmed if verdict in FATAL_VERDICTS), "")
 
 
 def _healthy(run: RunDir) -> Path | None:

@@ -29,7 +29,7 @@ class SampleEvidence(Callback):
         write_json_file(self.run.monitor_file, self.samples.to_dict())
 
     def checked(self, trainer: Trainer, check: Check) -> None:
-        if check.verdict is None or check.verdict.name in ("healthy", "learning"):
+        if check.verdict is None or check.verdict.name in ("healthy", "learning", "undertrained"):
             return
         found = self.samples.evidence(trainer.model)
         self.run.samples.mkdir(exist_ok=True)

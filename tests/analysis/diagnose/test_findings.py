@@ -21,7 +21,9 @@ from ectype.analysis.diagnose import (
     memorization,
     mode_collapse,
     overfitting,
+    posterior_collapse,
     small_latent,
+    undertrained,
 )
 from ectype.analysis.diagnose.advice import adversarial_objective, advice_for_verdict
 from ectype.analysis.diagnose.finding import Advice, Finding
@@ -29,6 +31,7 @@ from ectype.analysis.open_view import open_view
 from ectype.analysis.run_view import RunView
 from ectype.config.recipe import load_recipe
 from ectype.config.schema import DataInfo
+from ectype.evaluation import training_progress
 from ectype.evaluation.figures import Figure
 from ectype.runs.run_dir import RunDir
 from ectype.training.run import train
@@ -94,7 +97,7 @@ def test_of_a_dozen_updates_nothing_but_their_number_is_said(tmp_path: Path) -> 
     """Not that a posterior has collapsed which had no time to do anything."""
     view = trained(tmp_path / "short", "vae", **{"size": 16, "train.images": 416, "monitor.every": 208})
     (finding,) = check.check_run(view)
-    assert finding.name == "too little training"
+    assert finding.name == "undertrained"
     assert finding.evidence[0].value == 13
     assert [advice.overrides for advice in finding.advice] == [{}, {"train.batch": 8}]
     assert load_recipe("vae", [finding.advice[0].why.split(" would")[0].replace("--images ", "train.images=")])
@@ -102,7 +105,58 @@ def test_of_a_dozen_updates_nothing_but_their_number_is_said(tmp_path: Path) -> 
     said = train(view.recipe, out=view.run.path, fix=True).summary()
     assert said["attempts"][0]["changed"] == {"train.batch": 8}
     assert said["shipped_attempt"] >= 1
-    assert "too little training" not in names(open_view(RunDir(view.run.path)))
+    found = names(open_view(RunDir(view.run.path))).values()
+    assert not any(each.withholds_others for each in found)
+
+
+def test_a_short_run_is_undertrained_and_nothing_else(tmp_path: Path) -> None:
+    """After 90 updates a posterior has not collapsed, and outputs are not blurred for want of another loss."""
+    view = trained(tmp_path / "short", "vae", **{"size": 16, "width": 8, "train.images": 2880, "monitor.every": 2880})
+    assert view.evaluation["psnr_above_pca"].high < 0
+    found = check.check_run(view)
+    assert (found[0].name, found[0].severity) == ("undertrained", "warning")
+    assert {each.severity for each in found[1:]} <= {"note"}
+    assert all(each.message.endswith("may go away with training") and not each.advice for each in found[1:])
+    assert "there were only 90 updates" in found[0].message
+    assert "--images 66240 would be 2,070 updates" in found[0].advice[0].why
+    assert view.evaluation.verdict in ("undertrained", "healthy")
+
+
+def test_what_training_cannot_change_is_said_of_an_undertrained_run(
+    healthy: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Finding("undertrained", "warning", "", [], decisive=True)
+    copied = Finding("memorisation", "serious", "", [], lasting=True)
+    blurred = Finding("blur", "serious", "", [])
+    monkeypatch.setattr(
+        check, "_checks", lambda function: [lambda view: blurred, lambda view: copied, lambda view: first]
+    )
+    found = check.check_run(dataclasses.replace(healthy, memo={}))
+    expected = [("undertrained", "warning"), ("memorisation", "serious"), ("blur", "note")]
+    assert [(each.name, each.severity) for each in found] == expected
+    first = dataclasses.replace(first, withholds_others=True)
+    found = check.check_run(dataclasses.replace(healthy, memo={}))
+    assert [each.name for each in found] == ["undertrained", "memorisation"]
+
+
+def test_outputs_are_compared_with_what_pca_keeps_however_little(healthy: RunView) -> None:
+    """Of images of noise a small code keeps hardly anything, and outputs cannot vary more."""
+
+    def judged(variance: float, kept: float, active: float = 2.0) -> Finding | None:
+        error = healthy.evaluation["mse"]
+        baselines = {**error.baselines, "mean_image": 1.0, "pca_16": 1.0 - kept}
+        view = with_figure(healthy, dataclasses.replace(error, baselines=baselines))
+        view = with_figure(view, Figure("output_variance", variance, "reconstruction"))
+        return posterior_collapse.find_in_run(with_figure(view, Figure("active_units", active, "codes")))
+
+    assert judged(0.06, 0.1) is None
+    assert judged(0.005, 0.01) is None
+    found = judged(0.02, 0.1)
+    assert found is not None
+    assert (found.name, found.severity) == ("posterior collapse", "serious")
+    used = judged(0.02, 0.1, active=16.0)
+    assert used is not None
+    assert used.name == "outputs alike", "all dimensions of the code are active"
 
 
 def test_a_network_that_loses_to_pca_is_not_blamed_on_its_latent(healthy: RunView) -> None:
@@ -111,7 +165,9 @@ def test_a_network_that_loses_to_pca_is_not_blamed_on_its_latent(healthy: RunVie
     assert small_latent.find_in_run(with_figure(healthy, dataclasses.replace(mse, baselines=baselines))) is None
 
 
-def test_posterior_collapse_is_found_named_and_mended(tmp_path: Path) -> None:
+def test_posterior_collapse_is_found_named_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (training_progress, undertrained):
+        monkeypatch.setattr(module, "FEW_UPDATES", 500)  # these runs have 625 updates
     words = {"hidden": [128], "latent_dim": 16, "objective.beta": 100.0}
     run = train(load_recipe("vae-mlp").override({**QUICK, **words}), out=tmp_path / "run")
     before = open_view(run)
@@ -303,7 +359,7 @@ def test_codes_that_are_hard_to_generate(healthy: RunView) -> None:
 def test_another_file_is_another_finding(healthy: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tuesday.py").write_text(
         "from ectype.analysis.diagnose.finding import Finding\n"
-        "def find_in_run(view):\n    return Finding('tuesday', 'note', 'it is tuesday', [])\n"
+        "def find_in_run(view):\n    return Finding('tuesday', 'note', 'it is tuesday', [], lasting=True)\n"
     )
     monkeypatch.setattr(ectype.analysis.diagnose, "__path__", [*ectype.analysis.diagnose.__path__, str(tmp_path)])
     found = check.check_run(dataclasses.replace(healthy, memo={}))

@@ -26,7 +26,10 @@ __all__ = ["check_data", "check_run", "check_view"]
 
 
 def check_view(view: RunView) -> list[Finding]:
-    """Return the findings of a run and of its images, the most serious first. They are computed once for each view."""
+    """Return the findings of a run and of its images, a decisive one first, then the most serious.
+
+    They are computed once for each view.
+    """
 
     def compute() -> list[Finding]:
         of_images = check_data(view.prepared, view.recipe) if view.prepared is not None else []
@@ -36,15 +39,18 @@ def check_view(view: RunView) -> list[Finding]:
 
 
 def check_run(view: RunView) -> list[Finding]:
-    """Return the findings of a run, the most serious first. They are computed once for each view.
+    """Return the findings of a run, a decisive one first, then the most serious. They are computed once for each view.
 
-    If one of them is decisive, only decisive findings are returned.
+    If one of them is decisive, the others that longer training could remove are notes without advice, or withheld.
     """
 
     def compute() -> list[Finding]:
         with evaluating(view.model):
             found = _sorted(find(view) for find in _checks("find_in_run"))
-        found = [each for each in found if each.decisive] or found
+        if any(each.withholds_others for each in found):
+            found = [each for each in found if each.decisive or each.lasting]
+        elif any(each.decisive for each in found):
+            found = _sorted(each if each.decisive or each.lasting else _provisional(each) for each in found)
         return _keep_applicable_advice(found, view.recipe, view.info)
 
     return view.once("findings", compute)
@@ -59,6 +65,12 @@ def check_data(prepared: Prepared, recipe: Recipe | None = None) -> list[Finding
     """
     found = _sorted(find(prepared) for find in _checks("find_in_data"))
     return found if recipe is None else _keep_applicable_advice(found, recipe, prepared.info)
+
+
+def _provisional(finding: Finding) -> Finding:
+    """Return a finding as a note that may not hold after longer training; its advice would be premature."""
+    message = f"{finding.message}; this may go away with training"
+    return replace(finding, severity="note", message=message, advice=[])
 
 
 def _keep_applicable_advice(found: list[Finding], recipe: Recipe, info: DataInfo) -> list[Finding]:
@@ -88,4 +100,5 @@ def _checks(function: str) -> Iterator[Callable[[Any], Finding | None]]:
 
 
 def _sorted(found: Iterable[Finding | None]) -> list[Finding]:
-    return sorted((each for each in found if each is not None), key=lambda each: SEVERITIES.index(each.severity))
+    present = (each for each in found if each is not None)
+    return sorted(present, key=lambda each: (not each.decisive, SEVERITIES.index(each.severity)))

@@ -8,6 +8,7 @@ from typing import Any
 from ectype.analysis.diagnose.advice import adversarial_objective, advice_for_verdict
 from ectype.analysis.diagnose.finding import Advice, Evidence, Finding
 from ectype.analysis.run_view import RunView
+from ectype.evaluation.training_progress import FAR_RATIO, FEW_UPDATES, progress_of_run
 from ectype.models.base import Samples, is_trained_to_encode
 
 __all__ = ["find_in_run"]
@@ -20,8 +21,6 @@ LATE_FRACTION = 0.3
 """Fraction of the run, at its end, that is averaged."""
 MIN_LINES = 5
 """Logged lines without which nothing can be averaged."""
-MAX_GOOD_DISTANCE = 3
-"""Distance of samples ÷ that of real images below which samples are good."""
 
 
 def find_in_run(view: RunView) -> Finding | None:
@@ -56,6 +55,7 @@ def find_in_run(view: RunView) -> Finding | None:
         evidence,
         _weaken(view, critic) if too_strong else _strengthen(view),
         {"samples": view.model.sample(16, generator=view.generator("critic"))},
+        lasting=progress_of_run(view.run.selected_attempt).updates >= FEW_UPDATES,
         headline=f"The critic is too {'strong' if too_strong else 'weak'} for the generator to learn from it",
     )
 
@@ -64,7 +64,7 @@ def _has_good_samples(view: RunView) -> bool | None:
     """Return whether samples are about as far from real images as these are from each other; None if unknown."""
     figure = view.evaluation.first_of("fd")
     floor = None if figure is None else figure.baselines.get("real_images")
-    return None if figure is None or floor is None else figure.value < MAX_GOOD_DISTANCE * floor
+    return None if figure is None or floor is None else figure.value < FAR_RATIO * floor
 
 
 def _mean(lines: Sequence[dict[str, Any]], key: str) -> float:

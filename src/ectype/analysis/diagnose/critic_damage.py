@@ -17,4 +17,4 @@ def find_in_run(view: RunView) -> Finding | None:
     message = f"the critic degraded the reconstruction: {run.summary().get('reason', '')}"
     advice = advice_for_verdict(view.recipe, "spoiled")
     headline = "The critic has degraded the reconstruction"
-    return Finding("spoiled by its critic", "serious", message, [], advice, headline=headline)
+    return Finding("spoiled by its critic", "serious", message, [], advice, lasting=True, headline=headline)

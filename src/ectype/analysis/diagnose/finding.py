@@ -60,7 +60,9 @@ class Finding:
         evidence: The values that the message rests on.
         advice: What to change, the most promising first.
         pictures: Title → images that show the problem. All rows have the same number of images.
-        decisive: Whether other findings mean nothing while this one holds.
+        decisive: Whether other findings are no more than notes while this one holds, unless they are lasting.
+        withholds_others: Whether they mean nothing at all then.
+        lasting: Whether longer training alone could not remove the problem.
         headline: The problem in a few words, for the first line of a report; the message if empty.
     """
 
@@ -71,6 +73,8 @@ class Finding:
     advice: Sequence[Advice] = ()
     pictures: Mapping[str, Float[Tensor, "n c h w"]] = field(default_factory=dict)
     decisive: bool = False
+    withholds_others: bool = False
+    lasting: bool = False
     headline: str = ""
 
     def lines(self) -> list[str]:

@@ -6,6 +6,7 @@ from ectype.analysis.diagnose.advice import advice_for_verdict
 from ectype.analysis.diagnose.finding import Advice, Finding
 from ectype.analysis.diagnose.mode_collapse import evidence_from_figures
 from ectype.analysis.run_view import RunView
+from ectype.evaluation.training_progress import FEW_UPDATES, progress_of_run
 from ectype.models.base import Samples, is_trained_to_encode
 
 __all__ = ["find_in_run"]
@@ -46,6 +47,7 @@ def find_in_run(view: RunView) -> Finding | None:
         evidence,
         advice,
         {"samples": view.model.sample(16, generator=view.generator("memorised"))},
+        lasting=is_certain or progress_of_run(run).updates >= FEW_UPDATES,
         headline="Samples are copies of training images"
         if is_certain
         else "Samples are too close to training images: they are copies, or lack variety",

@@ -16,6 +16,8 @@ MAX_ACTIVE_FRACTION = 0.7
 """Fraction of active dimensions above which the code is used, so it is too small and β is not to blame."""
 MIN_VARIANCE_WITHOUT_PCA = 0.2
 """Variance that outputs should keep if PCA cannot be fitted for comparison."""
+MIN_VARIANCE_OF_PCA = 0.02
+"""Variance that PCA must keep on held-out images; a code by which PCA keeps less is no basis for a comparison."""
 
 
 def find_in_run(view: RunView) -> Finding | None:
@@ -27,10 +29,9 @@ def find_in_run(view: RunView) -> Finding | None:
     linear, total = error.baselines.get(pca_key(size)), error.baselines.get("mean_image", 0.0)
     if total <= 0:
         return None
-    if linear is None:
-        possible = MIN_VARIANCE_WITHOUT_PCA / MIN_VARIANCE_OVER_PCA
-    else:
-        possible = max(MIN_VARIANCE_WITHOUT_PCA, 1 - linear / total)
+    possible = MIN_VARIANCE_WITHOUT_PCA / MIN_VARIANCE_OVER_PCA if linear is None else 1 - linear / total
+    if possible < MIN_VARIANCE_OF_PCA:
+        return None
     ratio, active = variance.value / possible, figures.get("active_units")
     is_used = active is not None and active.value > MAX_ACTIVE_FRACTION * size
     if ratio >= MIN_VARIANCE_OVER_PCA or (is_used and ratio > SERIOUS_VARIANCE_OVER_PCA):
@@ -46,15 +47,16 @@ def find_in_run(view: RunView) -> Finding | None:
     if (kl := figures.get("kl")) is not None:
         evidence.append(Evidence("KL in nats", kl.value))
     original = view.images(view.chosen(8, "alike"))
+    has_collapsed = active is not None and not is_used
     return Finding(
-        "posterior collapse" if active is not None else "outputs alike",
+        "posterior collapse" if has_collapsed else "outputs alike",
         "serious" if ratio < SERIOUS_VARIANCE_OVER_PCA else "warning",
         f"{message}: the decoder ignores most of its code, and a larger latent would not help",
         evidence,
         _advice(view),
         {"images": original, "reconstructions": view.model.reconstruct(original)},
         headline="The posterior has collapsed: the decoder ignores most of its code"
-        if active is not None
+        if has_collapsed
         else "Outputs are nearly identical: the decoder ignores most of its code",
     )
 

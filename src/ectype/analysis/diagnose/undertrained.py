@@ -1,38 +1,75 @@
-"""Too little training: so few updates that nothing else can be concluded."""
+"""Too little training: a run that cannot be judged yet, with the budget that would help."""
 
 from __future__ import annotations
 
+import math
+
+from ectype.analysis.diagnose import posterior_collapse
 from ectype.analysis.diagnose.finding import Advice, Evidence, Finding
 from ectype.analysis.run_view import RunView
+from ectype.evaluation.training_progress import FEW_UPDATES, MIN_UPDATES, progress_of_run, shortfall
 
 __all__ = ["find_in_run"]
 
-MIN_UPDATES = 50
-"""Number of updates below which a network is little more than its initial weights, so apparent faults mean nothing."""
+TARGET_UPDATES = 2 * FEW_UPDATES
+"""Updates that a longer run should make at least."""
+MIN_GROWTH = 4
+"""How many times as long a longer run should be at least: less hardly changes a loss that falls as a power of time."""
 
 
 def find_in_run(view: RunView) -> Finding | None:
-    """Report a run that ended before it had learned anything."""
+    """Report a run that was trained too little for other findings to mean anything."""
     run = view.run.selected_attempt
-    updates = run.summary().get("step")
-    if updates is None or updates >= MIN_UPDATES:
+    training = progress_of_run(run)
+    reason = training.lacks_training(shortfall(view.evaluation.figures))
+    if not reason or (training.updates >= FEW_UPDATES and _has_collapsed(view)):
         return None
-    train = view.recipe.train
-    smaller = max(4, train.batch // 4)
+    updates, shown, images = training.updates, run.seen(), len(view.train)
+    gain = training.late_gain
+    parameters = sum(p.numel() for p in view.model.parameters() if p.requires_grad)
+    evidence = [
+        Evidence("updates", updates, f"of {view.recipe.train.batch:,} images each"),
+        Evidence("times each image was shown", shown / max(1, images), f"{images:,} training images"),
+        Evidence("pixel values shown per parameter", shown * view.info.num_elements / max(1, parameters)),
+    ]
+    if gain is not None:
+        evidence.append(Evidence("share of the improvement in the second half of the run", gain))
+    if (above := view.evaluation.get("psnr_above_pca")) is not None:
+        evidence.append(Evidence(above.name, above.value, "in dB, with as many dimensions as the code"))
+    return Finding(
+        "undertrained",
+        "warning",
+        f"the run was trained too little to judge the model by: {reason}",
+        evidence,
+        _advice(view, updates, shown),
+        decisive=True,
+        withholds_others=updates < MIN_UPDATES,
+        headline=f"The model is undertrained ({updates:,} updates)",
+    )
+
+
+def _has_collapsed(view: RunView) -> bool:
+    """Return whether samples or the posterior have collapsed, which training longer does not undo."""
+    if view.evaluation.verdict == "collapsed":
+        return True
+    found = posterior_collapse.find_in_run(view)
+    return found is not None and found.name == "posterior collapse"
+
+
+def _advice(view: RunView, updates: int, shown: int) -> list[Advice]:
+    """Advise a longer run, and what gives more updates for the same images."""
+    run, train = view.run.selected_attempt, view.recipe.train
+    growth = max(MIN_GROWTH, math.ceil(TARGET_UPDATES / max(1, updates)))
+    target = updates * growth
+    if train.minutes is not None:
+        budget = f"--minutes {growth * train.minutes:.3g} would be about {target:,} updates"
+    else:
+        budget = f"--images {growth * shown} would be {target:,} updates"
+    advice = [Advice("longer training", budget, {})]
     if run.state() == "stopped early":
         why = "the run was stopped before it had learned anything"
-        advice = [Advice("training without early stopping", why, {"monitor.patience": None})]
-    else:
-        target = MIN_UPDATES * 20
-        advice = [Advice("longer training", f"--images {target * train.batch} would be {target:,} updates", {})]
-    if smaller < train.batch and len(view.train) < MIN_UPDATES * train.batch:
+        advice.insert(0, Advice("training without early stopping", why, {"monitor.patience": None}))
+    smaller = max(4, train.batch // 4)
+    if smaller < train.batch and updates < MIN_UPDATES and len(view.train) < MIN_UPDATES * train.batch:
         advice.append(Advice("smaller batches", "the same images give more updates", {"train.batch": smaller}))
-    return Finding(
-        "too little training",
-        "warning",
-        f"{updates:,} updates are too few to judge the model by",
-        [Evidence("updates", updates, f"at least {MIN_UPDATES} are needed"), Evidence("images shown", run.seen())],
-        advice,
-        decisive=True,
-        headline=f"The model has hardly been trained ({updates:,} updates)",
-    )
+    return advice
