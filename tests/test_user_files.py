@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,10 @@ WRITES: dict[str, Callable[[Path, str, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRITES)
+SLOW = {"page.html": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in WRITES])
 def test_an_output_replaces_its_own_earlier_one_and_no_other_file(
     run: RunDir, photos: Path, tmp_path: Path, name: str
 ) -> None:
@@ -168,10 +172,9 @@ def test_photos_with_runs_and_outputs_inside_are_still_these_photos(run: RunDir,
 def test_every_file_of_a_run_an_export_and_the_cache_can_be_read_by_others(original: RunDir, tmp_path: Path) -> None:
     assert os.umask(0o022) == 0o022
     export(original.path, "safetensors", tmp_path / "export")
-    export(original.path, "onnx", tmp_path / "graphs")
-    checked = [original.path, tmp_path / "export", tmp_path / "graphs", cache_root() / "data"]
+    checked = [original.path, tmp_path / "export", cache_root() / "data"]
     modes = {path: path.stat().st_mode & 0o777 for place in checked for path in (place, *place.rglob("*"))}
-    assert {path.suffix for path in modes} >= {".safetensors", ".json", ".jsonl", ".yaml", ".npy", ".onnx", ".png"}
+    assert {path.suffix for path in modes} >= {".safetensors", ".json", ".jsonl", ".yaml", ".npy", ".png"}
     assert {path: oct(mode) for path, mode in modes.items() if mode != (0o755 if path.is_dir() else 0o644)} == {}
 
 
@@ -222,13 +225,16 @@ def test_a_run_that_has_ended_is_not_trained_again_without_its_checkpoints(run: 
     assert content(run.path) == before
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"state": 5}', "\x00"])
+@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
 def test_a_run_with_damaged_files_goes_on(run: RunDir, text: str) -> None:
-    for file in (run.summary_file, run.environment_file, run.evaluation_file):
+    files = (run.summary_file, run.environment_file, run.evaluation_file)
+    for file in files:
         file.write_text(text)
-    with pytest.warns(EctypeWarning, match="is ignored"):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", EctypeWarning)
         assert trained(run.path).state() == "finished"
-    assert "figures" in json.loads(ectype.Run(run.path).evaluate().to_json())
+        assert "figures" in json.loads(ectype.Run(run.path).evaluate().to_json())
+    assert {str(each.message).partition(" is ignored")[0] for each in found} == {f"'{file}'" for file in files}
 
 
 def test_a_state_of_another_form_is_one_line(run: RunDir) -> None:
@@ -236,6 +242,7 @@ def test_a_state_of_another_form_is_one_line(run: RunDir) -> None:
     place = checkpoint.latest(run.checkpoints)
     assert place is not None
     (place / "state.json").write_text('{"seen": 400, "step": 8}')
+    (place / checkpoint.MANIFEST).unlink()
     checkpoint.write_manifest(place)
     with pytest.raises(EctypeError, match=r"state\.json' has another form than this version writes \(KeyError"):
         trained(run.path)
