@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import warnings
@@ -57,7 +56,9 @@ def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    return trained(tmp_path_factory.mktemp("original") / "run")
+    run = trained(tmp_path_factory.mktemp("original") / "run")
+    ectype.Run(run.path).evaluate()  # once, for all tests
+    return run
 
 
 @pytest.fixture
@@ -225,15 +226,14 @@ def test_a_run_that_has_ended_is_not_trained_again_without_its_checkpoints(run: 
     assert content(run.path) == before
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
-def test_a_run_with_damaged_files_goes_on(run: RunDir, text: str) -> None:
-    files = (run.summary_file, run.environment_file, run.evaluation_file)
-    for file in files:
+def test_a_run_with_damaged_files_goes_on(run: RunDir) -> None:
+    files = {run.summary_file: "[]", run.environment_file: "{", run.evaluation_file: "\x00"}
+    for file, text in files.items():
         file.write_text(text)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", EctypeWarning)
         assert trained(run.path).state() == "finished"
-        assert "figures" in json.loads(ectype.Run(run.path).evaluate().to_json())
+        assert ectype.Run(run.path).evaluate().get("psnr") is not None
     assert {str(each.message).partition(" is ignored")[0] for each in found} == {f"'{file}'" for file in files}
 
 
