@@ -20,7 +20,7 @@ from ectype.config.schema import DataConfig
 from ectype.core.errors import EctypeError, EctypeWarning, RunError
 from ectype.core.files import cache_root
 from ectype.core.table import Table
-from ectype.data.prepare import prepare
+from ectype.data.prepare import clean, prepare
 from ectype.experiments.launcher import claim_folder
 from ectype.export.commands import export
 from ectype.inference import anomaly, codes, nearest, reconstruct, sample
@@ -28,6 +28,7 @@ from ectype.runs import checkpoint, json_files
 from ectype.runs.load import load
 from ectype.runs.run_dir import RunDir
 from ectype.training.run import train
+from tests.crash import each_crash
 
 pytestmark = pytest.mark.trains
 OPTIONS = {"size": 8, "latent_dim": 2, "train.batch": 50, "monitor.every": 200, "run.keep_last": 1, "run.pictures": 2}
@@ -164,6 +165,17 @@ def test_photos_with_runs_and_outputs_inside_are_still_these_photos(run: RunDir,
     assert len(list(photos.rglob("*.png"))) > 3
     after = prepare(DataConfig(source=str(photos), size=8, split={"val": 0, "test": 0}))  # pyright: ignore
     assert after.fingerprint == before
+
+
+def test_a_crash_at_any_call_of_preparing_leaves_a_cache_that_gives_the_same_images(photos: Path) -> None:
+    config = DataConfig(source=str(photos), size=8)
+
+    def pixels() -> list[bytes]:
+        return [np.load(shard).tobytes() for shard in prepare(config).shards]
+
+    expected = pixels()
+    for _ in each_crash(lambda: prepare(config), before=clean, step=2):
+        assert pixels() == expected
 
 
 # ── Modes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
