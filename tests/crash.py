@@ -7,12 +7,13 @@ changes files, and in the middle of a write, when a file grows past n bytes (whi
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+
+import pytest
 
 __all__ = ["KILLED", "each_crash", "run_until"]
 
@@ -43,6 +44,8 @@ def each_crash(
         before: Called before each attempt, in this process.
         step: 2 to crash at every second call only, and so on.
     """
+    if sys.platform == "win32":
+        pytest.skip("needs fork")
     for size in SIZES:
         before()
         run_until(action, size=size)
@@ -88,6 +91,8 @@ def run_until(action: Callable[[], object], *, call: int | None = None, size: in
 def _die(call: int | None, size: int | None) -> None:
     """Arrange the end of this process."""
     if size is not None:
+        import resource  # there is none on Windows
+
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         return

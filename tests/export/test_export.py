@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -285,6 +286,15 @@ def test_an_export_that_fails_leaves_nothing_that_would_be_in_its_way(
     with pytest.raises(KeyboardInterrupt):
         written(fails=True)
     assert names(out) == {"first.onnx", "second.onnx", "export.json"}
+
+
+@pytest.mark.parametrize("engine", exporting.ENGINES)
+def test_others_can_read_an_export(engine: exporting.Engine, tmp_path: Path) -> None:
+    export(made("gan-mlp"), engine, tmp_path / "out", images(), preset="gan-mlp")
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert set(modes.values()) == {0o666 & ~umask}, modes
 
 
 def names(out: Path) -> set[str]:

@@ -26,6 +26,7 @@ __all__ = [
     "ForeignFileError",
     "RUN_FILES",
     "check_output",
+    "check_output_folder",
     "claim_directory",
     "is_ectype_output",
     "output_file",
@@ -157,6 +158,18 @@ def output_file(path: Path) -> Iterator[Path]:
         _Record.of(path.parent).add(path.name, scratch)
 
 
+def check_output_folder(out: Path) -> None:
+    """Check that a directory does not exist, is empty, or contains the files of an earlier `output_folder`.
+
+    Raises:
+        ForeignFileError: It contains other files.
+        NotADirectoryError: It is a file.
+    """
+    out = Path(os.path.realpath(out))
+    if (names := _foreign_names(out)) and not _Record.of(out).exported:
+        raise ForeignFileError(out, f"it contains other files, such as '{names[0]}'")
+
+
 @contextlib.contextmanager
 def output_folder(out: Path) -> Iterator[Path]:
     """Yield a new directory to fill; on success, record its files and move them into `out`.
@@ -172,9 +185,8 @@ def output_folder(out: Path) -> Iterator[Path]:
             write it, or it was changed since.
         OSError: The disk is full, or the directory cannot be written.
     """
+    check_output_folder(out)
     out = Path(os.path.realpath(out))
-    if (names := _foreign_names(out)) and not _Record.of(out).exported:
-        raise ForeignFileError(out, f"it contains other files, such as '{names[0]}'")
     scratch, is_new = out / f"{OWN_PREFIX}-tmp", not out.exists()
     shutil.rmtree(scratch, ignore_errors=True)
     try:

@@ -14,6 +14,7 @@ from ectype.analysis.report.summary_text import describe_density, summary_text
 from ectype.analysis.run_view import RunView
 from ectype.core.errors import ModelError, did_you_mean
 from ectype.export import hub
+from ectype.export.export import check_folder
 from ectype.export.export import export as write_graphs
 from ectype.export.folder import fill_export_folder, write_export_folder
 from ectype.export.preprocessing import held_out_scores, preprocessing_of
@@ -46,7 +47,9 @@ def export(run: str | Path, to: str, out: str | Path, *, license: str | None = N
     """
     if to not in TARGETS:
         raise ModelError(f"no export to '{to}'; {did_you_mean(to, TARGETS)}")
-    view, folder = open_view(RunDir.existing(run), device="cpu"), Path(out)
+    source, folder = RunDir.existing(run), Path(out)
+    check_folder(folder)
+    view = open_view(source, device="cpu")
     model = view.model
     assert isinstance(model, Model)
     if to == "safetensors":

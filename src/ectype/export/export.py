@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ectype.config.schema import DataConfig
 from ectype.core.errors import ModelError
-from ectype.core.outputs import ForeignFileError, output_folder
+from ectype.core.outputs import ForeignFileError, check_output_folder, output_folder
 from ectype.export import graphs, onnx, openvino
 from ectype.export.preprocessing import preprocessing_of
 from ectype.models.base import Model, Reconstructs, Samples
 from ectype.models.densities import Density
 
-__all__ = ["Engine", "SCRIPT_FILE", "export", "staged_folder"]
+__all__ = ["Engine", "SCRIPT_FILE", "check_folder", "export", "staged_folder"]
 
 Engine = Literal["onnx", "openvino"]
 ENGINES: dict[Engine, tuple[str, Callable[..., onnx.ExportedGraph]]] = {
@@ -45,9 +45,24 @@ def staged_folder(out: Path) -> Iterator[Path]:
     Raises:
         ModelError: The folder contains other files, or cannot be created or written.
     """
+    with _one_line(out), output_folder(out) as scratch:
+        yield scratch
+
+
+def check_folder(out: Path) -> None:
+    """Check a folder before the work whose results it will hold.
+
+    Raises:
+        ModelError: It contains other files.
+    """
+    with _one_line(out):
+        check_output_folder(out)
+
+
+@contextmanager
+def _one_line(out: Path) -> Iterator[None]:
     try:
-        with output_folder(out) as scratch:
-            yield scratch
+        yield
     except ForeignFileError as error:
         place = error.filename or out
         raise ModelError(

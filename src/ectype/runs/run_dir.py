@@ -30,7 +30,8 @@ SUMMARY_TYPES: dict[str, type | tuple[type, ...]] = {
     "attempts": list,
 }
 """Types of the keys of a summary, each of which may be missing."""
-ATTEMPT_KEYS = frozenset({"attempt", "by", "why", "from", "changed"})
+ATTEMPT_KEYS = frozenset({"attempt", "why", "from", "changed", "state", "reason"})
+"""Keys of every entry of `attempts`."""
 
 
 class RunDir:

@@ -354,7 +354,7 @@ class TrainingSession:
 
     def _warn_of_changes(self, trainer: Trainer) -> None:
         before, now = self.run.environment(), self._environment(trainer)
-        if not before:
+        if "ectype" not in before:
             return
         before.setdefault("networks", now["networks"])
         keys = (*BIT_EXACT_KEYS, "networks")

@@ -14,9 +14,12 @@ from PIL import Image, features
 from torch import Tensor
 
 from ectype.core.images import to_uint8
+from ectype.runs.json_files import warn_once
 
 __all__ = ["MAX_SIDE_PX", "Picture", "column", "data_uri", "load_picture", "strip"]
 
+DAMAGED_SIZE = (64, 64)
+"""Width and height of the square that stands for a picture whose file is damaged."""
 MAX_SIDE_PX = 128
 """Longer side of an image in a page; larger images are downscaled."""
 MAX_LOSSLESS_SIDE_PX = 64
@@ -99,9 +102,16 @@ def column(images: Float[Tensor, "n c h w"], alt: str, below: str = "") -> Pictu
 
 
 def load_picture(file: Path, alt: str, below: str = "", max_width: int = MAX_FILE_WIDTH_PX) -> Picture:
-    """Read a picture from a PNG file; one that is wider than `max_width` pixels is downscaled."""
-    with Image.open(file, formats=["PNG"]) as opened:
-        picture = opened.convert("RGB")
+    """Read a picture from a PNG file; one that is wider than `max_width` pixels is downscaled.
+
+    Of a file that is damaged, a gray square is shown, and a warning names it.
+    """
+    try:
+        with Image.open(file, formats=["PNG"]) as opened:
+            picture = opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises all of these
+        warn_once(f"'{file}' is not shown in the report: it is damaged.")
+        picture, alt = Image.new("RGB", DAMAGED_SIZE, "lightgray"), f"{alt} (damaged)"
     if picture.width > max_width:
         height = max(1, round(picture.height * max_width / picture.width))
         picture = picture.resize((max_width, height), Image.Resampling.BOX)
