@@ -150,3 +150,17 @@ def test_a_path_that_is_too_long_is_one_line(command: Command) -> None:
         code, _, errors = command(*words)
         assert code != 0
         assert errors.count("\n") == 1
+
+
+def test_a_new_place_of_images_is_checked_before_it_is_stored(command: Command, run_path: Path, tmp_path: Path) -> None:
+    for name in ("evaluate", "diagnose", "report"):
+        code, _, errors = command(name, run_path, "--data", tmp_path / "nothing")
+        assert code == 3
+        assert errors.startswith("error: no images at")
+    for i in range(12):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8), np.uint8)).save(tmp_path / f"{i}.png")
+    code, _, errors = command("evaluate", run_path, "--data", tmp_path)
+    assert code == 7
+    assert "are not those that" in errors
+    assert RunDir(run_path).recipe.data.source == "digits"
+    assert command("evaluate", run_path, "--data", "digits")[0] == 0

@@ -37,7 +37,7 @@ def test_adding_files_moves_no_other(some, more, val, test):
     assert sum(before[name] != after[name] for name in some) <= 3
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_nothing_moves_once_all_splits_have_their_own(seed):
     some = [f"{seed}-{i}.png" for i in range(200)]

@@ -25,7 +25,7 @@ from ectype.data.sources.base import TEST, TRAIN, UNASSIGNED, VAL, natural_sort_
 
 __all__ = ["assign_splits"]
 
-MAX_MATCHING_SECONDS = 2.0
+MAX_MATCHING_SECONDS = 1.0
 """Seconds of searches that take longer than usual, for all names together."""
 USUAL_MATCHING_SECONDS = 1e-3
 _SPLIT_NAMES = {TRAIN: "train", VAL: "val", TEST: "test"}
