@@ -417,18 +417,21 @@ def test_reconstruct_blends_tiles_with_the_overlap_asked_for(ectype, runs: dict[
 
 
 def test_reconstruct_refuses_draws_in_tiles_and_bombs(
-    ectype, runs: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch
+    ectype, runs: dict[str, Path], photos: Path, tmp_path: Path
 ) -> None:
     large, out = photos / "nested" / "large.webp", tmp_path / "out"
     code, _, said = ectype("reconstruct", runs["vae-fast"], photos, "--draws", 2, "--out", out)
     assert code == 4
     assert "add --resize" in one_line(said)
     assert not out.exists()
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
-    code, _, said = ectype("reconstruct", runs["ae"], large, "--out", out)
+    run = shutil.copytree(runs["ae"], tmp_path / "run")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["data"]["max_pixels"] = 10_000
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, _, said = ectype("reconstruct", run, large, "--out", out)
     assert code == 3
-    assert "too many pixels" in one_line(said)
-    code, said, _ = ectype("reconstruct", runs["ae"], photos, "--out", out)
+    assert "too many pixels (480,000, more than data.max_pixels=10000)" in one_line(said)
+    code, said, _ = ectype("reconstruct", run, photos, "--out", out)
     assert code == 0
     assert "1 skipped: nested/large.webp (too many pixels" in said
 

@@ -136,6 +136,10 @@ def test_a_range_of_8_bits_floats_and_gray() -> None:
     both = np.stack([values, values, 1 - values, np.full_like(values, 255)], 2)
     found = decode(encoded(Image.fromarray(both)), spec_of(values, (0, 1))).pixels
     np.testing.assert_array_equal(found, 255 * both[..., :3].transpose(2, 0, 1))
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG", transparency=1)
+    found = decode(file.getvalue(), spec_of(values, (0, 2), 1)._replace(background=(70, 70, 70))).pixels[0]
+    np.testing.assert_array_equal(found, 70 * values)
     # A range beyond 255 is about deeper images.
     found = decode(encoded(Image.fromarray(values)), spec_of(values, (0, 4095), 1)).pixels[0]
     np.testing.assert_array_equal(found, values)

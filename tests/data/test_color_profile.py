@@ -97,6 +97,19 @@ def test_every_kind_of_image_is_converted():
     assert abs(float(decode(jpeg, Spec((16, 16), 1)).pixels.mean()) - gray) < 1.5
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
+def test_a_transparent_color_stays_transparent(mode: str):
+    image = Image.fromarray(COLORS // 2 + 64).convert(mode)
+    image.paste(image.getpixel((0, 0)), (0, 0, 16, 8))
+    key = image.getpixel((0, 0))
+    content = profile((), 1.0) if mode == "L" else PROFILE
+    for options in ({}, {"icc_profile": content}):
+        raw = encoded(image, transparency=key, **options)
+        found = decode(raw, Spec((16, 16), 3, background=(1, 2, 3))).pixels
+        assert (found[:, :8].reshape(3, -1).T == [1, 2, 3]).all(), options
+        assert (found[:, 8:].transpose(1, 2, 0) != [1, 2, 3]).any(2).mean() > 0.9
+
+
 def test_gray_profiles_change_the_curve():
     content = profile((), 1.0)
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -17,6 +17,7 @@ __all__ = [
     "reduce_16_to_8_bits",
     "scale_to_8_bits",
     "to_eight_bits",
+    "with_alpha_channel",
 ]
 
 _RAW_MODE_16 = re.compile(r"(RGB|RGBA|RGBX|[RGBA]);16([BLN])")
@@ -136,12 +137,20 @@ def to_eight_bits(
             )
         return _like(image, reduce_16_to_8_bits(values)), int(values.max())
     if value_range is not None and value_range[1] <= 255 and image.mode in ("L", "LA", "RGB", "RGBA"):
+        image = with_alpha_channel(image)
         table = scale_to_8_bits(np.arange(256), value_range).tolist()
         alpha = list(range(256)) if image.mode.endswith("A") else []
         info = image.info
         image = image.point(table * len(image.mode.removesuffix("A")) + alpha)
         image.info = info
     return image, 0
+
+
+def with_alpha_channel(image: Image.Image) -> Image.Image:
+    """Return an image with an alpha channel in place of a transparent color, which other values would not match."""
+    if "transparency" not in image.info:
+        return image
+    return image.convert("LA" if image.mode == "L" else "RGBA")
 
 
 def _like(image: Image.Image, pixels: np.ndarray) -> Image.Image:

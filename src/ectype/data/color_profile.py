@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms
 
+from ectype.data.bit_depth import with_alpha_channel
+
 __all__ = ["changes_colors", "convert_to_srgb"]
 
 MAX_CACHED_PROFILES = 64
@@ -96,6 +98,7 @@ def convert_to_srgb(image: Image.Image, marks: set[str]) -> Image.Image:
     profile = image.info.get("icc_profile")
     if not profile or image.mode == "1":
         return image
+    image = with_alpha_channel(image)
     mode = _color_mode(image)
     found = _conversion(profile, mode)
     if found is None:

@@ -458,7 +458,7 @@ def test_cityscapes(train_ids: bool, tmp_path: Path) -> None:
     assert found.info.target.values == ((0, 1, 2) if train_ids else (20, 21, 22))
 
 
-def test_what_has_no_partner_is_told_what_to_rename(tmp_path: Path) -> None:
+def test_the_error_without_pairs_names_the_file_to_rename(tmp_path: Path) -> None:
     files: dict = {f"images/{i}.png": picture() for i in range(3)}
     root = write(tmp_path, files | {f"masks/x{i}.png": MASKS[i] for i in range(3)})
     with pytest.raises(DataError, match=r"rename the target of 'images/0.png' to 'masks/0.png' \(.* 'masks/x0.png'\)"):
