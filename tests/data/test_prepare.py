@@ -224,9 +224,30 @@ def test_classes_are_counted_by_split(folder):
 def test_classes_that_only_held_out_images_have_are_reported(folder):
     some = folder(*(f"{split}/{name}/{k}.png" for split in ("train", "val") for name in "ab" for k in range(3)))
     folder("val/c/1.png", "val/d/1.png")
-    assert (
-        "2 classes ('c', 'd') have no training images, only held-out ones, so a model cannot learn them"
-        in (notes := prepare(config(some, split={"test": 0})).notes)
+    assert "2 classes ('c', 'd') have no training images, only held-out ones, so a model cannot learn them" in (
+        notes := prepare(config(some, split={"test": 0})).notes
     ), notes
     only_test = folder(*(f"test/{name}/1.png" for name in "ab"), root="test-only")
     assert not prepare(config(only_test, split={"val": 0, "test": 0})).notes
+
+
+def test_the_column_of_labels_and_notes_on_their_file(folder, tmp_path):
+    root = folder(*SOME)
+    rows = ["image,kind,colour", *(f"{name},{'Größe' if i % 2 else 'x'},{i % 3}" for i, name in enumerate(SOME))]
+    (tmp_path / "labels.csv").write_bytes("\n".join(rows).encode("cp1252"))
+    with pytest.raises(DataError, match=r"\(kind, colour\): choose one, such as label_column=kind"):
+        prepare(config(root, labels=str(tmp_path / "labels.csv")))
+    found = prepare(config(root, labels=str(tmp_path / "labels.csv"), label_column="kind"))
+    assert found.info.classes == ("Größe", "x")
+    assert any("was read as Windows-1252" in note for note in found.notes)
+    assert prepare(config(root, labels=str(tmp_path / "labels.csv"), label_column="colour")).info.classes == (
+        "0",
+        "1",
+        "2",
+    )
+
+
+def test_the_encoding_of_zip_names_is_a_key():
+    assert config("x.zip", zip_encoding="CP949").zip_encoding == "cp949"
+    with pytest.raises(ValueError, match="'klingon' is not an encoding"):
+        config("x.zip", zip_encoding="klingon")

@@ -155,7 +155,7 @@ class _TableSource(Source):
             index = {name: i for i, name in enumerate(classes)}
             values = [index[value] for value in values]
         if len(classes) < 2:
-            return None, (), f"all images have the same one, {classes[0]}"
+            return None, (), f"all images have the same one, {', '.join(classes)}"
         return np.asarray(values, np.int32), classes, ""
 
     def read(self) -> Iterator[Raw]:
