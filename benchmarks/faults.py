@@ -9,6 +9,9 @@
   of a file (RLIMIT_FSIZE), which reports EFBIG.
 - bits: one bit of one file of a finished run or of its prepared images is flipped. Measuring, listing and continuing it
   have to end in one line, give a warning, or give the results of before.
+- recipes: recipes drawn from the schema, valid and broken, are built under limits of memory and time, or refused in one
+  line; see `drawn_recipes.py`.
+- cases: inputs from the field that were once read wrong; see `field_cases.py`.
 
 Every run is a forked child of this process, so that PyTorch is imported once. Each row ends after its share of the
 time.
@@ -44,6 +47,8 @@ import torch
 from tests.conformance.small import small
 from tests.crash import run_until
 
+import drawn_recipes
+import field_cases
 from ectype.analysis.open_view import open_view
 from ectype.config.recipe import Recipe
 from ectype.core.errors import EctypeError
@@ -385,6 +390,8 @@ ROWS: dict[str, tuple[Callable[[int, float], Tried], int, int, str]] = {
     "calls": (calls, 10_000, 12, "crashes at every call of a save, four families"),
     "disk": (disk, 20, 4, "disks that are full"),
     "bits": (bits, 200, 20, "flipped bits"),
+    "recipes": (lambda tries, until: Tried(*drawn_recipes.run(tries), ""), 500, 40, "recipes drawn from the schema"),
+    "cases": (lambda tries, until: Tried(*field_cases.run(), ""), 16, 16, "inputs from the field"),
 }
 """Name → function of the number of tries and the time to end at, tries (of `calls`: at most, for each family), tries
 with `--quick`, and what is tried."""

@@ -72,6 +72,9 @@ def test_bad_files(labels, text, words):
 def test_missing_and_binary_files(tmp_path):
     with pytest.raises(DataError, match=r"no labels at 'none\.csv'"):
         read_labels("none.csv", NAMES, str(tmp_path))
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(DataError, match="cannot be read as CSV"):
+            read_labels(name, NAMES, str(tmp_path))
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot be read as CSV"):
         read_labels(str(tmp_path / "x.csv"), NAMES, "")

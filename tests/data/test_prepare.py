@@ -246,3 +246,25 @@ def test_advice_for_images_that_cannot_be_used_fits_the_reason(tmp_path, picture
             picture(i, size=size).save(tmp_path / f"{i}.png")
     with pytest.raises(DataError, match=f"none of the 4 images .*: .*{advice}\\.$"):
         prepare(config(tmp_path))
+
+
+def test_the_column_of_labels_and_notes_on_their_file(folder, tmp_path):
+    root = folder(*SOME)
+    rows = ["image,kind,colour", *(f"{name},{'Größe' if i % 2 else 'x'},{i % 3}" for i, name in enumerate(SOME))]
+    (tmp_path / "labels.csv").write_bytes("\n".join(rows).encode("cp1252"))
+    with pytest.raises(DataError, match=r"\(kind, colour\): choose one, such as label_column=kind"):
+        prepare(config(root, labels=str(tmp_path / "labels.csv")))
+    found = prepare(config(root, labels=str(tmp_path / "labels.csv"), label_column="kind"))
+    assert found.info.classes == ("Größe", "x")
+    assert any("was read as Windows-1252" in note for note in found.notes)
+    assert prepare(config(root, labels=str(tmp_path / "labels.csv"), label_column="colour")).info.classes == (
+        "0",
+        "1",
+        "2",
+    )
+
+
+def test_the_encoding_of_zip_names_is_a_key():
+    assert config("x.zip", zip_encoding="CP949").zip_encoding == "cp949"
+    with pytest.raises(ValueError, match="'klingon' is not an encoding"):
+        config("x.zip", zip_encoding="klingon")
