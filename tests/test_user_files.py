@@ -17,7 +17,7 @@ from PIL import Image
 import ectype
 from ectype.analysis import results
 from ectype.config.schema import DataConfig
-from ectype.core.errors import EctypeError, EctypeWarning, RunError
+from ectype.core.errors import EctypeError, EctypeWarning, RunError, TrainingError
 from ectype.core.files import cache_root
 from ectype.core.table import Table
 from ectype.data.prepare import clean, prepare
@@ -247,6 +247,16 @@ def test_a_run_with_damaged_files_goes_on(run: RunDir) -> None:
         assert trained(run.path).state() == "finished"
         assert ectype.Run(run.path).evaluate().get("psnr") is not None
     assert {str(each.message).partition(" is ignored")[0] for each in found} == {f"'{file}'" for file in files}
+
+
+def test_a_run_that_can_only_be_read_is_measured(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Path, _: object) -> None:
+        raise TrainingError(f"cannot write '{file}' (Permission denied): free some space.")
+
+    run.evaluation_file.unlink()
+    monkeypatch.setattr("ectype.analysis.open_view.write_json_file", refuse)
+    with pytest.warns(EctypeWarning, match=r"the figures are not stored: cannot write '.*evaluation\.json'"):
+        assert ectype.Run(run.path).evaluate().get("psnr") is not None
 
 
 def test_a_state_of_another_form_is_one_line(run: RunDir) -> None:

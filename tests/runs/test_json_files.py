@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ectype.core.errors import EctypeWarning
+from ectype.core.errors import EctypeWarning, TrainingError
 from ectype.runs import json_files
 from ectype.runs.json_files import JsonLinesFile, read_json_file, read_json_lines, write_json_file
 from tests.crash import each_crash
@@ -83,6 +85,19 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
                 found = read_json_file(file)
             # Spaces may differ, and so may the name of the checksum's key.
             assert found is None or {key: found.get(key) for key in ("seen", "loss", "text")} == content
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_json_file(tmp_path / "a.json", {"seen": 1})
+    monkeypatch.setattr(json_files, "write_text_atomically", full)
+    with pytest.raises(TrainingError, match=r"a\.json' \(No space left on device\): free some space"):
+        write_json_file(tmp_path / "a.json", {"seen": 2})
+    assert read_json_file(tmp_path / "a.json") == {"seen": 1}
 
 
 def test_a_folder_or_a_file_without_permission_is_named(tmp_path: Path) -> None:

@@ -125,7 +125,10 @@ def open_view(
             "likelihood": likelihood,
             "evaluation": json.loads(evaluation.to_json()),
         }
-        write_json_file(run.evaluation_file, held)
+        try:
+            write_json_file(run.evaluation_file, held)
+        except TrainingError as error:  # such as in the run of someone else, which may be read only
+            warnings.warn(f"the figures are not stored: {error}", EctypeWarning, stacklevel=2)
     return RunView(run, model, train, test, evaluation, prepared)
 
 

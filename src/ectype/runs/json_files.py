@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ectype.core.errors import EctypeWarning
+from ectype.core.errors import EctypeWarning, TrainingError
 from ectype.core.files import write_text_atomically
 
 __all__ = ["JsonLinesFile", "read_json_file", "read_json_lines", "warn_once", "write_json_file"]
@@ -72,8 +72,17 @@ def _parse(raw: bytes, form: Form) -> dict[str, Any]:
 
 
 def write_json_file(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON with a checksum; see `write_text_atomically`."""
-    write_text_atomically(file, _dump(content, indent=1))
+    """Write a mapping as JSON with a checksum; see `write_text_atomically`.
+
+    Raises:
+        TrainingError: The disk is full, or the file cannot be written.
+    """
+    try:
+        write_text_atomically(file, _dump(content, indent=1))
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write '{file}' ({error.strerror}): free some space, or get the right to write there."
+        ) from None
 
 
 def read_json_file(file: Path, form: Form = lambda content: True) -> dict[str, Any] | None:
