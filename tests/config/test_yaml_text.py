@@ -29,7 +29,7 @@ LAUGHS = (
     ],
 )
 def test_exhausting_texts_are_refused_at_once(text: str, reason: str, tmp_path: Path) -> None:
-    before, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(RecipeError, match=reason):
         parse_yaml(text)
     with pytest.raises(RecipeError, match=reason):
@@ -38,7 +38,7 @@ def test_exhausting_texts_are_refused_at_once(text: str, reason: str, tmp_path: 
     file.write_text(text)
     with pytest.raises(RecipeError, match=r"recipe\.yaml' is refused: "):
         load_recipe(str(file))
-    assert time.perf_counter() - before < 3
+    assert time.process_time() - before < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200 * 1024
 
 
