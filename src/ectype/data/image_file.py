@@ -253,6 +253,9 @@ def load_opened(image: Image.Image, raw: str | bytes, options: LoadOptions) -> L
     deep = not options.is_mask and has_16_bits(image)
     low_bytes = _load_low_bytes(raw, options) if deep and low_byte_tiles(image) is not None else None
     image.load()
+    range_is_deep = options.value_range is not None and options.value_range[1] > 255
+    if deep and range_is_deep and low_bytes is None and not (image.mode.startswith("I") or image.mode == "F"):
+        raise Rejected("16-bit pixels of which only 8 bits can be read (save it as PNG for data.value_range)")
     loaded = image
     if image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         loaded = image.convert("RGB")  # the fourth byte of a BMP is often unused

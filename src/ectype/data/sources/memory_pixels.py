@@ -203,8 +203,8 @@ def stored_target(value: Any, index: int, image: Any) -> Stored:
     if orientation != 1 and own == 1:
         raise DataError(
             f"the image of item {index} has an EXIF orientation ({orientation}), which its mask lacks, so it is "
-            "unclear how the mask lies: pass ImageOps.exif_transpose(image) if the mask was drawn on the image as it is shown, "
-            "or np.asarray(image) if it was drawn on the stored pixels."
+            "unclear how the mask lies: pass ImageOps.exif_transpose(image) if the mask was drawn on the image as it "
+            "is shown, or np.asarray(image) if it was drawn on the stored pixels."
         )
     if isinstance(value, Image.Image):
         value = ImageOps.exif_transpose(value) or value
