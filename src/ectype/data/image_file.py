@@ -38,6 +38,8 @@ PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JP
 """The only formats that are tried: some others of Pillow's start programs, or accept any content."""
 EXIF_ORIENTATION = 0x0112
 
+_EXIF_SOURCES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Keys of `Image.info` from which Pillow reads EXIF tags."""
 _EXIF_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -181,8 +183,10 @@ def exif_orientation(image: Image.Image) -> int:
     try:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             tags = image.tag_v2
-        else:  # PngImageFile.getexif would load the pixels
-            tags = Image.Image.getexif(image) if getattr(image, "tile", ()) else image.getexif()
+        elif image.info.keys().isdisjoint(_EXIF_SOURCES):
+            return 1
+        else:
+            tags = Image.Image.getexif(image)  # PngImageFile.getexif would load the pixels
         orientation = int(tags.get(EXIF_ORIENTATION, 1))
     except Exception:  # an image with a damaged EXIF block can still be used
         return 1
