@@ -106,6 +106,13 @@ def test_compressed_tiffs_of_16_bit_colors(planar: bool) -> None:
     np.testing.assert_array_equal(found, exact.astype(np.uint8))
 
 
+def test_a_range_of_16_bits_that_cannot_be_read_is_refused() -> None:
+    file = tiff(DEEP >> 4, planar=True, deflate=True)
+    assert "save it as PNG for data.value_range" in reason(file, spec_of(DEEP, (0, 4095)))
+    found = decode(file, spec_of(DEEP, (0, 15))).pixels.transpose(1, 2, 0)  # the high bytes, as they are reported
+    np.testing.assert_array_equal(found, (17 * (DEEP >> 12)).astype(np.uint8))
+
+
 def test_eight_bit_planes_are_read_as_before() -> None:
     values = RNG.integers(0, 256, (12, 10, 3), np.uint8)
     np.testing.assert_array_equal(decode(tiff(values, planar=True), spec_of(values)).pixels, values.transpose(2, 0, 1))

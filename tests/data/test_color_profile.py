@@ -35,14 +35,31 @@ def profile(primaries: tuple[tuple[float, float, float], ...], gamma: float) -> 
         tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     else:
         tags[b"kTRC"] = curve
+    return assembled(tags, b"mntr", b"RGB " if primaries else b"GRAY", b"XYZ ")
+
+
+def assembled(tags: dict[bytes, bytes], kind: bytes, space: bytes, connection: bytes) -> bytes:
     table, content = struct.pack(">I", len(tags)), b""
     for name, data in tags.items():
         table += name + struct.pack(">II", 132 + 12 * len(tags) + len(content), len(data))
         content += data + bytes(-len(data) % 4)
-    space = b"RGB " if primaries else b"GRAY"
-    header = struct.pack(">I4sI4s4s4s", 128 + len(table + content), b"\0\0\0\0", 0x02400000, b"mntr", space, b"XYZ ")
+    size = 128 + len(table + content)
+    header = struct.pack(">I4sI4s4s4s", size, b"\0\0\0\0", 0x02400000, kind, space, connection)
     header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", *(round(v * 65536) for v in D50))
     return header.ljust(128, b"\0") + table + content
+
+
+def cmyk_profile() -> bytes:
+    """A profile whose inks are all gray: they darken linearly from L* 100, black by itself, the others by a third."""
+    corners = [(c, m, y, k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
+    grid = b"".join(bytes((round(255 * max(0, 1 - k - (c + m + y) / 3)), 128, 128)) for c, m, y, k in corners)
+    identity = bytes(range(256))
+    matrix = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
+    table = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + matrix + 4 * identity + grid + 3 * identity
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in D50))
+    tags = {b"wtpt": white, b"cprt": b"text\0\0\0\0none\0\0\0\0", b"A2B0": table}
+    tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", 2) + b"x\0" + bytes(78)
+    return assembled(tags, b"prtr", b"CMYK", b"Lab ")
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -120,6 +137,22 @@ def test_gray_profiles_change_the_curve():
     both = Image.merge("LA", [Image.fromarray(values), Image.new("L", (16, 16), 255)])
     again = decode(encoded(both, icc_profile=content), Spec((16, 16), 1)).pixels[0]
     np.testing.assert_array_equal(again, found)
+
+
+def test_cmyk_is_converted_by_its_profile():
+    inks = np.zeros((8, 8, 4), np.uint8)
+    inks[:, 4:, 3] = 128
+    image, content = Image.fromarray(inks, "CMYK"), cmyk_profile()
+    target = ImageCms.createProfile("sRGB")
+    expected = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(content)), target, outputMode="RGB")
+    assert expected is not None
+    found = decode(encoded(image, "TIFF", icc_profile=content), Spec((8, 8), 3))
+    np.testing.assert_array_equal(found.pixels.transpose(1, 2, 0), np.asarray(expected))
+    assert found.marks == {"color profile"}
+    assert (found.pixels[:, :, :4] >= 253).all()
+    lightness = 100 * (1 - 128 / 255)  # CIE L*, of which the luminance is the cube
+    linear = ((lightness + 16) / 116) ** 3
+    assert np.abs(found.pixels[:, :, 4:] - 255 * (1.055 * linear ** (1 / 2.4) - 0.055)).max() <= 2
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

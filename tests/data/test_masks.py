@@ -70,6 +70,17 @@ def test_one_bit_next_to_eight_keeps_the_foreground(zero_one: bool):
     assert ("1 and 255 → 1" in found.summary) == zero_one
 
 
+def test_a_palette_from_white_to_black_is_read_by_its_colors():
+    drawn = mask(0, 1, 1)
+    reverse = Image.fromarray(1 - drawn)
+    reverse.putpalette([255] * 3 + [0] * 3)
+    plain = Image.fromarray(255 * drawn)
+    found = encoding([plain, reverse])
+    for each in (plain, reverse):
+        np.testing.assert_array_equal(indices(found, each), drawn)
+    np.testing.assert_array_equal(indices(encoding([reverse]), reverse), 1 - drawn)  # indices count if all have them
+
+
 def test_given_values_take_the_same_foreground():
     """Masks of 0 and 255, and mixed ones, are the classes of a model that was trained on 0 and 1."""
     for files in ([(0, 255)], [(0, 255), (0, 1)], [(0, 1)]):

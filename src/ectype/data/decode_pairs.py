@@ -96,7 +96,7 @@ def resolve_orientation(
         raise DataError(
             f"{unknown:,} images have an EXIF orientation and their targets have none, so it is unclear whether these "
             f"lie as the images are shown or as their pixels are stored ({evidence}): set data.target_orientation="
-            "upright or stored, and look at the picture that `ectype data` writes."
+            "upright or stored and look at the picture that `ectype data` writes, or save the images without EXIF data."
         )
     counts = [
         (upright, "as the images are shown", "by their size"),

@@ -38,6 +38,8 @@ PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JP
 """The only formats that are tried: some others of Pillow's start programs, or accept any content."""
 EXIF_ORIENTATION = 0x0112
 
+_EXIF_SOURCES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Keys of `Image.info` from which Pillow reads EXIF tags."""
 _EXIF_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -181,8 +183,10 @@ def exif_orientation(image: Image.Image) -> int:
     try:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             tags = image.tag_v2
-        else:  # PngImageFile.getexif would load the pixels
-            tags = Image.Image.getexif(image) if getattr(image, "tile", ()) else image.getexif()
+        elif image.info.keys().isdisjoint(_EXIF_SOURCES):
+            return 1
+        else:
+            tags = Image.Image.getexif(image)  # PngImageFile.getexif would load the pixels
         orientation = int(tags.get(EXIF_ORIENTATION, 1))
     except Exception:  # an image with a damaged EXIF block can still be used
         return 1
@@ -253,6 +257,9 @@ def load_opened(image: Image.Image, raw: str | bytes, options: LoadOptions) -> L
     deep = not options.is_mask and has_16_bits(image)
     low_bytes = _load_low_bytes(raw, options) if deep and low_byte_tiles(image) is not None else None
     image.load()
+    range_is_deep = options.value_range is not None and options.value_range[1] > 255
+    if deep and range_is_deep and low_bytes is None and not (image.mode.startswith("I") or image.mode == "F"):
+        raise Rejected("16-bit pixels of which only 8 bits can be read (save it as PNG for data.value_range)")
     loaded = image
     if image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         loaded = image.convert("RGB")  # the fourth byte of a BMP is often unused

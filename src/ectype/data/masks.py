@@ -231,13 +231,18 @@ def find_encoding(
 
 
 def _merge_palettes(masks: Sequence[MaskValues]) -> tuple[dict[int, RGB], bool]:
-    """Return the first color of each palette index that occurs, and whether all palettes agree."""
+    """Return the first color of each palette index that occurs, and whether all masks agree on what a value means.
+
+    They do not if palettes differ, or if one of grays gets darker with the index while other files have no palette.
+    """
     palette: dict[int, RGB] = {}
     agree = True
     for mask in masks:
         for value, color in mask.palette.items():
             agree &= palette.setdefault(value, color) == color
-    return palette, agree
+    colors = [palette[value] for value in sorted(palette)]
+    is_reversed = all(len(set(color)) == 1 for color in colors) and colors != sorted(colors)
+    return palette, agree and not (is_reversed and not all(mask.palette for mask in masks))
 
 
 def _find_strays(files: Sequence[Mapping[int, int]], ignore_value: int | None) -> tuple[StrayValue, ...]:

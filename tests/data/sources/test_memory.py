@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import io
 import os
 import subprocess
 import sys
@@ -396,3 +397,23 @@ def test_a_model_is_trained_on_an_array_and_resumed(tmp_path: Path) -> None:
     image = store.split("test").batch(torch.arange(1)).image
     assert ectype.load(run.path).reconstruct(image).shape == image.shape
     assert train(recipe, source, {"batch": 8}, out=tmp_path / "run").seen() == 320
+
+
+def test_masks_of_images_with_an_orientation_lie_as_they_do_or_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(0, 2, (8, 8), np.uint8) * 255 for _ in range(N)]
+    turned = Image.Exif()
+    turned[0x0112] = 3
+
+    def opened(pixels: np.ndarray, exif: Image.Exif | None) -> Image.Image:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", **({} if exif is None else {"exif": exif}))
+        return Image.open(io.BytesIO(file.getvalue()))
+
+    with pytest.raises(DataError, match=r"the image of item 0 has an EXIF orientation \(3\), which its mask lacks"):
+        register([(opened(each, turned), each) for each in drawn])
+    both = [(opened(each, turned), opened(each, turned)) for each in drawn]
+    found = prepare(DataConfig(source=register(both), pairs="masks"), workers=1)
+    pixels = np.concatenate([np.load(shard) for shard in found.shards])
+    np.testing.assert_array_equal(pixels[:, 1], pixels[:, 0] // 255)
+    np.testing.assert_array_equal(pixels[0, 0], drawn[0][::-1, ::-1])

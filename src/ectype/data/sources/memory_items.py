@@ -230,7 +230,7 @@ def _item(data: Any, index: int) -> tuple[Stored, Stored | None, Any]:
     if second is None:
         return stored, None, None
     if _is_image(second):
-        return stored, stored_target(second, index), None
+        return stored, stored_target(second, index, image), None
     return stored, None, _label(second, index)
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from ectype.core.errors import DataError
 from ectype.data.bit_depth import to_eight_bits
 from ectype.data.color_profile import convert_to_srgb
+from ectype.data.image_file import exif_orientation
 from ectype.data.raw_image import Rejected
 
 __all__ = [
@@ -185,9 +186,28 @@ def _pil_pixels(image: Image.Image, where: str) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def stored_target(value: Any, index: int) -> Stored:
-    """A mask or picture: class indices as they are, the colors of a palette kept."""
+def stored_target(value: Any, index: int, image: Any) -> Stored:
+    """A mask or picture: class indices as they are, the colors of a palette kept.
+
+    Args:
+        value: The mask or picture.
+        index: Its position, for errors.
+        image: The image that it belongs to.
+
+    Raises:
+        DataError: It is not a mask or picture, or only its image has an EXIF orientation, so that the two may be
+            turned differently.
+    """
+    own = exif_orientation(value) if isinstance(value, Image.Image) else 1
+    orientation = exif_orientation(image) if isinstance(image, Image.Image) else 1
+    if orientation != 1 and own == 1:
+        raise DataError(
+            f"the image of item {index} has an EXIF orientation ({orientation}), which its mask lacks, so it is "
+            "unclear how the mask lies: pass ImageOps.exif_transpose(image) if the mask was drawn on the image as it "
+            "is shown, or np.asarray(image) if it was drawn on the stored pixels."
+        )
     if isinstance(value, Image.Image):
+        value = ImageOps.exif_transpose(value) or value
         if value.mode in ("P", "PA"):
             held = io.BytesIO()
             value.save(held, "PNG")
