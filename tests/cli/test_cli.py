@@ -195,7 +195,7 @@ def test_a_run_is_told_what_it_cannot_do(ectype, runs: dict[str, Path], photos: 
     assert f"did you mean '{runs['ae']}'" in one_line(said)
     code, _, said = ectype("encode", runs["ae"], "digits", "--out", tmp_path / "codes.csv")
     assert code == 3
-    assert ".parquet or .npz" in one_line(said)
+    assert ".parquet, .csv or .npz" in one_line(said)
 
 
 # ── The work ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -220,6 +220,7 @@ def test_the_hub_is_asked_for_a_repository_and_given_all_files(run: RunDir, monk
         "evaluation.json",
         "manifest.json",
         "model.safetensors",
+        "preprocessing.json",
         "recipe.json",
         "reconstructions.png",
         "samples.png",
