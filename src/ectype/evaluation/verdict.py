@@ -86,7 +86,8 @@ def decide_verdict(
       distance that still falls is no excuse for a collapse then, few updates are.
 
     Learning is no excuse for a generator that no longer changes (`TrainingProgress.is_frozen`) or outputs one image
-    after 50 updates or more. At the end of a run the verdict of its monitor follows the same rules as that of an evaluation of the same weights.
+    after 50 updates or more. At the end of a run the verdict of its monitor follows the same rules as that of an
+    evaluation of the same weights.
 
     Args:
         values: Key → value of the metric for samples; the first one is the distance.
