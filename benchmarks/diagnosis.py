@@ -191,8 +191,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "unet-denoise": {"width": 8},
     "unet-translate": {"width": 8, "data.input": "twitter", "data.target": "google"},
 }
-"""Preset → settings that make it cheap; everything else is the preset's. Thresholds were set with `styles64/train/google`,
-MNIST and other seeds."""
+"""Preset → settings that make it cheap; everything else is the preset's. Thresholds were set with the folder
+`styles64/train/google`, MNIST and other seeds."""
 
 
 def short_source(preset: str, seed: int) -> str:
