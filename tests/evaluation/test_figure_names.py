@@ -19,7 +19,7 @@ KEYS = set(
     """
 fd_classifier fd_pixels fd_inception fd_dinov2 fd_efficientnet_lite0_96 fd_efficientnet_lite0_224 fid
 kernel_distance_classifier kernel_distance_pixels
-precision recall coverage density vendi_ratio ndb lost_clusters duplicates
+precision recall coverage density vendi_ratio sample_variance ndb lost_clusters duplicates
 precision_pixels recall_pixels coverage_pixels density_pixels vendi_ratio_pixels ndb_pixels lost_clusters_pixels
 duplicates_pixels min_group_coverage fld authenticity closer_to_training membership_auc membership_z sliced_wasserstein
 mse psnr ssim psnr_above_pca output_variance fine_detail psnr_restored ssim_restored

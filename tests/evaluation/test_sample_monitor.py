@@ -148,6 +148,10 @@ def test_copies_are_looked_for_among_more_samples_in_the_last_space_alone(data: 
 def test_few_images_over_and_over_are_a_collapse(data: Data, watch: SampleMonitor) -> None:
     found = watch(Sampler(data.images(data.test)[:8], faint))
     assert found["duplicates"] > 0.5
+    assert 0.3 < found["sample_variance"] < 1.2
+    one = watch(Sampler(data.images(data.test)[:1]))
+    assert one["sample_variance"] < 1e-6
+    assert "all samples are the same image" in decide_verdict(one, watch.reference).evidence
     assert decide_verdict(found, watch.reference).name == "collapsed"
 
 

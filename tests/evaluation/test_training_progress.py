@@ -111,7 +111,7 @@ def test_the_simple_baseline_depends_on_what_a_model_is_for() -> None:
 
 def test_the_files_of_a_run_say_how_it_was_trained(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert progress_of_run(run).lacks_training("below") == ""
+    assert progress_of_run(run).lacks_training("far below") == ""
     lines = [{"kind": "check", "seen": 100 * i, "step": i, "fd_pixels": 9.0 - i} for i in (1, 2)]
     run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run.summary_file.write_text(json.dumps({"state": "finished", "step": 200, "floor": 0.5}))

@@ -145,6 +145,21 @@ def test_a_generator_that_does_not_change_is_not_learning() -> None:
     assert decide_verdict(GOOD, REFERENCE, training=good, ended=True).name == "healthy"
 
 
+@pytest.mark.parametrize(
+    "variance, updates, name", [(0.0, 300, "collapsed"), (0.0, 20, "learning"), (0.02, 300, "learning")]
+)
+def test_a_generator_that_outputs_one_image_whatever_its_input_is_not_learning(
+    variance: float, updates: int, name: str
+) -> None:
+    """Its output may still change from check to check."""
+    monitor = Monitor(every=100, patience=None, floor=0.2, updates=updates, seen=200)
+    alike = {"coverage": 0.0, "recall": 0.0, "duplicates": 1.0, "sample_variance": variance}
+    monitor.record(100, look(fd_classifier=90, **alike))
+    found = verdict_function(REFERENCE)(look(fd_classifier=80, **alike), monitor)
+    assert found.name == name
+    assert ("all samples are the same image" in found.evidence) == (name == "collapsed")
+
+
 def test_samples_of_a_model_that_was_trained_too_little_are_not_called_collapsed() -> None:
     """An autoencoder is monitored by its loss; that PCA beats it says that it is not there yet."""
     alike = look(coverage=0.0, recall=0.0, vendi_ratio=0.05, duplicates=1.0)

@@ -47,6 +47,7 @@ SPACE_METRICS = {
     "coverage": "coverage",
     "density": "density",
     "vendi_ratio": "Vendi ratio",
+    "sample_variance": "variance of samples ÷ of images",
     "ndb": "NDB/K",
     "lost_clusters": "lost clusters",
     "duplicates": "duplicate samples",

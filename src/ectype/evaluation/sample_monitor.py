@@ -77,6 +77,11 @@ def draw_samples(model: Samples, n: int, *, seed: int, size: int) -> Iterator[Fl
         yield model.sample(min(size, n - start), generator=generator)
 
 
+def _total_variance(features: Float[Tensor, "n d"]) -> float:
+    """Return the variance over images, summed over features: half of the mean squared distance of two images."""
+    return float(features.double().var(0).sum())
+
+
 class SampleMonitor:
     """A function from a model that samples to the metrics of its samples, the monitored distance first.
 
@@ -246,6 +251,7 @@ class SampleMonitor:
                 with_space("recall", suffix): neighbors.recall,
                 with_space("coverage", suffix): neighbors.coverage,
                 with_space("vendi_ratio", suffix): vendi_ratio(space.real, fake),
+                with_space("sample_variance", suffix): _total_variance(fake) / max(_total_variance(space.real), 1e-12),
             }
             if space.bins is not None:
                 binned = ndb(space.bins, space.real, fake)

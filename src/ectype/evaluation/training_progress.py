@@ -135,7 +135,7 @@ def progress_of_run(run: RunDir) -> TrainingProgress:
     key, checks = run.monitored_values()
     return TrainingProgress(
         # A run of an earlier version may not say how many updates it made: it is taken for one that was trained enough.
-        updates=summary.get("step", FEW_UPDATES),
+        updates=summary.get("step", FEW_UPDATES_FAR_BELOW),
         checks=checks,
         is_distance=is_frechet(key),
         floor=summary.get("floor"),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ectype.evaluation.figure_names import display_name, is_frechet, metric_of
 from ectype.evaluation.monitor import Monitor, Verdict
 from ectype.evaluation.sample_monitor import RealReference
-from ectype.evaluation.training_progress import FEW_UPDATES, Shortfall, TrainingProgress
+from ectype.evaluation.training_progress import FEW_UPDATES, MIN_UPDATES, Shortfall, TrainingProgress
 
 __all__ = ["decide_verdict", "verdict_function"]
 
@@ -26,6 +26,9 @@ COLLAPSE_SIGNS = 2
 """Metrics that must be signs of a collapse before samples are called collapsed, one of `ALIKE` among them."""
 ALIKE = ("vendi_ratio", "duplicates")
 """Metrics that compare samples with each other alone. The others are low for poor samples as well, however varied."""
+CONSTANT_VARIANCE = 1e-3
+"""Variance of samples ÷ that of real images below which a generator outputs one image, whatever its input. With its
+initial weights the ratio is above 0.01, with saturated units it is 0."""
 MIN_MEMBERSHIP_Z, MIN_MEMBERSHIP_AUC = 3.0, 0.55
 """Memorization: standard errors by which training images are nearer to samples than held-out images, and the fraction
 of pairs in which they are. With many images a difference may be significant and too small to matter."""
@@ -82,8 +85,9 @@ def decide_verdict(
     - undertrained: the same, of a run that ended with too little training; see `TrainingProgress.lacks_training`. A
       distance that still falls is no excuse for a collapse then, few updates are.
 
-    Learning is no excuse for a generator that no longer changes (`TrainingProgress.is_frozen`). At the end of a run the
-    verdict of its monitor follows the same rules as that of an evaluation of the same weights.
+    Learning is no excuse for a generator that no longer changes (`TrainingProgress.is_frozen`) or outputs one image
+    after 50 updates or more. At the end of a run the verdict of its monitor follows the same rules as that of an
+    evaluation of the same weights.
 
     Args:
         values: Key → value of the metric for samples; the first one is the distance.
@@ -110,6 +114,8 @@ def decide_verdict(
         return Verdict("healthy", "as varied as real images by all of these metrics")
     if training is not None and training.is_frozen:
         return Verdict(name, "; ".join([*lacking, "the samples no longer change from check to check"]))
+    if _is_constant(values) and (training is None or training.updates >= MIN_UPDATES):
+        return Verdict("collapsed", "; ".join(["all samples are the same image", *lacking]))
     has_few = training is not None and training.updates < FEW_UPDATES
     if lacks_training and (has_few or (ended and not found.has_collapsed)):
         return Verdict("undertrained" if ended else "learning", "; ".join([lacks_training, *lacking]))
@@ -164,6 +170,12 @@ def _compare_with_real(values: Mapping[str, float], reference: Mapping[str, Real
             text = f"{value:.0%} of samples are nearly identical to another sample"
             found.add(key, text, severe=value - real.mean > COLLAPSED_DUPLICATE_FRACTION, mild=False)
     return found
+
+
+def _is_constant(values: Mapping[str, float]) -> bool:
+    """Return whether all samples are one image, in every feature space."""
+    variances = [value for key, value in values.items() if metric_of(key) == "sample_variance"]
+    return bool(variances) and max(variances) < CONSTANT_VARIANCE
 
 
 def _lost_since_best(

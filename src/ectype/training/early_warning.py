@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from ectype.config.schema import DataInfo
@@ -37,7 +38,7 @@ class EarlyWarning(Callback):
 
     def __init__(self, held_out: Loader, info: DataInfo, say: Callable[[str], None]) -> None:
         self.held_out, self.info, self.say, self.agreeing = held_out, info, say, 0
-        self.before = 0.0
+        self.before = math.inf
 
     def checked(self, trainer: Trainer, check: Check) -> None:
         model = trainer.model
@@ -56,7 +57,9 @@ class EarlyWarning(Callback):
         ratio = found.ratio()
         if ratio is None:
             return
-        is_low, is_growing = ratio.value < MIN_VARIANCE_RATIO, 0 < MAX_GROWTH * self.before < ratio.value
+        # The smallest ratios are noise, whose growth means nothing.
+        is_growing = ratio.value > MAX_GROWTH * max(self.before, MIN_VARIANCE_RATIO / 10)
+        is_low = ratio.value < MIN_VARIANCE_RATIO
         self.agreeing = self.agreeing + 1 if is_low and not is_growing else 0
         self.before = ratio.value
         if self.agreeing == MIN_CHECKS:

@@ -22,7 +22,7 @@ def find_in_run(view: RunView) -> Finding | None:
     run = view.run.selected_attempt
     training = progress_of_run(run)
     reason = training.lacks_training(shortfall(view.evaluation.figures))
-    if not reason or (training.updates >= FEW_UPDATES and _has_collapsed(view)):
+    if not reason or _has_collapsed(view, training.updates):
         return None
     updates, shown, images = training.updates, run.seen(), len(view.train)
     gain = training.late_gain
@@ -48,10 +48,12 @@ def find_in_run(view: RunView) -> Finding | None:
     )
 
 
-def _has_collapsed(view: RunView) -> bool:
+def _has_collapsed(view: RunView, updates: int) -> bool:
     """Return whether samples or the posterior have collapsed, which training longer does not undo."""
     if view.evaluation.verdict == "collapsed":
-        return True
+        return True  # the verdict takes the number of updates into account
+    if updates < FEW_UPDATES:
+        return False
     found = posterior_collapse.find_in_run(view)
     return found is not None and found.name == "posterior collapse"
 
