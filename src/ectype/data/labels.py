@@ -114,16 +114,6 @@ def _read_text(path: str, source: str, names: Sequence[str]) -> tuple[str, tuple
     within_source = Path(source).expanduser() / path
     file_path = Path(path).expanduser()
     check_regular_file(file_path)
-<<<<<<< HEAD
-    if not file_path.is_file() and within_source.is_file():
-        file_path = within_source
-    if file_path.exists() and not file_path.is_file():
-        raise DataError(f"'{path}' is not a file: give the path of a CSV file with the columns path,label.")
-||||||| 0c37bc9
-    if not file_path.is_file() and within_source.is_file():
-        file_path = within_source
-=======
->>>>>>> wt-listing
     try:
         if not file_path.is_file() and within_source.is_file():
             file_path = within_source
