@@ -147,9 +147,9 @@ def shortfall(figures: Iterable[Figure]) -> Shortfall:
     """Return how much worse a model is than a simple baseline that a trained model of its kind surpasses.
 
     Masks are compared with one class for all pixels, translated images with their inputs, restored images with the
-    corrupted ones, reconstructions with PCA of as many dimensions as the code (with the mean image, where PCA cannot be
-    fitted), and samples with other real images, which may be at most three times as near. The first of these that the
-    model has decides.
+    corrupted ones, reconstructions with PCA of as many dimensions as the code (with the nearest training image, where
+    PCA cannot be fitted), and samples with other real images, which may be at most three times as near. The first of
+    these that the model has decides.
 
     Args:
         figures: Figures of the model.
@@ -161,8 +161,8 @@ def shortfall(figures: Iterable[Figure]) -> Shortfall:
             return "" if found[key].value > found[key].baselines[baseline] else "below"
     if (gap := found.get("psnr_above_pca")) is not None and gap.high is not None:
         return "far below" if gap.high < -FAR_BELOW_DB else "below" if gap.high < 0 else ""
-    if (psnr := found.get("psnr")) is not None and "mean_image" in psnr.baselines:
-        return "" if psnr.value > psnr.baselines["mean_image"] else "below"
+    if (psnr := found.get("psnr")) is not None and "nearest_training_image" in psnr.baselines:
+        return "" if psnr.value > psnr.baselines["nearest_training_image"] else "below"
     distance = next((figure for figure in listed if is_frechet(figure.key)), None)
     floor = None if distance is None else distance.baselines.get("real_images")
     return "" if distance is None or floor is None or distance.value <= FAR_RATIO * floor else "below"

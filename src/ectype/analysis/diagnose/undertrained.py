@@ -69,7 +69,7 @@ def _advice(view: RunView, updates: int, shown: int) -> list[Advice]:
         budget = f"--images {growth * shown} would be {target:,} updates"
     advice = [Advice("longer training", budget, {})]
     if run.state() == "stopped early":
-        why = "the run was stopped before it had learned anything"
+        why = "the run was stopped before it had learned much"
         advice.insert(0, Advice("training without early stopping", why, {"monitor.patience": None}))
     smaller = max(4, train.batch // 4)
     if smaller < train.batch and updates < MIN_UPDATES and len(view.train) < MIN_UPDATES * train.batch:
