@@ -251,7 +251,8 @@ def test_what_a_run_ended_by_is_told_though_better_weights_are_shipped(
 def test_a_last_verdict_is_one_that_two_checks_agree_on(tmp_path: Path) -> None:
     def after(*verdicts: str) -> str:
         run = RunDir(tmp_path)
-        lines = [{"kind": "check", "seen": i, "verdict": verdict} for i, verdict in enumerate(verdicts)]
+        common = {"kind": "check", "evidence": ""}
+        lines = [{**common, "seen": i, "step": i, "verdict": verdict} for i, verdict in enumerate(verdicts)]
         run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return run.last_verdict()
 
