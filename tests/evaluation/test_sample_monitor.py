@@ -288,6 +288,7 @@ def test_monitor_evaluation_and_comparison_agree_on_keys(data: Data, pixels: Ext
     assert len(keys) == len(set(keys))
     assert {"fd_pixels", "fd_dinov2", "recall", "recall_dinov2"} <= monitored.keys() & set(keys)
     only_monitored = {"lost_clusters", "lost_clusters_dinov2", "min_group_coverage", "membership_z"}
+    only_monitored |= {"sample_variance", "sample_variance_dinov2"}
     assert monitored.keys() - set(keys) == only_monitored
     found = Evaluation("implicit", 1, 1, None, 10, 10, 0, figures, {}, {}, [])
     compared = compare_figures({"a": [found], "b": [found]})

@@ -17,6 +17,7 @@ REAL = {
     "lost_clusters": 0.0,
     "duplicates": 0.005,
     "coverage_pixels": 0.95,
+    "vendi_ratio_pixels": 1.0,
     "min_group_coverage": 0.9,
     "authenticity": 0.6,
 }
@@ -57,8 +58,18 @@ def test_a_good_generator_is_healthy() -> None:
             "collapsed",
             "recall 0.00, real images 0.95; coverage 0.05",
         ),
-        ({"duplicates": 0.9, "recall": 0.1}, "collapsed", "90% of samples are nearly identical to another"),
-        ({"lost_clusters": 0.5, "vendi_ratio": 0.2}, "collapsed", "clusters with 50% of the real images"),
+        (
+            {"duplicates": 0.9, "recall": 0.1, "coverage": 0.2},
+            "collapsed",
+            "90% of samples are nearly identical to another",
+        ),
+        (
+            {"lost_clusters": 0.5, "vendi_ratio": 0.2, "recall": 0.1},
+            "collapsed",
+            "clusters with 50% of the real images",
+        ),
+        ({"lost_clusters": 0.5, "duplicates": 0.7}, "losing modes", "clusters with 50% of the real images"),
+        ({"vendi_ratio": 0.2, "vendi_ratio_pixels": 0.2, "recall": 0.1}, "losing modes", "Vendi ratio 0.20"),
         # Many kinds of images, of which the features of one space say that they are poor.
         ({"coverage": 0.53, "coverage_pixels": 0.97, "recall": 0.18}, "losing modes", "recall 0.18"),
         ({"coverage": 0.05, "recall": 0.0}, "losing modes", "coverage 0.05"),
@@ -106,7 +117,7 @@ def test_a_run_that_ends_has_the_verdict_of_an_evaluation_of_its_samples() -> No
     for poor, name in (
         ({"coverage": 0.1, "recall": 0.5}, "losing modes"),
         ({"lost_clusters": 0.2}, "losing modes"),
-        ({"coverage": 0.1, "vendi_ratio": 0.2}, "collapsed"),
+        ({"coverage": 0.1, "recall": 0.0, "vendi_ratio": 0.2}, "collapsed"),
     ):
         last = look(fd_classifier=12, **poor)
         for distances, updates in ((falling, 300), (level, 300), (falling, 5000), (level, 5000)):
@@ -175,7 +186,7 @@ def test_samples_of_a_model_that_was_trained_too_little_are_not_called_collapsed
 
 def test_the_monitor_says_which_check_is_the_last() -> None:
     monitor = Monitor(every=100, patience=None, updates=5000)
-    poor = look(fd_classifier=3.0, coverage=0.1, vendi_ratio=0.1)
+    poor = look(fd_classifier=3.0, coverage=0.1, recall=0.0, vendi_ratio=0.1)
     verdict = verdict_function(REFERENCE)
     assert verdict(poor, monitor).name == "learning"
     monitor.is_last_check = True
@@ -212,7 +223,7 @@ def test_a_worse_distance_without_less_variety_is_no_loss_of_modes() -> None:
 
 def test_a_loss_that_takes_most_is_a_collapse() -> None:
     had = [look(fd_classifier=2.0), look(fd_classifier=1.0)]
-    found = decide_verdict(look(fd_classifier=30.0, coverage=0.05, vendi_ratio=0.1), REFERENCE, had)
+    found = decide_verdict(look(fd_classifier=30.0, coverage=0.05, recall=0.0, vendi_ratio=0.1), REFERENCE, had)
     assert found.name == "collapsed"
     assert "worse than it was" in found.evidence
 

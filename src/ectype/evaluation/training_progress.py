@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from ectype.evaluation.figure_names import is_frechet
+from ectype.evaluation.figure_names import is_frechet, metric_of
 from ectype.evaluation.figures import Figure
 from ectype.evaluation.monitor import FATAL_VERDICTS
 from ectype.runs.run_dir import RunDir
@@ -41,6 +41,15 @@ FAR_RATIO = 3
 
 Shortfall = Literal["", "below", "far below"]
 """How a model compares with a simple baseline: not worse, worse, or much worse."""
+SHORTFALLS: tuple[Shortfall, ...] = ("", "below", "far below")
+CODES_WITHOUT_PCA = ("nearest_training_image", "downscaled")
+"""Baselines of reconstructions that count where PCA cannot be fitted."""
+BASELINES = {
+    "mean_dice": ("one_class",),
+    "psnr_restored": ("corrupted_input",),
+    "psnr": ("input", *CODES_WITHOUT_PCA),
+}
+"""Figure, more of which is better → baselines that a trained model surpasses."""
 
 
 class TrainingProgress(NamedTuple):
@@ -147,22 +156,23 @@ def shortfall(figures: Iterable[Figure]) -> Shortfall:
     """Return how much worse a model is than a simple baseline that a trained model of its kind surpasses.
 
     Masks are compared with one class for all pixels, translated images with their inputs, restored images with the
-    corrupted ones, reconstructions with PCA of as many dimensions as the code (with the nearest training image, where
-    PCA cannot be fitted), and samples with other real images, which may be at most three times as near. The first of
-    these that the model has decides.
+    corrupted ones, and reconstructions with PCA of as many dimensions as the code; where PCA cannot be fitted, with the
+    nearest training image and with an image of as many values that is scaled up. A model that has none of these is
+    compared by the distance of its samples, which may be three times that of other real images.
 
     Args:
         figures: Figures of the model.
     """
     listed = list(figures)
     found = {figure.key: figure for figure in listed}
-    for key, baseline in (("mean_dice", "one_class"), ("psnr_restored", "corrupted_input"), ("psnr", "input")):
-        if key in found and baseline in found[key].baselines:
-            return "" if found[key].value > found[key].baselines[baseline] else "below"
+    known: list[Shortfall] = []
     if (gap := found.get("psnr_above_pca")) is not None and gap.high is not None:
-        return "far below" if gap.high < -FAR_BELOW_DB else "below" if gap.high < 0 else ""
-    if (psnr := found.get("psnr")) is not None and "nearest_training_image" in psnr.baselines:
-        return "" if psnr.value > psnr.baselines["nearest_training_image"] else "below"
-    distance = next((figure for figure in listed if is_frechet(figure.key)), None)
-    floor = None if distance is None else distance.baselines.get("real_images")
-    return "" if distance is None or floor is None or distance.value <= FAR_RATIO * floor else "below"
+        known.append("far below" if gap.high < -FAR_BELOW_DB else "below" if gap.high < 0 else "")
+    for key, metrics in BASELINES.items():
+        for baseline, value in found[key].baselines.items() if key in found else ():
+            if metric_of(baseline) in metrics and not (gap is not None and metric_of(baseline) in CODES_WITHOUT_PCA):
+                known.append("" if found[key].value > value else "below")
+    if not known and (distance := next((each for each in listed if is_frechet(each.key)), None)) is not None:
+        floor = distance.baselines.get("real_images", math.inf)
+        known.append("" if distance.value <= FAR_RATIO * floor else "below")
+    return max(known, key=SHORTFALLS.index, default="")

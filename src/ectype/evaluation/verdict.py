@@ -22,8 +22,9 @@ COLLAPSED_LOST_FRACTION, LOSING_LOST_FRACTION = 0.4, 0.1
 COLLAPSED_DUPLICATE_FRACTION = 0.5
 """Fraction of samples closer to another sample than real images are to each other, beyond which it is a sign of a
 collapse."""
-COLLAPSE_SIGNS = 2
-"""Metrics that must be signs of a collapse before samples are called collapsed, one of `ALIKE` among them."""
+COLLAPSE_SIGNS = 3
+"""Metrics that must be signs of a collapse before samples are called collapsed, one of `ALIKE` among them. Generators
+that have collapsed show four or five; all variety of half of the classes shows two at most."""
 ALIKE = ("vendi_ratio", "duplicates")
 """Metrics that compare samples with each other alone. The others are low for poor samples as well, however varied."""
 CONSTANT_VARIANCE = 1e-3
@@ -74,7 +75,7 @@ def decide_verdict(
     what is lost within a class if their features ignore it. So all metrics are used, and the verdict names what was
     found.
 
-    - collapsed: at least two metrics are below 0.3 of their value for real images (or half of the samples are nearly
+    - collapsed: at least three metrics are below 0.3 of their value for real images (or half of the samples are nearly
       identical to another one, or clusters with 40% of the real images are empty), and one of them is the Vendi ratio
       or the share of near-duplicates, which compare samples with each other. Recall, coverage and empty clusters alone
       are not enough: they are as low for samples that are varied and poor. A generator whose distance is not finite has
