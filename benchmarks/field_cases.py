@@ -129,7 +129,7 @@ def tiff_16_bit_planar(place: Path) -> str:
     run = package.train(
         "ae-linear", str(place), {"data.size": 48, "train.images": 64}, out=place.parent / "planar", progress=False
     )
-    found = run.images("train").tensor
+    found = run.images("train")
     nearest = (found - np.moveaxis(wanted, 2, 0)[None]).abs().amax((1, 2, 3)).min()
     return "" if nearest < 1 / 128 else f"no training image equals '{file.name}' (nearest is off by {nearest:.3f})"
 
