@@ -207,6 +207,17 @@ def test_what_was_there_and_is_gone_is_seen_however_good_the_rest_is() -> None:
     )
 
 
+def test_a_falling_distance_does_not_excuse_what_was_there_and_is_gone() -> None:
+    """At the end of a run the first distance may be lower than at half of it while another one shows a loss."""
+    had = [look(fd_classifier=2.0, fd_pixels=1.0), look(fd_classifier=1.2, fd_pixels=0.5, min_group_coverage=0.7)]
+    last = look(fd_classifier=1.0, fd_pixels=0.9, min_group_coverage=0.2)
+    checks = [(seen, value) for seen, value in zip((1, 2, 3, 4), (9.0, 2.0, 1.2, 1.0), strict=True)]
+    for updates, name in ((5000, "losing modes"), (500, "undertrained")):
+        training = TrainingProgress(updates, checks, is_distance=True, floor=0.2)
+        assert training.lacks_training("below")
+        assert decide_verdict(last, REFERENCE, had, training, ended=True).name == name
+
+
 def test_any_distance_may_tell_what_is_lost() -> None:
     """Features of a classifier forget what varies within a class."""
     had = [look(fd_pixels=0.6, min_group_coverage=0.5), look(fd_pixels=0.5, min_group_coverage=0.7)]

@@ -84,7 +84,7 @@ def decide_verdict(
       distance and a metric of variety are worse than at the best check of the run, however good the rest is.
     - learning: the same, of a run that goes on and has made less than 1,000 updates, or whose distance still falls.
     - undertrained: the same, of a run that ended with too little training; see `TrainingProgress.lacks_training`. A
-      distance that still falls is no excuse for a collapse then, few updates are.
+      distance that still falls is then no excuse for a collapse or for variety that was there before, few updates are.
 
     Learning is no excuse for a generator that no longer changes (`TrainingProgress.is_frozen`) or outputs one image
     after 50 updates or more. At the end of a run the verdict of its monitor follows the same rules as that of an
@@ -117,11 +117,13 @@ def decide_verdict(
         return Verdict(name, "; ".join([*lacking, "the samples no longer change from check to check"]))
     if _is_constant(values) and (training is None or training.updates >= MIN_UPDATES):
         return Verdict("collapsed", "; ".join(["all samples are the same image", *lacking]))
-    has_few = training is not None and training.updates < FEW_UPDATES
-    if lacks_training and (has_few or (ended and not found.has_collapsed)):
-        return Verdict("undertrained" if ended else "learning", "; ".join([lacks_training, *lacking]))
+    excused = Verdict("undertrained" if ended else "learning", "; ".join([lacks_training, *lacking]))
+    if lacks_training and training is not None and training.updates < FEW_UPDATES:
+        return excused
     if lost:
         return Verdict(name, "; ".join([lost, *found.severe.values()]))
+    if lacks_training and ended and not found.has_collapsed:
+        return excused
     progress = _progress(key, [*before, values]) if before is not None and not ended else ""
     return Verdict("learning", progress) if progress else Verdict(name, "; ".join(lacking))
 
