@@ -30,7 +30,7 @@ pytestmark = pytest.mark.trains
 CLASSES = ["<img src=x onerror=alert(1)>", "=cmd|x!A1", "\x1b[31mred[bold]"]
 FILES = ["=1+1", "\x1b]0;x\x07", "<b>`x`", "[bold]", "\u202egnp"]
 SUMMARY = "</script><script>alert(1)</script> \x1b[2J **b** | =1+1 [/nothing] \\input{x}"
-NAME = "a_<i>`b`"
+NAME = "=a_[red]`b`&lt;"
 
 
 class Said(NamedTuple):

@@ -192,7 +192,16 @@ def test_what_ended_early_and_what_was_begun_anew_is_in_the_premise(compared: Co
         run.update_summary(
             {
                 "state": "collapsed",
-                "attempts": [{"attempt": 1, "by": "fix", "why": "blur", "from": None, "changed": {}}],
+                "attempts": [
+                    {
+                        **dict.fromkeys(("from", "reason")),
+                        "attempt": 1,
+                        "by": "fix",
+                        "why": "blur",
+                        "changed": {},
+                        "state": "",
+                    }
+                ],
             }
         )
         text = _premise(found, {"gan": [run]}, "train.images=1280", 1)

@@ -41,6 +41,7 @@ def test_trained_written_loaded_and_begun_with_again(tmp_path: Path) -> None:
     lines = export(ours, tmp_path / "out", image)
     assert [line.split()[0] for line in lines] == ["diffusers.AutoencoderKL", "on", "scaling_factor"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".ectype.jsonl",
         "README.md",
         "config.json",
         "diffusion_pytorch_model.safetensors",

@@ -435,7 +435,9 @@ def test_a_plain_autoencoder_gets_densities_and_shows_that_the_normal_fails(tmp_
         file = run.model / f"density-{name}.safetensors"
         content = file.read_bytes()
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(CheckpointError, match="is damaged: a file does not match its manifest"):
+        with pytest.raises(
+            CheckpointError, match="its tensors do not match its hash: it is damaged|cannot be read|is not a density"
+        ):
             ectype.load(run.path)
         file.write_bytes(content)
     ectype.load(run.path)
@@ -452,7 +454,7 @@ def test_evaluation_is_kept_and_made_anew_when_the_weights_change(run: RunDir) -
     assert evaluate(run, "digits").to_json() == evaluate(run).to_json()
     written = run.evaluation_file.stat().st_mtime_ns
     density_of(run, ectype.load(run.path), "gaussian")  # a new file of the model, which no figure depends on
-    assert "density-gaussian.safetensors" in checkpoint.load_json(run.model / checkpoint.MANIFEST)
+    assert (run.model / "density-gaussian.safetensors").is_file()
     evaluate(run)
     assert run.evaluation_file.stat().st_mtime_ns == written
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ectype.core.errors import DataError
 from ectype.core.table import Table
 from ectype.data.loader import Loader, evaluation_batches
-from ectype.data.preview import check_file_writable, save_grid, writing_file
+from ectype.data.preview import check_file_writable, save_grid
 from ectype.evaluation.metrics.precision_recall import nearest_neighbors
 from ectype.inference.image_io import (
     InferenceResult,
@@ -124,8 +124,7 @@ def nearest(
         summary += f"; identical images left out ({same})"
     if out is not None:
         save_grid(images_in_rows, out, columns=k + 1)
-        with writing_file(csv):
-            table.to_csv(csv)
+        table.to_csv(csv)
         summary += f" → {out}, {csv}"
     summary += f"{rejected_note(skipped)}{prepared.rejects_note}"
     return InferenceResult(summary, out, table, images_in_rows.float() / 255)

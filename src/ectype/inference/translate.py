@@ -203,8 +203,7 @@ def _save_overview(shown: Sequence[Tensor], out: Path, info: DataInfo, lines: st
     blank = torch.ones_like(shown[0][:1])
     pictures = torch.cat([torch.cat([each, *[blank] * (most - len(each))]) for each in shown])
     sheet = contact_sheet(to_uint8(pictures), columns=2 * most)
-    with writing_file(out):
-        _with_legend(sheet, info, lines).save(out)
+    _save(_with_legend(sheet, info, lines), out)
 
 
 def _size(path: Path, spec: Spec) -> tuple[int, int]:

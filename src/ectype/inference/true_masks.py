@@ -151,5 +151,5 @@ def write_scores(scores: Sequence[ImageScore], classes: Sequence[str], out: Path
     for score in scores:
         values = (score.dice, score.iou, *score.dice_of_classes)
         rows.append([score.name, *("" if value != value else f"{value:.6g}" for value in values)])
-    with writing_file(out), out.open("w", newline="", encoding="utf-8") as file:
+    with writing_file(out) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         write_csv(file, rows)

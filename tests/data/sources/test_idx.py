@@ -82,6 +82,6 @@ def test_mnist(shared):
 def test_a_header_that_describes_more_than_there_is(tmp_path, pack):
     content = bytes([0, 0, 8, 3]) + b"\xff" * 12 + bytes(100)
     (tmp_path / "lying-idx3-ubyte").write_bytes(pack(content))
-    refuses(tmp_path / "lying-idx3-ubyte", "damaged", "its header describes 79,228,162,458,924,105,385,300,197,375")
+    refuses(tmp_path / "lying-idx3-ubyte", "damaged", "more than the file can hold")
     (tmp_path / "lying-idx3-ubyte").write_bytes(pack(idx(np.zeros((10_000, 8, 8)))))
     assert len(open_source(str(tmp_path / "lying-idx3-ubyte")).listing().names) == 10_000

@@ -149,6 +149,6 @@ def test_a_header_that_describes_more_than_there_is(tmp_path, save):
         method = zipfile.ZIP_STORED if save is np.savez else zipfile.ZIP_DEFLATED
         with zipfile.ZipFile(place, "w", method) as archive:
             archive.writestr("a.npy", content)
-    refuses(place, "its header describes 70,368,744,177,664 bytes, and it has")
+    refuses(place, "its header promises [1099511627776, 8, 8] values of uint8, more than the file can hold")
     save(place, np.zeros((10_000, 8, 8), np.uint8))  # as compressible as can be
     assert len(open_source(str(place)).listing().names) == 10_000
