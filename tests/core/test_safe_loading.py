@@ -288,7 +288,7 @@ def test_an_absurd_model_is_refused_before_torch_takes_memory(good: Path, tmp_pa
     HOSTILE["a layer of 10¹² numbers"](place)
     with (
         torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
-        pytest.raises(CheckpointError, match="hidden.0: Input should be less than or equal to"),
+        pytest.raises(CheckpointError, match=r"hidden\.0: Input should be less than or equal to"),
     ):
         load_model(place)
     assert sum(max(0, event.self_cpu_memory_usage) for event in profile.events() or []) < 2**20

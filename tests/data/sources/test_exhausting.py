@@ -100,5 +100,5 @@ def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(DataError, match="is a (pipe|device|socket), not a file"):
             open_source(str(tmp_path / name))
-    with pytest.raises(DataError, match="'/dev/zero' is not a file: give the path of a CSV file"):
+    with pytest.raises(DataError, match="'/dev/zero' is a device, not a file"):
         read_labels("/dev/zero", ["a.png"], str(tmp_path))
