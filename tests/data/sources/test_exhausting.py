@@ -98,7 +98,7 @@ def test_arrays_that_compress_well_are_read(tmp_path: Path) -> None:
 def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     for name in ("a.zip", "a.tar", "a.npy", "a.parquet", "a-idx3-ubyte"):
         os.mkfifo(tmp_path / name)
-        with pytest.raises(DataError, match="is a (pipe|device|socket), not a file"):
+        with pytest.raises(DataError, match=r"is a (pipe|device|socket), not a file"):
             open_source(str(tmp_path / name))
     with pytest.raises(DataError, match="'/dev/zero' is a device, not a file"):
         read_labels("/dev/zero", ["a.png"], str(tmp_path))
