@@ -175,4 +175,4 @@ def shortfall(figures: Iterable[Figure]) -> Shortfall:
     if not known and (distance := next((each for each in listed if is_frechet(each.key)), None)) is not None:
         floor = distance.baselines.get("real_images", math.inf)
         known.append("" if distance.value <= FAR_RATIO * floor else "below")
-    return max(known, key=SHORTFALLS.index, default="")
+    return max(known, key=SHORTFALLS.index) if known else ""
