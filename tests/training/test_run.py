@@ -435,9 +435,7 @@ def test_a_plain_autoencoder_gets_densities_and_shows_that_the_normal_fails(tmp_
         file = run.model / f"density-{name}.safetensors"
         content = file.read_bytes()
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(
-            CheckpointError, match=r"its tensors do not match its hash: it is damaged|cannot be read|is not a density"
-        ):
+        with pytest.raises(CheckpointError, match=r"its tensors do not match its hash: it is damaged"):
             ectype.load(run.path)
         file.write_bytes(content)
     ectype.load(run.path)

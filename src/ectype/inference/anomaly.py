@@ -100,9 +100,9 @@ def score(
     overview = None if out is None else out.with_suffix(".png")
     files = list_images(images)
     if out is not None and overview is not None:
+        check_not_overwriting(files, [overview])  # first, as it names the reason
         check_file_writable(out, ".csv")
         check_file_writable(overview)
-        check_not_overwriting(files, [overview])
     places = output_paths(files, maps) if maps is not None else {}
     at = locate_run(run)
     if beside is None and has_no_run(at):

@@ -57,12 +57,11 @@ def nearest(
         ModelError: The model cannot encode.
         DataError: The images cannot be used, there are fewer than k, or `out` cannot be written.
     """
-    if out is not None:
-        check_file_writable(out)
     files = list_images(images)
     csv = Path() if out is None else out.with_suffix(".csv")
-    check_not_overwriting(files, [] if out is None else [out, csv])
     if out is not None:
+        check_not_overwriting(files, [out, csv])  # first, as it names the reason
+        check_file_writable(out)
         check_file_writable(csv, ".csv")
     at = locate_run(run)
     model = load(at, device=device)

@@ -26,7 +26,7 @@ def find_in_run(view: RunView) -> Finding | None:
         return None
     updates, shown, images = training.updates, run.seen(), len(view.train)
     gain = training.late_gain
-    parameters = sum(p.numel() for p in view.model.parameters() if p.requires_grad)
+    parameters = sum(p.numel() for p in view.model.parameters())  # a loaded model requires no gradients
     evidence = [
         Evidence("updates", updates, f"of {view.recipe.train.batch:,} images each"),
         Evidence("times each image was shown", shown / max(1, images), f"{images:,} training images"),
