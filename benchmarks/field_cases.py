@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +60,7 @@ def ectype(*words: str | Path, cwd: Path | None = None, limit_mb: int | None = N
         stderr=subprocess.STDOUT,
         timeout=TIMEOUT,
         check=False,
-        env={**os.environ, "COLUMNS": "300", "ECTYPE_CACHE": str((cwd or Path.cwd()) / ".cache-of-cases")},
+        env={**os.environ, "COLUMNS": "300", "ECTYPE_CACHE": str((cwd or Path(gettempdir())) / ".cache-of-cases")},
     )
     return Said(done.returncode, done.stdout.decode(errors="replace"))
 

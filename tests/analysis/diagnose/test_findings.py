@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file
 
 import ectype
 import ectype.analysis.diagnose
@@ -118,6 +119,9 @@ def test_a_short_run_is_undertrained_and_nothing_else(tmp_path: Path) -> None:
     assert {each.severity for each in found[1:]} <= {"note"}
     assert all(each.message.endswith("may go away with training") and not each.advice for each in found[1:])
     assert "there were only 90 updates" in found[0].message
+    per_parameter = {each.name: each.value for each in found[0].evidence}["pixel values shown per parameter"]
+    parameters = sum(values.numel() for values in load_file(view.run.model / "model.safetensors").values())
+    assert per_parameter == pytest.approx(2880 * view.info.num_elements / parameters, rel=0.02)  # buffers are few
     assert "--images 66240 would be 2,070 updates" in found[0].advice[0].why
     assert view.evaluation.verdict in ("undertrained", "healthy")
 
