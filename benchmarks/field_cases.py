@@ -14,8 +14,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -60,7 +61,7 @@ def ectype(*words: str | Path, cwd: Path | None = None, limit_mb: int | None = N
         stderr=subprocess.STDOUT,
         timeout=TIMEOUT,
         check=False,
-        env={**os.environ, "COLUMNS": "300", "ECTYPE_CACHE": str((cwd or Path(gettempdir())) / ".cache-of-cases")},
+        env={**os.environ, "COLUMNS": "300"},
     )
     return Said(done.returncode, done.stdout.decode(errors="replace"))
 
@@ -190,7 +191,7 @@ def zip_made_elsewhere(place: Path) -> str:
 
 @check
 def project_folder_as_out(place: Path) -> str:
-    files = [file for file in place.rglob("*") if file.is_file() and ".cache-of-cases" not in str(file)]
+    files = [file for file in place.rglob("*") if file.is_file()]
     said = ectype("train", "ae", "digits", "size=16", "--images", "300", "--out", ".", cwd=place)
     changed = [file.name for file in files if not file.is_file() or file.read_text(encoding="utf-8") != "MINE"]
     return f"changed: {changed}" if changed else said.why_not_one_line("--out")
@@ -230,7 +231,12 @@ def run(folder: Path | None = None) -> tuple[int, int, list[str]]:
     if not MAKE.is_file():
         return 0, 0, [f"no cases at '{MAKE}': set ECTYPE_SHARED"]
     failures: list[str] = []
-    with TemporaryDirectory(prefix="ectype-cases-") as scratch:
+    # One cache, outside the cases, for the commands and for what runs in this process.
+    with (
+        TemporaryDirectory(prefix="ectype-cases-") as scratch,
+        TemporaryDirectory(prefix="ectype-cases-cache-") as cache,
+        patch.dict(os.environ, ECTYPE_CACHE=cache),
+    ):
         place = (folder or Path(scratch)).resolve()
         subprocess.run([sys.executable, MAKE, place], check=True, capture_output=True)
         made = sorted(path.name for path in place.iterdir() if path.name in CHECKS)
