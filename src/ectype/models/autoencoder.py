@@ -101,7 +101,7 @@ class Autoencoder(Model):
         self.encoder = config.net.encoder(info, self.bottleneck.params_per_element)
         self.decoder = config.net.decoder(info, self.likelihood.params_per_element)
         if isinstance(self.decoder, PCADecoderResidual) and not self.likelihood.linear:
-            raise ModelError("shortcut=pca outputs pixels directly, without a sigmoid: set likelihood.output=linear.")
+            self.decoder.output = "logit"
         self.densities: dict[str, Density] = {"normal": StandardNormal(self.code_shape)}
         self.density = "normal"
         self._start_at_mean = config.start_at_mean
@@ -123,7 +123,8 @@ class Autoencoder(Model):
             get_images: Returns a sample of the training images, in [0, 1].
         """
         if isinstance(self.encoder, PCAEncoderResidual) and isinstance(self.decoder, PCADecoderResidual):
-            self.decoder.init_from_pca(self.encoder.init_from_images(get_images()))
+            posterior = isinstance(self.bottleneck, Gaussian)
+            self.decoder.init_from_code(self.encoder.init_from_images(get_images(), posterior=posterior))
             return
         layers = [layer for layer in self.decoder.modules() if isinstance(getattr(layer, "bias", None), nn.Parameter)]
         if not self._start_at_mean or not layers:

@@ -11,7 +11,12 @@ from ectype.config.schema import DataInfo, Side
 from ectype.core.errors import ModelError
 from ectype.nets.blocks import Activation, ResidualBlock, SelfAttention2d, activation, group_norm
 from ectype.nets.coder import CoderConfig
-from ectype.nets.pca_residual import PCADecoderResidual, PCAEncoderResidual
+from ectype.nets.pca_residual import (
+    PCADecoderResidual,
+    PCAEncoderResidual,
+    PCAVectorDecoderResidual,
+    PCAVectorEncoderResidual,
+)
 from ectype.nets.resampling import (
     DownConv,
     ShortcutDown,
@@ -44,8 +49,9 @@ class ConvConfig(CoderConfig):
     """
 
     kind: Literal["conv"] = "conv"
-    latent_dim: int = Field(default=64, ge=1, le=1_000_000)
-    """Length of the code if it is a vector."""
+    latent_dim: int | None = Field(default=64, ge=1, le=1_000_000)
+    """Length of the code if it is a vector. None: the code is a map, by default of 4 channels and an eighth of the
+    image's size."""
     latent: tuple[Side, Side, Side] | None = None
     """Channels, height and width of the code if it is a map; the last level then has this size."""
     width: int = Field(default=32, ge=4, le=16_384, multiple_of=4)
@@ -63,13 +69,17 @@ class ConvConfig(CoderConfig):
     patch: Literal[1, 2, 4] = 1
     """Side of the blocks of pixels that become channels before the first convolution, and of those that channels become
     after the last one. The first level then has the image's size divided by this. 1: a strided convolution instead."""
+    down: Literal["conv", "unshuffle"] = "conv"
+    """How the encoder halves the size: a strided convolution, or blocks of pixels become channels before a 1×1
+    convolution."""
     up: Upsampling = "nearest"
     """How the decoder doubles the size. residual_shuffle together with `shortcut` starts close to plain down- and
     upsampling if the code is a map and nothing else changes the start: likelihood.output=linear start_at_mean=false."""
     shortcut: bool | Literal["pca"] = False
     """true: a shortcut that averages pixels around each of the encoder's convolutions between levels, and around the
-    last one if the code is a map (DC-AE, Chen et al. 2024). pca, for maps only: the networks learn the residual of the
-    best linear code of image patches, which is fitted on training images at the start (likelihood.output=linear)."""
+    last one if the code is a map (DC-AE, Chen et al. 2024). pca: the networks learn the residual of the best linear
+    code, of whole images if the code is a vector and of image patches if it is a map, which is fitted on training images
+    at the start."""
     attention: int = Field(default=0, ge=0, le=16_384)
     """Levels with no side longer than this end in self-attention; 0 for none. Its cost grows with the fourth power."""
     activation: Activation = "silu"
@@ -83,17 +93,18 @@ class ConvConfig(CoderConfig):
         Raises:
             ModelError: If no level has the size of `latent`.
         """
+        latent = self._map_shape(info)
         sizes = [info.size, halved_size(halved_size(info.size)) if self.patch == 4 else halved_size(info.size)]
-        if self.latent is None:
+        if latent is None:
             while max(sizes[-1]) > self.bottom:
                 sizes.append(halved_size(sizes[-1]))
             return sizes
-        while max(sizes[-1]) > 1 and sizes[-1] != self.latent[1:]:
+        while max(sizes[-1]) > 1 and sizes[-1] != latent[1:]:
             sizes.append(halved_size(sizes[-1]))
-        if sizes[-1] != self.latent[1:]:
+        if sizes[-1] != latent[1:]:
             available = ", ".join(f"{h}×{w}" for h, w in sizes[1:])
             raise ModelError(
-                f"latent={list(self.latent)}: a map of {self.latent[1]}×{self.latent[2]} is not among the halvings of "
+                f"latent={list(latent)}: a map of {latent[1]}×{latent[2]} is not among the halvings of "
                 f"a {info.size[0]}×{info.size[1]} image; choose from {available}."
             )
         return sizes
@@ -103,14 +114,33 @@ class ConvConfig(CoderConfig):
         return [min(self.width * 2**level, self.max_width) for level in range(len(self.sizes(info)) - 1)]
 
     def code_shape(self, info: DataInfo) -> tuple[int, ...]:
-        if self.shortcut == "pca" and (
-            self.latent is None or self.latent[0] >= info.channels * self._patch_side(info) ** 2
-        ):
+        latent = self._map_shape(info)
+        if self.shortcut == "pca" and latent is not None and latent[0] >= info.channels * self._patch_side(info) ** 2:
             raise ModelError(
                 "shortcut=pca needs a code that is a map with fewer elements than the image: set latent=[channels, "
                 f"height, width], such as latent=[4, {-(-info.size[0] // 8)}, {-(-info.size[1] // 8)}]."
             )
-        return self.latent or (self.latent_dim,)
+        if self.shortcut == "pca" and latent is None and self._vector_length >= info.num_elements:
+            raise ModelError(
+                f"shortcut=pca needs a code with fewer elements than the image: latent_dim={self._vector_length} is "
+                f"not less than {info.num_elements}."
+            )
+        return latent or (self._vector_length,)
+
+    def _map_shape(self, info: DataInfo) -> tuple[int, int, int] | None:
+        """Return the shape of the code if it is a map."""
+        if self.latent is None and self.latent_dim is None:
+            height, width = info.size
+            for _ in range(3):
+                height, width = halved_size((height, width))
+            return 4, height, width
+        return self.latent
+
+    @property
+    def _vector_length(self) -> int:
+        """Length of the code if it is a vector."""
+        assert self.latent_dim is not None
+        return self.latent_dim
 
     def encoder(self, info: DataInfo, params_per_element: int) -> nn.Module:
         widths, sizes = self.widths(info), self.sizes(info)
@@ -120,20 +150,24 @@ class ConvConfig(CoderConfig):
             before = widths[level - 1] if level > 0 else info.channels
             down = self._norm_and_activation(before) if level > 0 and depth == 0 else []
             patched = level == 0 and self.patch > 1
-            down += [
-                UnshuffleConv(before, width, self.patch, self.kernel)
-                if patched
-                else DownConv(before, width, self.kernel)
-            ]
+            if patched:
+                down += [UnshuffleConv(before, width, self.patch, self.kernel)]
+            elif self.down == "unshuffle":
+                down += [UnshuffleConv(before, width, 2, kernel=1)]
+            else:
+                down += [DownConv(before, width, self.kernel)]
             factor = self.patch if patched else 2
             layers += [with_shortcut(down, ShortcutDown(width, factor))] if self.shortcut is True else down
             layers += self._level_blocks(width, sizes[level + 1], depth)
         last = self._norm_and_activation(widths[-1])
-        if self.latent is None:
+        latent = self._map_shape(info)
+        if latent is None:
             features = widths[-1] * sizes[-1][0] * sizes[-1][1]
-            outputs = params_per_element * self.latent_dim
-            return nn.Sequential(*layers, *last, nn.Flatten(), nn.Linear(features, outputs))
-        channels = self.latent[0]
+            last += [nn.Flatten(), nn.Linear(features, params_per_element * self._vector_length)]
+            if self.shortcut == "pca":
+                return PCAVectorEncoderResidual([*layers, *last], info, self._vector_length)
+            return nn.Sequential(*layers, *last)
+        channels = latent[0]
         outputs = params_per_element * channels
         last += [nn.Conv2d(widths[-1], outputs, 1)]
         if self.shortcut == "pca":
@@ -145,11 +179,12 @@ class ConvConfig(CoderConfig):
     def decoder(self, info: DataInfo, params_per_element: int) -> nn.Module:
         widths, sizes = self.widths(info), self.sizes(info)
         layers: list[nn.Module] = []
-        if self.latent is None:
+        latent = self._map_shape(info)
+        if latent is None:
             shape = (widths[-1], *sizes[-1])
-            layers += [nn.Linear(self.latent_dim, shape[0] * shape[1] * shape[2]), nn.Unflatten(1, shape)]
+            layers += [nn.Linear(self._vector_length, shape[0] * shape[1] * shape[2]), nn.Unflatten(1, shape)]
         else:
-            first = nn.Conv2d(self.latent[0], widths[-1], 3, padding=1)
+            first = nn.Conv2d(latent[0], widths[-1], 3, padding=1)
             layers += [with_shortcut([first], ShortcutDown(widths[-1], 1)) if self.up == "residual_shuffle" else first]
         for level in reversed(range(len(widths))):
             width = widths[level]
@@ -161,7 +196,7 @@ class ConvConfig(CoderConfig):
                     widths[level - 1],
                     sizes[level],
                     pre_layers=self._norm_and_activation(width) if self.depth == 0 else [],
-                    kernel=self.kernel,
+                    kernel=1 if self.up == "shuffle" and self.down == "unshuffle" else self.kernel,
                 )
         plain_shuffle = self.patch > 1 and self.up in ("nearest", "transposed")
         # The linear code is a shortcut around the complete decoder already.
@@ -176,8 +211,10 @@ class ConvConfig(CoderConfig):
             factor=max(2, self.patch),
             filled=info.channels,
         )
-        if self.shortcut == "pca" and self.latent is not None:
-            return PCADecoderResidual(layers, self.latent[0], info.channels, self._patch_side(info))
+        if self.shortcut == "pca" and latent is None:
+            return PCAVectorDecoderResidual(layers, self._vector_length, info)
+        if self.shortcut == "pca" and latent is not None:
+            return PCADecoderResidual(layers, latent[0], info.channels, self._patch_side(info))
         return nn.Sequential(*layers)
 
     def _patch_side(self, info: DataInfo) -> int:

@@ -1,25 +1,41 @@
-"""A linear code of image patches, and networks that learn its residual."""
+"""Networks that learn the residual of a linear code: PCA of image patches for maps, PCA of whole images for vectors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ectype.config.schema import DataInfo
 from ectype.nets.param_groups import ParameterGroup
-from ectype.nets.pca import PCA, fit_pca
-from ectype.nets.resampling import pad_and_unshuffle, pad_or_crop_channels, scale_down_layer
+from ectype.nets.pca import fit_pca
+from ectype.nets.resampling import halved_size, pad_and_unshuffle, pad_or_crop_channels, scale_down_layer
 
-__all__ = ["PCADecoderResidual", "PCAEncoderResidual", "image_patches"]
+__all__ = [
+    "LinearCode",
+    "PCADecoderResidual",
+    "PCAEncoderResidual",
+    "PCAVectorDecoderResidual",
+    "PCAVectorEncoderResidual",
+    "fit_linear_code",
+    "image_patches",
+]
 
 LINEAR_LR_SCALE = 0.1
 """Factor on the learning rate of the linear maps, which start at the optimal linear code. Their weights are small, and
 updates of full size would destroy it."""
 MIN_STD = 1e-4
 """Lower limit of a component's standard deviation when it is scaled to variance 1, for patches that are constant."""
+MAX_LINEAR_ELEMENTS = 3 * 64 * 64
+"""Larger images are shrunk for a linear code of whole images. Their first components are smooth, so that little is lost,
+and the linear maps have at most this many rows or columns."""
+LOGIT_MARGIN = 0.01
+"""Linear reconstructions are kept this far inside of [0, 1] before their logit is taken."""
 
 
 def image_patches(images: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "m d"]:
@@ -32,12 +48,53 @@ def image_patches(images: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, 
     return pad_and_unshuffle(images, side).movedim(1, -1).flatten(0, 2)
 
 
+class LinearCode(NamedTuple):
+    """A linear code and its inverse: code = weight · (x − mean), x = inverse · code + mean.
+
+    Args:
+        mean: Mean of the flattened patches or images.
+        weight: Rows of the encoder.
+        inverse: Columns of the decoder.
+        log_variance: Logarithm of each code element's posterior variance; None for a deterministic code.
+    """
+
+    mean: Float[Tensor, " d"]
+    weight: Float[Tensor, "k d"]
+    inverse: Float[Tensor, "d k"]
+    log_variance: Float[Tensor, " k"] | None
+
+
+def fit_linear_code(flat: Float[Tensor, "n d"], length: int, *, posterior: bool) -> LinearCode:
+    """Fit the linear code with which a network starts, of variance 1 per element.
+
+    Without a posterior it is PCA. With one it is probabilistic PCA, the optimum of a linear variational autoencoder
+    whose σ² is the mean of the discarded variances (Tipping and Bishop 1999; Lucas et al. 2019, "Don't blame the
+    ELBO!"): an element with variance λ has the posterior variance σ²/λ, and one with λ ≤ σ² is not used.
+
+    Args:
+        flat: Flattened image patches or images in [0, 1].
+        length: k, the elements of the code. If there are fewer components than this, the last elements are 0.
+        posterior: Whether the code has a Gaussian posterior.
+    """
+    pca = fit_pca(flat, min(length, *(n - 1 for n in flat.shape)))
+    missing = length - len(pca.components)
+    components = F.pad(pca.components, (0, 0, 0, missing))
+    variance = F.pad(pca.stds, (0, missing)).clamp(min=MIN_STD) ** 2
+    noise, log_variance = torch.zeros(()), None
+    if posterior:
+        discarded = float(flat.var(0).sum() - (pca.stds**2).sum()) / max(1, flat.shape[1] - len(pca.components))
+        noise = torch.tensor(max(discarded, MIN_STD**2))
+        log_variance = (noise / variance).clamp(max=1).log()
+    std = (variance - noise).clamp(min=0).sqrt()
+    return LinearCode(pca.mean, components * (std / variance)[:, None], components.T * std, log_variance)
+
+
 class _PCAResidual(nn.Module):
     """The sum of layers, whose last one starts near 0, and a linear map in float32 with a lower learning rate."""
 
-    def __init__(self, layers: Sequence[nn.Module], in_channels: int, out_channels: int) -> None:
+    def __init__(self, layers: Sequence[nn.Module], line: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
-        self.line = nn.Conv2d(in_channels, out_channels, 1)  # the linear map; the name is part of saved weights
+        self.line = line  # the linear map; the name is part of saved weights
         scale_down_layer(layers[-1])
         self.body = nn.Sequential(*layers)
 
@@ -51,9 +108,8 @@ class _PCAResidual(nn.Module):
 
     @torch.no_grad()
     def _set_linear(self, weight: Tensor, bias: Tensor) -> None:
-        self.line.weight.copy_(weight[:, :, None, None])
-        assert self.line.bias is not None
-        self.line.bias.copy_(bias)
+        self.line.weight.copy_(weight.view_as(self.line.weight))
+        self.line.bias.copy_(bias)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 class PCAEncoderResidual(_PCAResidual):
@@ -67,7 +123,7 @@ class PCAEncoderResidual(_PCAResidual):
     """
 
     def __init__(self, layers: Sequence[nn.Module], channels: int, code_channels: int, side: int) -> None:
-        super().__init__(layers, channels * side**2, code_channels)
+        super().__init__(layers, nn.Conv2d(channels * side**2, code_channels, 1))
         self.side = side
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
@@ -75,24 +131,27 @@ class PCAEncoderResidual(_PCAResidual):
         linear = self._apply_linear(pad_and_unshuffle(x, self.side))
         return residual + pad_or_crop_channels(linear, residual.shape[1])
 
-    def init_from_images(self, images: Float[Tensor, "n c h w"]) -> PCA:
+    def init_from_images(self, images: Float[Tensor, "n c h w"], *, posterior: bool) -> LinearCode:
         """Set the linear map to the principal components of image patches, each scaled to variance 1.
 
-        If there are fewer patches than components, the last components are set to 0.
+        Args:
+            images: Training images in [0, 1].
+            posterior: Whether the other channels are log variances of a posterior; see `fit_linear_code`.
 
         Returns:
-            The fitted PCA, from which `PCADecoderResidual.init_from_pca` initializes the decoder.
+            The linear code, from which `PCADecoderResidual.init_from_code` initializes the decoder.
         """
-        patches, n_components = image_patches(images, self.side).cpu(), self.line.out_channels
-        pca = fit_pca(patches, min(n_components, *(length - 1 for length in patches.shape)))
-        missing = n_components - len(pca.components)
-        pca = pca._replace(
-            components=F.pad(pca.components, (0, 0, 0, missing)),
-            stds=F.pad(pca.stds, (0, missing)).clamp(min=MIN_STD),
-        )
-        weight = pca.components / pca.stds[:, None]
-        self._set_linear(weight, -weight @ pca.mean)
-        return pca
+        code = fit_linear_code(image_patches(images, self.side).cpu(), self.line.weight.shape[0], posterior=posterior)
+        self._set_code(code)
+        return code
+
+    def _set_code(self, code: LinearCode) -> None:
+        self._set_linear(code.weight, -code.weight @ code.mean)
+        if code.log_variance is not None:
+            last = self.body[-1]
+            assert isinstance(last, nn.Linear | nn.Conv2d) and last.bias is not None
+            with torch.no_grad():
+                last.bias[len(code.log_variance) :] = code.log_variance
 
 
 class PCADecoderResidual(_PCAResidual):
@@ -103,18 +162,87 @@ class PCADecoderResidual(_PCAResidual):
         code_channels: Channels of the code.
         channels: Channels of the images. Further channels that the layers return, such as scales, get no linear part.
         side: Side of a patch in pixels.
+
+    Attributes:
+        output: How the linear reconstruction becomes the decoder's output: as it is, or as its logit if a sigmoid
+            follows.
     """
 
+    output: Literal["linear", "logit"] = "linear"
+
     def __init__(self, layers: Sequence[nn.Module], code_channels: int, channels: int, side: int) -> None:
-        super().__init__(layers, code_channels, channels * side**2)
+        super().__init__(layers, nn.Conv2d(code_channels, channels * side**2, 1))
         self.side = side
 
     def forward(self, x: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b kc h w"]:
         residual = self.body(x).float()
         height, width = residual.shape[2:]
         linear = F.pixel_shuffle(self._apply_linear(x), self.side)[:, :, :height, :width]
+        return self._add(residual, linear)
+
+    def _add(self, residual: Tensor, linear: Tensor) -> Tensor:
+        if self.output == "logit":
+            linear = torch.logit(linear, LOGIT_MARGIN)
         return residual + pad_or_crop_channels(linear, residual.shape[1])
 
-    def init_from_pca(self, pca: PCA) -> None:
+    def init_from_code(self, code: LinearCode) -> None:
         """Set the linear map to the inverse of the encoder's."""
-        self._set_linear(pca.components.T * pca.stds, pca.mean)
+        self._set_linear(code.inverse, code.mean)
+
+
+class PCAVectorEncoderResidual(PCAEncoderResidual):
+    """The sum of an encoder's layers and a linear code of the whole image.
+
+    Args:
+        layers: Layers that map images to codes.
+        info: Shape of the images.
+        latent_dim: Length of the code that the linear map fills, counted from the first element.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], info: DataInfo, latent_dim: int) -> None:
+        _PCAResidual.__init__(self, layers, nn.Linear(math.prod(_shrunk_shape(info)), latent_dim))
+        self.shape = _shrunk_shape(info)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        residual = self.body(x).float()
+        linear = self._apply_linear(_shrink(x, self.shape).flatten(1))
+        return residual + F.pad(linear, (0, residual.shape[1] - linear.shape[1]))
+
+    def init_from_images(self, images: Float[Tensor, "n c h w"], *, posterior: bool) -> LinearCode:
+        flat = torch.cat([_shrink(part, self.shape).flatten(1).cpu() for part in images.split(256)])
+        code = fit_linear_code(flat, self.line.weight.shape[0], posterior=posterior)
+        self._set_code(code)
+        return code
+
+
+class PCAVectorDecoderResidual(PCADecoderResidual):
+    """The sum of a decoder's layers and the linear reconstruction of `PCAVectorEncoderResidual`.
+
+    Args:
+        layers: Layers that map codes to images.
+        latent_dim: Length of the code.
+        info: Shape of the images.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], latent_dim: int, info: DataInfo) -> None:
+        _PCAResidual.__init__(self, layers, nn.Linear(latent_dim, math.prod(_shrunk_shape(info))))
+        self.shape = _shrunk_shape(info)
+
+    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b kc h w"]:
+        residual = self.body(x).float()
+        linear = self._apply_linear(x).view(len(x), *self.shape)
+        if linear.shape[2:] != residual.shape[2:]:
+            linear = F.interpolate(linear, residual.shape[2:], mode="bilinear")
+        return self._add(residual, linear)
+
+
+def _shrunk_shape(info: DataInfo) -> tuple[int, int, int]:
+    """Return the shape of the images that a linear code of whole images sees: halved until they are small enough."""
+    size = info.size
+    while info.channels * math.prod(size) > MAX_LINEAR_ELEMENTS:
+        size = halved_size(size)
+    return info.channels, *size
+
+
+def _shrink(x: Float[Tensor, "b c h w"], shape: tuple[int, int, int]) -> Float[Tensor, "b c h2 w2"]:
+    return x if x.shape[1:] == shape else F.interpolate(x, shape[1:], mode="area")
