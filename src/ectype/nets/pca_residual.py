@@ -76,13 +76,17 @@ def fit_linear_code(flat: Float[Tensor, "n d"], length: int, *, posterior: bool)
         length: k, the elements of the code. If there are fewer components than this, the last elements are 0.
         posterior: Whether the code has a Gaussian posterior.
     """
-    pca = fit_pca(flat, min(length, *(n - 1 for n in flat.shape)))
-    missing = length - len(pca.components)
+    n_components = min(length, *(n - 1 for n in flat.shape))
+    if n_components < 1:  # a single image or patch
+        zeros = torch.zeros(length, flat.shape[1])
+        return LinearCode(flat.mean(0), zeros, zeros.T, torch.zeros(length) if posterior else None)
+    pca = fit_pca(flat, n_components)
+    missing = length - n_components
     components = F.pad(pca.components, (0, 0, 0, missing))
     variance = F.pad(pca.stds, (0, missing)).clamp(min=MIN_STD) ** 2
     noise, log_variance = torch.zeros(()), None
     if posterior:
-        discarded = float(flat.var(0).sum() - (pca.stds**2).sum()) / max(1, flat.shape[1] - len(pca.components))
+        discarded = float(flat.var(0).sum() - (pca.stds**2).sum()) / (flat.shape[1] - n_components)
         noise = torch.tensor(max(discarded, MIN_STD**2))
         log_variance = (noise / variance).clamp(max=1).log()
     std = (variance - noise).clamp(min=0).sqrt()
