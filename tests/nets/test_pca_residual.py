@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from ectype.config.schema import DataInfo
 from ectype.core.errors import ModelError
-from ectype.models.autoencoder import Autoencoder, AutoencoderConfig
+from ectype.models.autoencoder import Autoencoder, AutoencoderConfig, GaussianAutoencoder
 from ectype.nets.pca import fit_pca
-from ectype.nets.pca_residual import image_patches
+from ectype.nets.pca_residual import fit_linear_code, image_patches
 from ectype.nets.resampling import Upsampling
 
 RGB = DataInfo(3, (64, 64))
@@ -60,16 +60,88 @@ def test_sizes_that_do_not_divide_and_fewer_squares_than_components() -> None:
     assert output.isfinite().all()
 
 
-@pytest.mark.parametrize("latent", [None, (192, 8, 8)])
-def test_a_code_that_is_no_map_or_larger_than_the_image_is_refused(latent: tuple[int, int, int] | None) -> None:
-    with pytest.raises(ModelError, match=r"such as latent=\[4, 8, 8\]"):
-        built({"latent": latent})
+@pytest.mark.parametrize("net", [{"latent": (192, 8, 8)}, {"latent_dim": 3 * 64 * 64}])
+def test_a_code_with_as_many_elements_as_the_image_is_refused(net: dict) -> None:
+    with pytest.raises(ModelError, match=r"fewer elements than the image"):
+        built(net)
 
 
-def test_pixels_are_not_put_through_a_sigmoid() -> None:
-    config = {"net": {"kind": "conv", "latent": (4, 8, 8), "shortcut": "pca"}}
-    with pytest.raises(ModelError, match=r"set likelihood\.output=linear"):
-        AutoencoderConfig.model_validate(config).build(RGB)
+@pytest.mark.parametrize("size", [(64, 64), (44, 60), (160, 96)])
+def test_a_vector_starts_as_pca_of_whole_images(size: tuple[int, int]) -> None:
+    images, unseen = smooth(200, size), smooth(50, size, seed=1)
+    model = built({"kind": "pca_conv", "latent_dim": 40}, DataInfo(3, size))
+    model.initialize_from_data(images.mean(0), lambda: images)
+    linear = fit_pca(images.flatten(1), 40).reconstruct(unseen)
+    with torch.no_grad():
+        code, output = model.encode(images), model.reconstruct(unseen)
+    assert code.shape == (200, 40)
+    assert (code.var(0) - 1).abs().max() < 0.3
+    lost, linear_lost = ((each - unseen).square().mean() for each in (output, linear))
+    assert lost < 1.05 * linear_lost
+
+
+@pytest.mark.parametrize("latent_dim", [None, 40])
+def test_a_gaussian_posterior_starts_as_probabilistic_pca(latent_dim: int | None) -> None:
+    images = (smooth(200) + 0.05 * torch.randn(200, 3, 64, 64, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
+    torch.manual_seed(0)
+    config = {
+        "net": {"kind": "pca_conv", "width": 16, "latent_dim": latent_dim},
+        "bottleneck": {"kind": "gaussian"},
+        "likelihood": {"kind": "gaussian", "output": "linear"},
+    }
+    model = AutoencoderConfig.model_validate(config).build(RGB)
+    assert isinstance(model, GaussianAutoencoder)
+    model.initialize_from_data(images.mean(0), lambda: images)
+    flat = image_patches(images, 8) if latent_dim is None else images.flatten(1)
+    pca = fit_pca(flat, model.code_shape[0])
+    noise = float(flat.var(0).sum() - (pca.stds**2).sum()) / (flat.shape[1] - len(pca.stds))
+    with torch.no_grad():
+        posterior = model.posterior(images)
+        codes = posterior.mean.movedim(1, 0).flatten(1)
+        sigma = posterior.sigma.movedim(1, 0).flatten(1).mean(1)
+    # Posterior and prior agree on average: the variances of mean and noise add up to 1.
+    assert torch.allclose(codes.var(1) + sigma**2, torch.ones(len(codes)), atol=0.25)
+    assert torch.allclose(sigma, (noise**0.5 / pca.stds).clamp(max=1), rtol=0.1)
+
+
+def test_what_a_linear_code_cannot_use_is_left_at_zero() -> None:
+    flat = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 2, 0.1, 0.1, 0.1, 0.1])
+    code = fit_linear_code(flat, 4, posterior=True)
+    assert code.log_variance is not None
+    assert (code.log_variance[:2] < -5).all()
+    # Variances of noise alone: the posterior is close to the prior, and the decoder hardly uses the element.
+    assert (code.log_variance[2:] > -0.4).all()
+    assert code.inverse[:, 2:].norm(dim=0).max() < 0.06
+    alone = fit_linear_code(flat[:1], 4, posterior=False)
+    assert torch.equal(alone.mean, flat[0])
+    assert not alone.weight.any()
+
+
+@pytest.mark.parametrize("likelihood", ["mse", "bce", "discretised_logistic", "continuous_bernoulli"])
+def test_a_likelihood_with_a_sigmoid_starts_near_pca_too(likelihood: str) -> None:
+    images = smooth()
+
+    def lost(**likelihood: str) -> float:
+        torch.manual_seed(0)
+        config = {"net": {"kind": "pca_conv", "width": 16}, "likelihood": likelihood}
+        model = AutoencoderConfig.model_validate(config).build(RGB)
+        model.initialize_from_data(images.mean(0), lambda: images)
+        with torch.no_grad():
+            return float((model.reconstruct(images) - images).square().mean())
+
+    linear, spread = lost(kind="mse", output="linear"), float((images - images.mean(0)).square().mean())
+    # The mean of a continuous Bernoulli is not the sigmoid: it is closer to gray.
+    limit = 0.8 * spread if likelihood == "continuous_bernoulli" else 1.02 * linear
+    assert lost(kind=likelihood) < limit
+
+
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (16, 33), (256, 256)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_default_code_is_a_map_of_an_eighth(channels: int, size: tuple[int, int]) -> None:
+    info = DataInfo(channels, size)
+    model = AutoencoderConfig.model_validate({"net": {"kind": "pca_conv", "width": 8}}).build(info)
+    assert model.code_shape == (4, -(-size[0] // 8), -(-size[1] // 8))
+    assert model.reconstruct(torch.rand(2, channels, *size)).shape == (2, channels, *size)
 
 
 def test_an_encoder_without_squares_asks_for_no_images() -> None:
