@@ -68,6 +68,11 @@ class TrainConfig(Section):
     ema_images: Annotated[Count, Field(ge=0)] = 0
     """Half-life, in images, of the exponential moving average of the weights; 0 for none. It is at most a twentieth of
     the images seen so far, so that short runs do not keep their initial weights in the average."""
+    prior: Literal["none", "flow"] = "none"
+    """What samples of an autoencoder are drawn from. flow: a flow on its codes, trained after it within the same
+    budget."""
+    prior_share: float = Field(default=0.35, gt=0, lt=1)
+    """Fraction of the budget that is spent on the flow, if there is one."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of everything random: initial weights, order of the images, augmentation, noise."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -24,7 +24,7 @@ from ectype.models.base import (
     evaluating,
 )
 from ectype.models.densities import Density
-from ectype.runs.model_files import CodeSampler
+from ectype.runs.model_files import FLOW, CodeSampler
 
 __all__ = [
     "MAX_DIFFERENCE",
@@ -222,7 +222,11 @@ def sampler_of(model: Model) -> Sampler | None:
     with evaluating(model):
         # They differ for a codebook, since `decode` replaces latents by the nearest entries.
         decodes = isinstance(model, Encodes) and torch.equal(model.decode(latent), model.render(latent))
-    return Sampler("decode" if decodes else "sample", tuple(latent.shape[1:]), model.density, densities, labels)
+    # A flow is not exported: the mixture stands in for it.
+    density = model.density
+    if density == FLOW:
+        density = model.prior or next((name for name in ("gmm", "gaussian") if name in densities), "normal")
+    return Sampler("decode" if decodes else "sample", tuple(latent.shape[1:]), density, densities, labels)
 
 
 def _sample_graph(model: Model, sampler: Sampler, n: int) -> Graph:

@@ -22,10 +22,10 @@ from ectype.data.video import VIDEO_SUFFIXES, save_video
 from ectype.inference.image_io import MAX_CODES_PER_BATCH, InferenceResult, require_capability
 from ectype.models.base import ClassConditional, LatentSampler, ODESampler, Samples, evaluating, is_conditional
 from ectype.models.densities import DENSITIES
-from ectype.runs import checkpoint
 from ectype.runs.load import density_of, load
-from ectype.runs.model_files import CodeSampler
+from ectype.runs.model_files import FLOW, CodeSampler
 from ectype.runs.run_dir import RunDir
+from ectype.training.prior import prior_dir
 from ectype.training.run import train
 
 __all__ = ["SamplingOptions", "labels_for", "sample", "walk"]
@@ -81,8 +81,6 @@ class SamplingOptions(NamedTuple):
 
 
 AS_TRAINED = SamplingOptions()
-FLOW = "flow"
-"""The density that is trained as a separate run, inside of the run whose codes it learns."""
 
 
 def flow_of(run: Path, console: Console | None = None, device: str = "auto") -> Path:
@@ -92,8 +90,9 @@ def flow_of(run: Path, console: Console | None = None, device: str = "auto") -> 
     """
     trained = RunDir.existing(run)
     load(run, device="cpu")  # of an unfinished run, its newest weights
-    weights = checkpoint.load_json(trained.model / checkpoint.MANIFEST)["model.safetensors"]
-    place = trained.path / f"{FLOW}-{weights[:8]}"
+    place = prior_dir(trained)
+    if RunDir(place).training_ended:
+        return place
     return train(FLOW, run, [f"run.device={device}"], out=place, console=console).path
 
 

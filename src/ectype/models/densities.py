@@ -1,7 +1,7 @@
 """Densities on codes, from which a plain autoencoder draws codes to generate images.
 
-The state of a density is its buffers, so it is saved and loaded like any other weights. A learned density would only
-need the same two methods.
+The state of a density is its tensors, so it is saved and loaded like any other weights. A learned one is
+`ectype.models.flow_density.FlowDensity`.
 """
 
 from __future__ import annotations

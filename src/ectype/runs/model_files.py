@@ -35,15 +35,21 @@ from ectype.core.safe_loading import (
 )
 from ectype.models.base import Model
 from ectype.models.densities import Density, empty_density
+from ectype.models.flow import FlowConfig
+from ectype.models.flow_density import FlowDensity
 from ectype.nets.registered import ModuleNotRegistered
 from ectype.runs.checkpoint import load_tensors, verified_directory, verify
 
-__all__ = ["CodeSampler", "load_model", "save_model", "store_density"]
+__all__ = ["FLOW", "CodeSampler", "load_model", "save_model", "set_default_density", "store_density"]
 
 FORMAT = 1
 """Version of the files."""
 HASH_KEY = "sha256"
 """Key of the hash of a density's tensors in the metadata of its file."""
+FLOW_KEY = "flow"
+"""Key of the configuration of a flow in the metadata of a density's file, as JSON."""
+FLOW = "flow"
+"""Name of the density that is a flow."""
 MAX_CHANNELS = 64
 MAX_SIDE_PX = 2**16
 
@@ -100,10 +106,11 @@ def store_density(place: Path, name: str, density: Density) -> None:
         TrainingError: The disk is full, or the directory cannot be written.
     """
     target = place / f"density-{name}.safetensors"
+    config = {FLOW_KEY: density.config.model_dump_json(serialize_as_any=True)} if isinstance(density, FlowDensity) else {}
     tensors = {key: value.cpu().contiguous() for key, value in density.state_dict().items()}
     try:
         with atomic_file(target) as scratch:
-            save_file(tensors, scratch, metadata={HASH_KEY: _hash(tensors)})
+            save_file(tensors, scratch, metadata={HASH_KEY: _hash(tensors), **config})
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"cannot save '{target}' ({reason}): free some space.") from None
@@ -161,8 +168,14 @@ def load_model(place: Path, device: torch.device | None = None) -> Model:
         for found in sorted(place.glob("density-*.safetensors")):
             name = found.stem.removeprefix("density-")
             model.densities[name] = _load_density(path_inside(place, found.name), name, shape)
-        model.density = model.prior or next((n for n in ("gmm", "gaussian") if n in model.densities), "normal")
+        set_default_density(model)
     return model.to(device or torch.device("cpu")).eval()
+
+
+def set_default_density(model: CodeSampler) -> None:
+    """Have a model sample from the best density that it has: a flow, then the prior of its codes, then a mixture."""
+    names = (FLOW, *([model.prior] if model.prior else []), "gmm", "gaussian", "normal")
+    model.density = next(name for name in names if name in model.densities)
 
 
 def _build_on_meta(place: Path, config: ModelConfig, info: DataInfo) -> torch.nn.Module:
@@ -178,6 +191,17 @@ def _build_on_meta(place: Path, config: ModelConfig, info: DataInfo) -> torch.nn
         raise CheckpointError(f"'{place}' describes a model that cannot be built here ({reason}).") from None
 
 
+def _empty_density(
+    name: str, shape: tuple[int, ...], state: dict[str, Tensor], metadata: Mapping[str, str]
+) -> Density:
+    if name != FLOW:
+        return empty_density(name, shape, state)
+    config = ModelConfig.model_validate(json.loads(metadata[FLOW_KEY]))
+    if not isinstance(config, FlowConfig):
+        raise ValueError(f"it is described as a model of kind {config.kind}")
+    return FlowDensity(config, shape, len(state["frequencies"]))
+
+
 def _short(reason: str) -> str:
     return " ".join(reason.split())[:200]
 
@@ -186,15 +210,18 @@ def _load_density(file: Path, name: str, shape: tuple[int, ...]) -> Density:
     """Return a density on codes of this shape. Its file is checked before its tensors are read."""
     specs = read_header(file)
     try:
-        with meta_device():
-            expected = tensor_specs(empty_density(name, shape, meta_tensors(specs)))
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        with bounded_build(f"'{file}'") if name == FLOW else meta_device():
+            expected = tensor_specs(_empty_density(name, shape, meta_tensors(specs), metadata))
         check_tensors_match(file, specs, expected)
         tensors = load_tensors(file)
-        with safe_open(file, framework="pt") as opened:
-            expected_hash = (opened.metadata() or {}).get(HASH_KEY)
+        expected_hash = metadata.get(HASH_KEY)
         if expected_hash is not None and expected_hash != _hash(tensors):
             raise ValueError("its tensors do not match its hash: it is damaged")
-        density = empty_density(name, shape, tensors)
+        density = _empty_density(name, shape, tensors, metadata)
+        if name == FLOW:
+            density.load_state_dict(tensors)
         density.check()
     except (KeyError, ValueError, RuntimeError, ModelError, CheckpointError) as error:
         raise CheckpointError(f"'{file}' is not a density on the codes of this model ({_short(str(error))}).") from None

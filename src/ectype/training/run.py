@@ -7,11 +7,12 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from ectype.config.recipe import Recipe, differences, load_recipe, merge_source_override
 from ectype.core.console import doing
-from ectype.core.distributed import choose_device, process_group
+from ectype.core.distributed import World, choose_device, process_group
 from ectype.core.environment import numerics
 from ectype.core.errors import Interrupted, ModelError, RecipeError, RunError
 from ectype.core.signals import StopSignal
@@ -21,6 +22,7 @@ from ectype.nets.diffusers_weights import diffusers_overrides, find_diffusers_fo
 from ectype.runs.load import images_are_gone, load, move_images
 from ectype.runs.run_dir import RunDir, find_runs, next_numbered_dir
 from ectype.training.loop import Callback
+from ectype.training.prior import train_prior
 from ectype.training.retry import train_with_fixes, train_with_rollback
 from ectype.training.session import TrainingSession
 
@@ -137,12 +139,26 @@ def train_session(
                     train_with_rollback(recipe, run, device, world, console, callbacks, start)
                 if fix:
                     train_with_fixes(recipe, run, device, world, console, callbacks, start)
+                if recipe.train.prior != "none" and world.is_first:
+                    _train_prior(recipe, run, device, console)
             except StopSignal as stop:
                 raise Interrupted(_stop_text(run, stop)) from None
             finally:
                 if world.is_first:
                     run.remove_if_not_started()
     return session
+
+
+def _train_prior(recipe: Recipe, run: RunDir, device: torch.device, console: Console | None) -> None:
+    """Train the prior of a run in this process; other processes have nothing to do meanwhile."""
+
+    def train_flow(place: Path, overrides: dict[str, Any]) -> None:
+        resolved = _for_codes_of(load_recipe(recipe.train.prior), run, overrides)
+        inner = RunDir(place)
+        with inner.locked():
+            TrainingSession(resolved, inner, device, World(), console).go()
+
+    train_prior(run, recipe, console, train_flow)
 
 
 def _stop_text(run: RunDir, stop: StopSignal) -> str:

@@ -179,6 +179,7 @@ def _densities(view: RunView, model: CodeSampler) -> dict[str, str]:
             else "N(0, I). The codes were not trained to follow it, so the decoder gets codes it has never seen, and "
             f"its samples show that.{moments}"
         ),
+        "flow": "A flow on the codes of training images, trained within the run's budget.",
         "gaussian": "One Gaussian with full covariance, fitted on codes of training images.",
         "gmm": "A mixture of Gaussians, fitted on codes of training images.",
     }
