@@ -31,8 +31,6 @@ class PCAConvConfig(ConvConfig):
     latent_dim: int | None = Field(default=None, ge=1, le=1_000_000)
     width: int = Field(default=48, ge=4, le=16_384, multiple_of=4)
     max_width: int = Field(default=192, ge=4, le=16_384, multiple_of=4)
-    depth: int = Field(default=2, ge=0, le=100)
-    encoder_depth: int | None = Field(default=1, ge=0, le=100)
     bottom: int = Field(default=4, ge=1, le=16_384)
     patch: Literal[1, 2, 4] = 4
     down: Literal["conv", "unshuffle"] = "unshuffle"

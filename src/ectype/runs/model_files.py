@@ -106,7 +106,9 @@ def store_density(place: Path, name: str, density: Density) -> None:
         TrainingError: The disk is full, or the directory cannot be written.
     """
     target = place / f"density-{name}.safetensors"
-    config = {FLOW_KEY: density.config.model_dump_json(serialize_as_any=True)} if isinstance(density, FlowDensity) else {}
+    config = (
+        {FLOW_KEY: density.config.model_dump_json(serialize_as_any=True)} if isinstance(density, FlowDensity) else {}
+    )
     tensors = {key: value.cpu().contiguous() for key, value in density.state_dict().items()}
     try:
         with atomic_file(target) as scratch:
@@ -191,9 +193,7 @@ def _build_on_meta(place: Path, config: ModelConfig, info: DataInfo) -> torch.nn
         raise CheckpointError(f"'{place}' describes a model that cannot be built here ({reason}).") from None
 
 
-def _empty_density(
-    name: str, shape: tuple[int, ...], state: dict[str, Tensor], metadata: Mapping[str, str]
-) -> Density:
+def _empty_density(name: str, shape: tuple[int, ...], state: dict[str, Tensor], metadata: Mapping[str, str]) -> Density:
     if name != FLOW:
         return empty_density(name, shape, state)
     config = ModelConfig.model_validate(json.loads(metadata[FLOW_KEY]))

@@ -21,8 +21,8 @@ from ectype.runs.run_dir import RunDir
 __all__ = ["prior_dir", "prior_overrides", "train_prior"]
 
 FLOW_IMAGES_PER_IMAGE = 4.0
-"""How many codes a flow is trained on in the time that an autoencoder takes for an image, roughly: budgets that are
-given in images are divided by it, so that they do not depend on a clock."""
+"""How many codes a flow is trained on in the time that an autoencoder takes for an image, roughly: it
+turns a share of a budget in images into codes, without a clock."""
 
 
 def prior_dir(run: RunDir) -> Path:
@@ -32,9 +32,11 @@ def prior_dir(run: RunDir) -> Path:
 
 
 def prior_overrides(recipe: Recipe) -> dict[str, object]:
-    """Return the budget and seed of a flow on the codes of a run with this recipe: its share of the run's budget."""
+    """Return what a flow on the codes of a run takes from the run's recipe, and its share of the run's budget."""
     train = recipe.train
-    common = {"train.seed": train.seed, "run.device": recipe.run.device, "run.threads": recipe.run.threads}
+    same = ("device", "threads", "log_every", "pictures", "tensorboard")
+    common: dict[str, object] = {f"run.{key}": getattr(recipe.run, key) for key in same}
+    common |= {"train.seed": train.seed, "monitor.features": recipe.monitor.features}
     if train.minutes is not None:
         return {**common, "train.minutes": train.minutes * train.prior_share}
     images = FLOW_IMAGES_PER_IMAGE * train.images * train.prior_share / (1 - train.prior_share)
