@@ -153,7 +153,8 @@ class PCAEncoderResidual(_PCAResidual):
         self._set_linear(code.weight, -code.weight @ code.mean)
         if code.log_variance is not None:
             last = self.body[-1]
-            assert isinstance(last, nn.Linear | nn.Conv2d) and last.bias is not None
+            assert isinstance(last, nn.Linear | nn.Conv2d)
+            assert last.bias is not None
             with torch.no_grad():
                 last.bias[len(code.log_variance) :] = code.log_variance
 
