@@ -78,8 +78,8 @@ class ConvConfig(CoderConfig):
     shortcut: bool | Literal["pca"] = False
     """true: a shortcut that averages pixels around each of the encoder's convolutions between levels, and around the
     last one if the code is a map (DC-AE, Chen et al. 2024). pca: the networks learn the residual of the best linear
-    code, of whole images if the code is a vector and of image patches if it is a map, which is fitted on training images
-    at the start."""
+    code, of whole images if the code is a vector and of image patches if it is a map, which is fitted on training
+    images at the start."""
     attention: int = Field(default=0, ge=0, le=16_384)
     """Levels with no side longer than this end in self-attention; 0 for none. Its cost grows with the fourth power."""
     activation: Activation = "silu"

@@ -32,8 +32,8 @@ updates of full size would destroy it."""
 MIN_STD = 1e-4
 """Lower limit of a component's standard deviation when it is scaled to variance 1, for patches that are constant."""
 MAX_LINEAR_ELEMENTS = 3 * 64 * 64
-"""Larger images are shrunk for a linear code of whole images. Their first components are smooth, so that little is lost,
-and the linear maps have at most this many rows or columns."""
+"""Larger images are shrunk for a linear code of whole images. Their first components are smooth, so that little is
+lost, and the linear maps have at most this many rows or columns."""
 LOGIT_MARGIN = 0.01
 """Linear reconstructions are kept this far inside of [0, 1] before their logit is taken."""
 
