@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     turns, seconds = (3, 0.5) if given.quick else (15, 2.0)
     torch.manual_seed(0)
-    recipe = load_recipe("ae", {"size": given.size, "channels": 3})
+    recipe = load_recipe("ae", {"net": "conv", "size": given.size, "channels": 3})
     model = recipe.model.build(DataInfo(3, (given.size, given.size))).eval()
     image = torch.rand(given.batch, 3, given.size, given.size)
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

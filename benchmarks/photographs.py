@@ -56,6 +56,7 @@ GOAL = 2.5
 """dB above bicubic."""
 WORDS = [
     f"size={SIDE}",
+    "net=conv",
     f"latent=[{', '.join(map(str, LATENT))}]",
     "patch=4",
     "width=64",
@@ -67,7 +68,7 @@ WORDS = [
     "objective.loss={psnr: 0.01}",
     "augment={flip: true, turn: true}",
     "batch=8",
-    "optimizer={lr: 0.0004, clip: 10}",
+    "optimizer={lr: 0.0004, clip: 10, betas: [0.9, 0.999], weight_decay: 0}",
     "channels_last=true",
     "split.val=0.03",
     "split.test=0",
