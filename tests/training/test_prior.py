@@ -31,7 +31,7 @@ FAST = {"monitor.features": "pixels", "monitor.images": 100, "run.log_every": 10
 
 
 def recipe(**changes: object):
-    return small("ae", **{**FAST, "train.images": 1600, "monitor.every": 800, "train.prior": "flow", **changes})
+    return small("ae", **{**FAST, "train.images": 6400, "monitor.every": 3200, "train.prior": "flow", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,17 @@ def test_samples_are_drawn_from_the_flow(run: RunDir) -> None:
 
 def test_the_budget_is_shared(run: RunDir) -> None:
     inner = RunDir(prior_dir(run))
-    assert inner.recipe.train.images == round(4 * 1600 * 0.35 / 0.65)
+    assert inner.recipe.train.images == round(4 * 6400 * 0.35 / 0.65)
     assert inner.state() == "finished"
     timed = recipe().override({"train.minutes": 10})
     assert prior_overrides(timed)["train.minutes"] == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize("budget", [{"train.images": 320}, {"train.minutes": 0.02}])
+def test_a_small_budget_is_left_to_the_mixture(budget: dict, tmp_path: Path) -> None:
+    short = train(recipe(**{"train.images": 320, "monitor.every": 320}).override(budget), out=tmp_path / "run")
+    assert loaded(short).density == "gmm"
+    assert not list(short.path.glob("flow-*"))
 
 
 def test_minutes_of_the_autoencoder_leave_room_for_the_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
