@@ -86,7 +86,7 @@ def test_an_unknown_section_is_refused(tmp_path) -> None:
 
 def test_an_override_within_a_kind_keeps_the_rest_and_a_new_kind_starts_afresh() -> None:
     recipe = load_recipe("vae", {"net": {"width": 8}})
-    assert (recipe.model.net.kind, recipe.model.net.width) == ("conv", 8)
+    assert (recipe.model.net.kind, recipe.model.net.width) == ("pca_conv", 8)
     assert load_recipe("vae", {"net": "mlp"}).model.net.hidden == (512,)
 
 

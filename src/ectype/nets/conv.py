@@ -114,18 +114,7 @@ class ConvConfig(CoderConfig):
         return [min(self.width * 2**level, self.max_width) for level in range(len(self.sizes(info)) - 1)]
 
     def code_shape(self, info: DataInfo) -> tuple[int, ...]:
-        latent = self._map_shape(info)
-        if self.shortcut == "pca" and latent is not None and latent[0] >= info.channels * self._patch_side(info) ** 2:
-            raise ModelError(
-                "shortcut=pca needs a code that is a map with fewer elements than the image: set latent=[channels, "
-                f"height, width], such as latent=[4, {-(-info.size[0] // 8)}, {-(-info.size[1] // 8)}]."
-            )
-        if self.shortcut == "pca" and latent is None and self._vector_length >= info.num_elements:
-            raise ModelError(
-                f"shortcut=pca needs a code with fewer elements than the image: latent_dim={self._vector_length} is "
-                f"not less than {info.num_elements}."
-            )
-        return latent or (self._vector_length,)
+        return self._map_shape(info) or (self._vector_length,)
 
     def _map_shape(self, info: DataInfo) -> tuple[int, int, int] | None:
         """Return the shape of the code if it is a map."""

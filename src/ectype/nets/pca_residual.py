@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -107,7 +108,8 @@ class _PCAResidual(nn.Module):
         return [ParameterGroup(list(self.line.parameters()), LINEAR_LR_SCALE)]
 
     def _apply_linear(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        # The device `meta`, where models are counted, has no autocast.
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             return self.line(x.float())
 
     @torch.no_grad()
