@@ -242,7 +242,7 @@ def test_small_code_maps_should_decode_to_small_images() -> None:
 
 def test_a_vector_has_no_small_version() -> None:
     with pytest.raises(ModelError, match=r"needs a code map.*vector of 64.*latent="):
-        trainer(recipe(**{"net.latent": None, "equivariance.weight": 0.5}))
+        trainer(recipe(**{"net.latent": None, "net.latent_dim": 64, "equivariance.weight": 0.5}))
 
 
 def test_losses_by_weight_stand_for_the_likelihood() -> None:

@@ -94,7 +94,8 @@ class ConvConfig(CoderConfig):
             ModelError: If no level has the size of `latent`.
         """
         latent = self._map_shape(info)
-        sizes = [info.size, halved_size(halved_size(info.size)) if self.patch == 4 else halved_size(info.size)]
+        half = halved_size(info.size)
+        sizes = [info.size, halved_size(half) if self._patch(info) == 4 else half]
         if latent is None:
             while max(sizes[-1]) > self.bottom:
                 sizes.append(halved_size(sizes[-1]))
@@ -115,6 +116,11 @@ class ConvConfig(CoderConfig):
 
     def code_shape(self, info: DataInfo) -> tuple[int, ...]:
         return self._map_shape(info) or (self._vector_length,)
+
+    def _patch(self, info: DataInfo) -> int:
+        """Return `patch`, or 2 instead of 4 if the code is a map with half the size of the image."""
+        latent = self._map_shape(info)
+        return 2 if self.patch == 4 and latent is not None and latent[1:] == halved_size(info.size) else self.patch
 
     def _map_shape(self, info: DataInfo) -> tuple[int, int, int] | None:
         """Return the shape of the code if it is a map."""
@@ -138,14 +144,14 @@ class ConvConfig(CoderConfig):
         for level, width in enumerate(widths):
             before = widths[level - 1] if level > 0 else info.channels
             down = self._norm_and_activation(before) if level > 0 and depth == 0 else []
-            patched = level == 0 and self.patch > 1
+            patched = level == 0 and self._patch(info) > 1
             if patched:
-                down += [UnshuffleConv(before, width, self.patch, self.kernel)]
+                down += [UnshuffleConv(before, width, self._patch(info), self.kernel)]
             elif self.down == "unshuffle":
                 down += [UnshuffleConv(before, width, 2, kernel=1)]
             else:
                 down += [DownConv(before, width, self.kernel)]
-            factor = self.patch if patched else 2
+            factor = self._patch(info) if patched else 2
             layers += [with_shortcut(down, ShortcutDown(width, factor))] if self.shortcut is True else down
             layers += self._level_blocks(width, sizes[level + 1], depth)
         last = self._norm_and_activation(widths[-1])
@@ -187,7 +193,7 @@ class ConvConfig(CoderConfig):
                     pre_layers=self._norm_and_activation(width) if self.depth == 0 else [],
                     kernel=1 if self.up == "shuffle" and self.down == "unshuffle" else self.kernel,
                 )
-        plain_shuffle = self.patch > 1 and self.up in ("nearest", "transposed")
+        plain_shuffle = self._patch(info) > 1 and self.up in ("nearest", "transposed")
         # The linear code is a shortcut around the complete decoder already.
         plain_shuffle |= self.shortcut == "pca" and self.up == "residual_shuffle"
         layers += upsampling_layers(
@@ -197,7 +203,7 @@ class ConvConfig(CoderConfig):
             sizes[0],
             pre_layers=self._norm_and_activation(widths[0]),
             kernel=self.kernel,
-            factor=max(2, self.patch),
+            factor=max(2, self._patch(info)),
             filled=info.channels,
         )
         if self.shortcut == "pca" and latent is None:
@@ -208,7 +214,7 @@ class ConvConfig(CoderConfig):
 
     def _patch_side(self, info: DataInfo) -> int:
         """Return the side in pixels of the image patch that one position of the code represents."""
-        return max(2, self.patch) * 2 ** (len(self.sizes(info)) - 2)
+        return max(2, self._patch(info)) * 2 ** (len(self.sizes(info)) - 2)
 
     def _norm_and_activation(self, channels: int) -> list[nn.Module]:
         return [*([group_norm(channels)] if self.norm == "group" else []), activation(self.activation)]

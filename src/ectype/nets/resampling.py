@@ -162,6 +162,8 @@ class ShuffleConv(nn.Conv2d):
     @torch.no_grad()
     def tie_subpixels(self) -> None:
         """Give all pixels of a block the weights of its first one, times `gain`. Call it on freshly drawn weights."""
+        if self.weight.is_meta:  # arithmetic there imports PyTorch's compiler, which takes seconds
+            return
         block = self.factor**2
         self.weight.copy_(self.gain * self.weight[::block].repeat_interleave(block, dim=0))
 

@@ -53,7 +53,7 @@ def trained(place: Path, preset: str, **changes: Any) -> RunView:
 def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunView]:
     root = tmp_path_factory.mktemp("runs")
     return {
-        "ae": trained(root / "ae", "ae", latent_dim=3, width=8),
+        "ae": trained(root / "ae", "ae", net="conv", latent_dim=3, width=8),
         "vae": trained(root / "vae", "vae", latent_dim=5, width=8),
         "dae": trained(root / "dae", "dae", latent="[2, 4, 4]", width=8),
     }
