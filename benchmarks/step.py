@@ -72,7 +72,11 @@ CASES = {
     "MLP 784-512-16": load_recipe("vae-mlp", {**COMMON, "hidden": [512], "activation": "relu"}),
     "conv 32/64-16": load_recipe("vae", {"net": "conv", **COMMON, "width": 32, "bottom": 8}),
 }
-LARGE = {"conv 128/512-16, 512 images": load_recipe("vae", {"net": "conv", **COMMON, "width": 128, "bottom": 8, "train.batch": 512})}
+LARGE = {
+    "conv 128/512-16, 512 images": load_recipe(
+        "vae", {"net": "conv", **COMMON, "width": 128, "bottom": 8, "train.batch": 512}
+    )
+}
 """Sizes that use a GPU fully."""
 CPU = torch.device("cpu")
 

@@ -88,6 +88,8 @@ def test_an_override_within_a_kind_keeps_the_rest_and_a_new_kind_starts_afresh()
     recipe = load_recipe("vae", {"net": {"width": 8}})
     assert (recipe.model.net.kind, recipe.model.net.width) == ("pca_conv", 8)
     assert load_recipe("vae", {"net": "mlp"}).model.net.hidden == (512,)
+    changed = load_recipe("ae", ["net=conv", "latent_dim=8", "bottom=2"]).model.net
+    assert (changed.kind, changed.latent_dim, changed.bottom, changed.shortcut) == ("conv", 8, 2, False)
 
 
 def test_a_loss_by_its_name_is_one_alone() -> None:

@@ -144,8 +144,20 @@ def _apply(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
         for part in path[:-1]:
             node, parent = node[part], getattr(parent, part, None)
         is_free_mapping = isinstance(getattr(parent, path[-1], None), Mapping)
-        node[path[-1]] = new if is_free_mapping else _merge(node.get(path[-1]), new)
+        merged = new if is_free_mapping else _merge(node.get(path[-1]), new)
+        node[path[-1]] = _with_defaults(getattr(parent, path[-1], None), merged)
     return plain
+
+
+def _with_defaults(current: Any, new: Any) -> Any:
+    """Return plain values of another kind than the current section's with all keys, so that later changes find them."""
+    if not isinstance(current, Choice) or not isinstance(new, dict) or new.get("kind") == current.kind:
+        return new
+    family = next(base for base in type(current).__mro__ if Choice in base.__bases__)
+    try:
+        return family.model_validate(new).model_dump(mode="json", serialize_as_any=True)
+    except ValidationError:
+        return new  # the complete recipe is validated later, with a message that names the key
 
 
 def _parse_value(text: str) -> Any:
