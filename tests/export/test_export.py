@@ -118,7 +118,7 @@ def test_height_and_width_are_free_where_the_network_allows_it(tmp_path: Path) -
     found = session(tmp_path / "masks" / "translate.onnx").run(None, {"image": larger.numpy()})[0]
     with torch.no_grad():
         np.testing.assert_allclose(found, model.translate(larger).numpy(), atol=1e-5)
-    vector = made("ae", **SMALL)
+    vector = made("ae", **{**SMALL, "latent_dim": 6})
     graph = next(graph for graph in graphs_of(vector, images()) if graph.name == "encode")
     fixed = onnx.export(graph, tmp_path / "encode.onnx", {})
     assert fixed.multiple is None

@@ -413,7 +413,7 @@ def test_a_damaged_model_is_refused(run: RunDir, tmp_path: Path, damage: str) ->
 
 def test_a_plain_autoencoder_gets_densities_and_shows_that_the_normal_fails(tmp_path: Path) -> None:
     run = train(
-        tiny("ae", **{"train.images": 6400, "net": "conv", "latent_dim": 8, "train.prior": "none"}),
+        tiny("ae", **{"train.images": 6400, "net": "conv", "latent_dim": 8}),
         out=tmp_path / "run",
     )
     model = ectype.load(run.path)
@@ -429,10 +429,9 @@ def test_a_plain_autoencoder_gets_densities_and_shows_that_the_normal_fails(tmp_
     def gap(name: str) -> float:
         return float((torch.cov(draws[name].T) - truth).norm() / truth.norm())
 
-    assert gap("gaussian") < 0.25
-    assert gap("gmm") < 0.25
-    # Codes that start as PCA are uncorrelated with variance 1, and training takes them away from that.
-    assert gap("normal") > gap("gmm")
+    assert gap("gaussian") < 0.2
+    assert gap("gmm") < 0.2
+    assert gap("normal") > 2 * gap("gmm")
     with pytest.raises(ModelError, match="did you mean 'gmm'"):
         density_of(run, model, "gmn")
     for name in ("gaussian", "gmm"):

@@ -72,7 +72,8 @@ class TrainConfig(Section):
     """What samples of an autoencoder are drawn from. flow: a flow on its codes, trained after it within the same
     budget."""
     prior_share: float = Field(default=0.35, gt=0, lt=1)
-    """Fraction of the budget that is spent on the flow, if there is one."""
+    """Fraction of the budget that is spent on the flow, if there is one. It is taken from `minutes`, and added to
+    `images`, which are those of the autoencoder."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of everything random: initial weights, order of the images, augmentation, noise."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -85,6 +86,13 @@ class TrainConfig(Section):
     with few channels: the convolutional GANs train 1.2 × as fast."""
     deterministic: bool = False
     """Use deterministic kernels only, so that runs on CUDA repeat exactly."""
+
+    @property
+    def model_minutes(self) -> float | None:
+        """The part of `minutes` in which the model itself is trained; the rest is for its prior."""
+        if self.minutes is None or self.prior == "none":
+            return self.minutes
+        return self.minutes * (1 - self.prior_share)
 
 
 class MonitorConfig(Section):

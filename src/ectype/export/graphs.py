@@ -24,7 +24,7 @@ from ectype.models.base import (
     evaluating,
 )
 from ectype.models.densities import Density
-from ectype.runs.model_files import FLOW, CodeSampler
+from ectype.runs.model_files import FLOW, CodeSampler, default_density
 
 __all__ = [
     "MAX_DIFFERENCE",
@@ -222,10 +222,8 @@ def sampler_of(model: Model) -> Sampler | None:
     with evaluating(model):
         # They differ for a codebook, since `decode` replaces latents by the nearest entries.
         decodes = isinstance(model, Encodes) and torch.equal(model.decode(latent), model.render(latent))
-    # A flow is not exported: the mixture stands in for it.
-    density = model.density
-    if density == FLOW:
-        density = model.prior or next((name for name in ("gmm", "gaussian") if name in densities), "normal")
+    # A flow is not exported: what the model would sample from without it stands in.
+    density = default_density(model, flow=False) if model.density == FLOW else model.density
     return Sampler("decode" if decodes else "sample", tuple(latent.shape[1:]), density, densities, labels)
 
 

@@ -94,7 +94,7 @@ def flow_of(run: Path, console: Console | None = None, device: str = "auto") -> 
     if RunDir(place).training_ended:
         return place
     if RunDir(place).recipe_file.is_file():  # it was interrupted
-        return train(RunDir(place).recipe, out=place, console=console).path
+        return train(RunDir(place).recipe, None, [f"run.device={device}"], out=place, console=console).path
     return train(FLOW, run, [f"run.device={device}"], out=place, console=console).path
 
 

@@ -60,6 +60,10 @@ class Density(nn.Module):
             ModelError: They do not describe a density.
         """
 
+    def description(self) -> dict[str, str]:
+        """Return what must be known besides the tensors to build the density again."""
+        return {}
+
 
 class StandardNormal(Density):
     """N(0, I), the prior of a variational autoencoder."""

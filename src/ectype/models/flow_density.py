@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ectype.config.schema import DataInfo
+from ectype.config.schema import DataInfo, ModelConfig
 from ectype.core.errors import ModelError
 from ectype.models.densities import Density
 from ectype.models.flow import FlowConfig
-from ectype.models.latent_space import STDS_IN_HALF_RANGE, LatentSpaceModel
+from ectype.models.latent_space import LatentSpaceModel, denormalize, map_shape
 from ectype.models.noise_to_image import NoiseToImageModel
 
 __all__ = ["FlowDensity"]
 
+CONFIG_KEY = "flow"
+"""Key of the flow's configuration in a description, as JSON."""
 CODES_AT_ONCE = 64
 """Codes drawn at a time, so that large maps fit into memory."""
 
@@ -43,8 +48,7 @@ class FlowDensity(Density):
 
     def __init__(self, config: FlowConfig, shape: tuple[int, ...], classes: int) -> None:
         super().__init__(shape)
-        channels, *size = shape
-        height, width = size or (1, 1)
+        channels, height, width = map_shape(shape)
         self.config = config
         names = tuple(str(i) for i in range(classes))
         info = DataInfo(channels=channels, size=(height, width), classes=names)
@@ -53,6 +57,18 @@ class FlowDensity(Density):
         self.register_buffer("spread", torch.ones(channels, 1, 1))
         self.register_buffer("frequencies", torch.ones(classes))
         self.requires_grad_(False).eval()
+
+    @classmethod
+    def described(cls, description: Mapping[str, str], shape: tuple[int, ...], *, classes: int) -> FlowDensity:
+        """Build the density of a `description`, with freshly drawn weights.
+
+        Raises:
+            KeyError, ValueError: It does not describe a flow.
+        """
+        config = ModelConfig.model_validate(json.loads(description[CONFIG_KEY]))
+        if not isinstance(config, FlowConfig):
+            raise ValueError(f"it is described as a model of kind {config.kind}")
+        return cls(config, shape, classes)
 
     @classmethod
     def of(cls, model: LatentSpaceModel, config: FlowConfig) -> FlowDensity:
@@ -83,8 +99,10 @@ class FlowDensity(Density):
             self.flow.render(some, label=None if label is None else label[at : at + CODES_AT_ONCE])
             for at, some in zip(range(0, n, CODES_AT_ONCE), latent.split(CODES_AT_ONCE), strict=True)
         ]
-        code = self.centre + 2 * STDS_IN_HALF_RANGE * self.spread * (torch.cat(parts) - 0.5)
-        return code.view(n, *self.shape)
+        return denormalize(torch.cat(parts), self.centre, self.spread).view(n, *self.shape)
+
+    def description(self) -> dict[str, str]:
+        return {CONFIG_KEY: self.config.model_dump_json(serialize_as_any=True)}
 
     def check(self) -> None:
         """Check the loaded tensors.

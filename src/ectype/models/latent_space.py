@@ -19,7 +19,7 @@ from ectype.models.base import Encodes, HasExportGraphs, InitializesFromData, Mo
 from ectype.models.flow import FlowConfig
 from ectype.models.noise_to_image import NoiseToImageModel
 
-__all__ = ["FrozenCoderConfig", "LatentSpaceConfig", "LatentSpaceModel"]
+__all__ = ["FrozenCoderConfig", "LatentSpaceConfig", "LatentSpaceModel", "denormalize", "map_shape"]
 
 Image = Float[Tensor, "b c h w"]
 Code = Float[Tensor, " b *code"]
@@ -29,6 +29,18 @@ STDS_IN_HALF_RANGE = 4.0
 """Codes are scaled so that this many standard deviations below and above the mean fill [0, 1]."""
 MAX_IMAGES_PER_ENCODE = 256
 """Images encoded at once."""
+
+
+def map_shape(code_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the shape of a code as a map; a vector becomes a map of one position."""
+    channels, *size = code_shape
+    height, width = size or (1, 1)
+    return channels, height, width
+
+
+def denormalize(code: NormalizedCode, centre: Tensor, spread: Tensor) -> NormalizedCode:
+    """Return codes with the mean and standard deviation of each channel from those that the inner model generates."""
+    return centre + 2 * STDS_IN_HALF_RANGE * spread * (code - 0.5)
 
 
 class FrozenCoderConfig(Section):
@@ -101,9 +113,8 @@ class LatentSpaceModel(NoiseToImageModel):
             )
         self.coder = coder.requires_grad_(False).eval()
         self.code_shape = coder.code_shape
-        channels, *size = coder.code_shape
-        height, width = size or (1, 1)
-        self.code_info = info._replace(channels=channels, size=(height, width), binary=False, target=None)
+        channels, *size = map_shape(coder.code_shape)
+        self.code_info = info._replace(channels=channels, size=(size[0], size[1]), binary=False, target=None)
         inner = config.inner.build(self.code_info)
         if not isinstance(inner, NoiseToImageModel):
             raise ModelError(
@@ -218,7 +229,6 @@ class LatentSpaceModel(NoiseToImageModel):
             Images in [0, 1].
         """
         normalized = self.inner.render(latent, label=label)
-        code = self.centre + 2 * STDS_IN_HALF_RANGE * self.spread * (normalized - 0.5)
-        code = code.view(len(code), *self.code_shape)
+        code = denormalize(normalized, self.centre, self.spread).view(-1, *self.code_shape)
         # A quantized autoencoder's `render` takes the nearest codes of its codebook, which `decode` does not.
         return self.coder.render(code) if isinstance(self.coder, Autoencoder) else self.decode(code)

@@ -12,10 +12,10 @@ from ectype.core.errors import ModelError
 from ectype.nets.blocks import Activation, ResidualBlock, SelfAttention2d, activation, group_norm
 from ectype.nets.coder import CoderConfig
 from ectype.nets.pca_residual import (
-    PCADecoderResidual,
-    PCAEncoderResidual,
-    PCAVectorDecoderResidual,
-    PCAVectorEncoderResidual,
+    ImagePCADecoder,
+    ImagePCAEncoder,
+    PatchPCADecoder,
+    PatchPCAEncoder,
 )
 from ectype.nets.resampling import (
     DownConv,
@@ -115,7 +115,13 @@ class ConvConfig(CoderConfig):
         return [min(self.width * 2**level, self.max_width) for level in range(len(self.sizes(info)) - 1)]
 
     def code_shape(self, info: DataInfo) -> tuple[int, ...]:
-        return self._map_shape(info) or (self._vector_length,)
+        latent = self._map_shape(info)
+        if self.shortcut == "pca" and latent is not None and latent[0] >= info.channels * self._patch_side(info) ** 2:
+            raise ModelError(
+                "shortcut=pca needs a code that is a map with fewer elements than the image: set latent=[channels, "
+                f"height, width], such as latent=[4, {-(-info.size[0] // 8)}, {-(-info.size[1] // 8)}]."
+            )
+        return latent or (self._vector_length,)
 
     def _patch(self, info: DataInfo) -> int:
         """Return `patch`, or 2 instead of 4 if the code is a map with half the size of the image."""
@@ -160,13 +166,13 @@ class ConvConfig(CoderConfig):
             features = widths[-1] * sizes[-1][0] * sizes[-1][1]
             last += [nn.Flatten(), nn.Linear(features, params_per_element * self._vector_length)]
             if self.shortcut == "pca":
-                return PCAVectorEncoderResidual([*layers, *last], info, self._vector_length)
+                return ImagePCAEncoder([*layers, *last], info, self._vector_length)
             return nn.Sequential(*layers, *last)
         channels = latent[0]
         outputs = params_per_element * channels
         last += [nn.Conv2d(widths[-1], outputs, 1)]
         if self.shortcut == "pca":
-            return PCAEncoderResidual([*layers, *last], info.channels, channels, self._patch_side(info))
+            return PatchPCAEncoder([*layers, *last], info.channels, channels, self._patch_side(info))
         # The first channels are the code or its mean, and only they get the shortcut; the others start near 0.
         with_last = [with_shortcut(last, ShortcutDown(outputs, 1, filled=channels))] if self.shortcut else last
         return nn.Sequential(*layers, *with_last)
@@ -207,9 +213,9 @@ class ConvConfig(CoderConfig):
             filled=info.channels,
         )
         if self.shortcut == "pca" and latent is None:
-            return PCAVectorDecoderResidual(layers, self._vector_length, info)
+            return ImagePCADecoder(layers, self._vector_length, info)
         if self.shortcut == "pca" and latent is not None:
-            return PCADecoderResidual(layers, latent[0], info.channels, self._patch_side(info))
+            return PatchPCADecoder(layers, latent[0], info.channels, self._patch_side(info))
         return nn.Sequential(*layers)
 
     def _patch_side(self, info: DataInfo) -> int:

@@ -18,11 +18,13 @@ from ectype.nets.pca import fit_pca
 from ectype.nets.resampling import halved_size, pad_and_unshuffle, pad_or_crop_channels, scale_down_layer
 
 __all__ = [
+    "ImagePCADecoder",
+    "ImagePCAEncoder",
     "LinearCode",
     "PCADecoderResidual",
     "PCAEncoderResidual",
-    "PCAVectorDecoderResidual",
-    "PCAVectorEncoderResidual",
+    "PatchPCADecoder",
+    "PatchPCAEncoder",
     "fit_linear_code",
     "image_patches",
 ]
@@ -119,7 +121,35 @@ class _PCAResidual(nn.Module):
 
 
 class PCAEncoderResidual(_PCAResidual):
-    """The sum of an encoder's layers and a linear code of the image patch at each position of the code.
+    """Base class of encoders that are the sum of layers and a linear code, which fills the first channels."""
+
+    def flatten(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "m d"]:
+        """Return what the linear code encodes, one row each: image patches, or images."""
+        raise TypeError(f"{type(self).__name__} must define flatten(images)")
+
+    def init_from_images(self, images: Float[Tensor, "n c h w"], *, posterior: bool) -> LinearCode:
+        """Set the linear map to principal components, each scaled to variance 1.
+
+        Args:
+            images: Training images in [0, 1].
+            posterior: Whether the other channels are log variances of a posterior; see `fit_linear_code`.
+
+        Returns:
+            The linear code, from which `PCADecoderResidual.init_from_code` initializes the decoder.
+        """
+        code = fit_linear_code(self.flatten(images).cpu(), self.line.weight.shape[0], posterior=posterior)
+        self._set_linear(code.weight, -code.weight @ code.mean)
+        if code.log_variance is not None:
+            last = self.body[-1]
+            assert isinstance(last, nn.Linear | nn.Conv2d)
+            assert last.bias is not None
+            with torch.no_grad():
+                last.bias[len(code.log_variance) :] = code.log_variance
+        return code
+
+
+class PatchPCAEncoder(PCAEncoderResidual):
+    """An encoder of maps, whose linear part is a code of the image patch at each position.
 
     Args:
         layers: Layers that map images to codes.
@@ -132,73 +162,17 @@ class PCAEncoderResidual(_PCAResidual):
         super().__init__(layers, nn.Conv2d(channels * side**2, code_channels, 1))
         self.side = side
 
+    def flatten(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "m d"]:
+        return image_patches(images, self.side)
+
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         residual = self.body(x).float()
         linear = self._apply_linear(pad_and_unshuffle(x, self.side))
         return residual + pad_or_crop_channels(linear, residual.shape[1])
 
-    def init_from_images(self, images: Float[Tensor, "n c h w"], *, posterior: bool) -> LinearCode:
-        """Set the linear map to the principal components of image patches, each scaled to variance 1.
 
-        Args:
-            images: Training images in [0, 1].
-            posterior: Whether the other channels are log variances of a posterior; see `fit_linear_code`.
-
-        Returns:
-            The linear code, from which `PCADecoderResidual.init_from_code` initializes the decoder.
-        """
-        code = fit_linear_code(image_patches(images, self.side).cpu(), self.line.weight.shape[0], posterior=posterior)
-        self._set_code(code)
-        return code
-
-    def _set_code(self, code: LinearCode) -> None:
-        self._set_linear(code.weight, -code.weight @ code.mean)
-        if code.log_variance is not None:
-            last = self.body[-1]
-            assert isinstance(last, nn.Linear | nn.Conv2d)
-            assert last.bias is not None
-            with torch.no_grad():
-                last.bias[len(code.log_variance) :] = code.log_variance
-
-
-class PCADecoderResidual(_PCAResidual):
-    """The sum of a decoder's layers and the linear reconstruction of `PCAEncoderResidual`.
-
-    Args:
-        layers: Layers that map codes to images.
-        code_channels: Channels of the code.
-        channels: Channels of the images. Further channels that the layers return, such as scales, get no linear part.
-        side: Side of a patch in pixels.
-
-    Attributes:
-        output: How the linear reconstruction becomes the decoder's output: as it is, or as its logit if a sigmoid
-            follows.
-    """
-
-    output: Literal["linear", "logit"] = "linear"
-
-    def __init__(self, layers: Sequence[nn.Module], code_channels: int, channels: int, side: int) -> None:
-        super().__init__(layers, nn.Conv2d(code_channels, channels * side**2, 1))
-        self.side = side
-
-    def forward(self, x: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b kc h w"]:
-        residual = self.body(x).float()
-        height, width = residual.shape[2:]
-        linear = F.pixel_shuffle(self._apply_linear(x), self.side)[:, :, :height, :width]
-        return self._add(residual, linear)
-
-    def _add(self, residual: Tensor, linear: Tensor) -> Tensor:
-        if self.output == "logit":
-            linear = torch.logit(linear, LOGIT_MARGIN)
-        return residual + pad_or_crop_channels(linear, residual.shape[1])
-
-    def init_from_code(self, code: LinearCode) -> None:
-        """Set the linear map to the inverse of the encoder's."""
-        self._set_linear(code.inverse, code.mean)
-
-
-class PCAVectorEncoderResidual(PCAEncoderResidual):
-    """The sum of an encoder's layers and a linear code of the whole image.
+class ImagePCAEncoder(PCAEncoderResidual):
+    """An encoder of vectors, whose linear part is a code of the whole image.
 
     Args:
         layers: Layers that map images to codes.
@@ -207,23 +181,63 @@ class PCAVectorEncoderResidual(PCAEncoderResidual):
     """
 
     def __init__(self, layers: Sequence[nn.Module], info: DataInfo, latent_dim: int) -> None:
-        _PCAResidual.__init__(self, layers, nn.Linear(math.prod(_shrunk_shape(info)), latent_dim))
-        self.shape = _shrunk_shape(info)
+        shape = _shrunk_shape(info)
+        super().__init__(layers, nn.Linear(math.prod(shape), latent_dim))
+        self.shape = shape
+
+    def flatten(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        return _shrink(images, self.shape).flatten(1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         residual = self.body(x).float()
-        linear = self._apply_linear(_shrink(x, self.shape).flatten(1))
+        linear = self._apply_linear(self.flatten(x))
         return residual + F.pad(linear, (0, residual.shape[1] - linear.shape[1]))
 
-    def init_from_images(self, images: Float[Tensor, "n c h w"], *, posterior: bool) -> LinearCode:
-        flat = torch.cat([_shrink(part, self.shape).flatten(1).cpu() for part in images.split(256)])
-        code = fit_linear_code(flat, self.line.weight.shape[0], posterior=posterior)
-        self._set_code(code)
-        return code
+
+class PCADecoderResidual(_PCAResidual):
+    """Base class of decoders that are the sum of layers and the linear reconstruction of a `PCAEncoderResidual`.
+
+    Further channels that the layers return, such as scales, get no linear part.
+
+    Attributes:
+        output: How the linear reconstruction becomes the decoder's output: as it is, or as its logit if a sigmoid
+            follows.
+    """
+
+    output: Literal["linear", "logit"] = "linear"
+
+    def init_from_code(self, code: LinearCode) -> None:
+        """Set the linear map to the inverse of the encoder's."""
+        self._set_linear(code.inverse, code.mean)
+
+    def _add(self, residual: Tensor, linear: Tensor) -> Tensor:
+        if self.output == "logit":
+            linear = torch.logit(linear, LOGIT_MARGIN)
+        return residual + pad_or_crop_channels(linear, residual.shape[1])
 
 
-class PCAVectorDecoderResidual(PCADecoderResidual):
-    """The sum of a decoder's layers and the linear reconstruction of `PCAVectorEncoderResidual`.
+class PatchPCADecoder(PCADecoderResidual):
+    """The decoder of `PatchPCAEncoder`.
+
+    Args:
+        layers: Layers that map codes to images.
+        code_channels: Channels of the code.
+        channels: Channels of the images.
+        side: Side of a patch in pixels.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], code_channels: int, channels: int, side: int) -> None:
+        super().__init__(layers, nn.Conv2d(code_channels, channels * side**2, 1))
+        self.side = side
+
+    def forward(self, x: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b kc h w"]:
+        residual = self.body(x).float()
+        height, width = residual.shape[2:]
+        return self._add(residual, F.pixel_shuffle(self._apply_linear(x), self.side)[:, :, :height, :width])
+
+
+class ImagePCADecoder(PCADecoderResidual):
+    """The decoder of `ImagePCAEncoder`.
 
     Args:
         layers: Layers that map codes to images.
@@ -232,8 +246,9 @@ class PCAVectorDecoderResidual(PCADecoderResidual):
     """
 
     def __init__(self, layers: Sequence[nn.Module], latent_dim: int, info: DataInfo) -> None:
-        _PCAResidual.__init__(self, layers, nn.Linear(latent_dim, math.prod(_shrunk_shape(info))))
-        self.shape = _shrunk_shape(info)
+        shape = _shrunk_shape(info)
+        super().__init__(layers, nn.Linear(latent_dim, math.prod(shape)))
+        self.shape = shape
 
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b kc h w"]:
         residual = self.body(x).float()

@@ -23,7 +23,6 @@ from ectype.config.recipe import Recipe
 from ectype.config.schema import DataInfo, ModelConfig, Target
 from ectype.core.errors import CheckpointError, ModelError, TrainingError
 from ectype.core.files import atomic_file
-from ectype.core.meta_device import meta_device
 from ectype.core.safe_loading import (
     bounded_build,
     check_tensors_match,
@@ -35,19 +34,16 @@ from ectype.core.safe_loading import (
 )
 from ectype.models.base import Model
 from ectype.models.densities import Density, empty_density
-from ectype.models.flow import FlowConfig
 from ectype.models.flow_density import FlowDensity
 from ectype.nets.registered import ModuleNotRegistered
 from ectype.runs.checkpoint import load_tensors, verified_directory, verify
 
-__all__ = ["FLOW", "CodeSampler", "load_model", "save_model", "set_default_density", "store_density"]
+__all__ = ["FLOW", "CodeSampler", "default_density", "load_model", "save_model", "store_density"]
 
 FORMAT = 1
 """Version of the files."""
 HASH_KEY = "sha256"
 """Key of the hash of a density's tensors in the metadata of its file."""
-FLOW_KEY = "flow"
-"""Key of the configuration of a flow in the metadata of a density's file, as JSON."""
 FLOW = "flow"
 """Name of the density that is a flow."""
 MAX_CHANNELS = 64
@@ -106,13 +102,10 @@ def store_density(place: Path, name: str, density: Density) -> None:
         TrainingError: The disk is full, or the directory cannot be written.
     """
     target = place / f"density-{name}.safetensors"
-    config = (
-        {FLOW_KEY: density.config.model_dump_json(serialize_as_any=True)} if isinstance(density, FlowDensity) else {}
-    )
     tensors = {key: value.cpu().contiguous() for key, value in density.state_dict().items()}
     try:
         with atomic_file(target) as scratch:
-            save_file(tensors, scratch, metadata={HASH_KEY: _hash(tensors), **config})
+            save_file(tensors, scratch, metadata={HASH_KEY: _hash(tensors), **density.description()})
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TrainingError(f"cannot save '{target}' ({reason}): free some space.") from None
@@ -170,14 +163,19 @@ def load_model(place: Path, device: torch.device | None = None) -> Model:
         for found in sorted(place.glob("density-*.safetensors")):
             name = found.stem.removeprefix("density-")
             model.densities[name] = _load_density(path_inside(place, found.name), name, shape)
-        set_default_density(model)
+        model.density = default_density(model)
     return model.to(device or torch.device("cpu")).eval()
 
 
-def set_default_density(model: CodeSampler) -> None:
-    """Have a model sample from the best density that it has: a flow, then the prior of its codes, then a mixture."""
-    names = (FLOW, *([model.prior] if model.prior else []), "gmm", "gaussian", "normal")
-    model.density = next(name for name in names if name in model.densities)
+def default_density(model: CodeSampler, *, flow: bool = True) -> str:
+    """Return the best density of a model: a flow, then the prior of its codes, then a mixture of Gaussians.
+
+    Args:
+        model: The model.
+        flow: Whether a flow counts.
+    """
+    names = (FLOW if flow else None, model.prior, "gmm", "gaussian", "normal")
+    return next(name for name in names if name in model.densities)
 
 
 def _build_on_meta(place: Path, config: ModelConfig, info: DataInfo) -> torch.nn.Module:
@@ -196,10 +194,9 @@ def _build_on_meta(place: Path, config: ModelConfig, info: DataInfo) -> torch.nn
 def _empty_density(name: str, shape: tuple[int, ...], state: dict[str, Tensor], metadata: Mapping[str, str]) -> Density:
     if name != FLOW:
         return empty_density(name, shape, state)
-    config = ModelConfig.model_validate(json.loads(metadata[FLOW_KEY]))
-    if not isinstance(config, FlowConfig):
-        raise ValueError(f"it is described as a model of kind {config.kind}")
-    return FlowDensity(config, shape, len(state["frequencies"]))
+    density = FlowDensity.described(metadata, shape, classes=len(state["frequencies"]))
+    density.load_state_dict(state)
+    return density
 
 
 def _short(reason: str) -> str:
@@ -212,7 +209,7 @@ def _load_density(file: Path, name: str, shape: tuple[int, ...]) -> Density:
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-        with bounded_build(f"'{file}'") if name == FLOW else meta_device():
+        with bounded_build(f"'{file}'"):
             expected = tensor_specs(_empty_density(name, shape, meta_tensors(specs), metadata))
         check_tensors_match(file, specs, expected)
         tensors = load_tensors(file)
@@ -220,8 +217,6 @@ def _load_density(file: Path, name: str, shape: tuple[int, ...]) -> Density:
         if expected_hash is not None and expected_hash != _hash(tensors):
             raise ValueError("its tensors do not match its hash: it is damaged")
         density = _empty_density(name, shape, tensors, metadata)
-        if name == FLOW:
-            density.load_state_dict(tensors)
         density.check()
     except (KeyError, ValueError, RuntimeError, ModelError, CheckpointError) as error:
         raise CheckpointError(f"'{file}' is not a density on the codes of this model ({_short(str(error))}).") from None

@@ -13,6 +13,7 @@ from ectype.core.memory import free_memory
 from ectype.core.random import derive_seed
 from ectype.core.safe_loading import bounded_build
 from ectype.objectives.base import Objective
+from ectype.runs.model_files import CodeSampler
 from ectype.training.activation_checkpointing import checkpoint_activations
 from ectype.training.tensor_memory import forward_memory
 from ectype.training.trainer import BatchLoader, Trainer
@@ -36,6 +37,11 @@ def check_model_fits(recipe: Recipe, info: DataInfo, device: torch.device) -> No
     """
     with torch.random.fork_rng(devices=[]), bounded_build("this recipe", ModelError):
         model = recipe.model.build(info)
+    if recipe.train.prior != "none" and not isinstance(model, CodeSampler):
+        raise ModelError(
+            f"train.prior={recipe.train.prior} needs an autoencoder, and {recipe.about.name} has no codes: "
+            "set prior=none."
+        )
     if (free := free_memory(device)) is None:
         return
     parameters = sum(parameter.numel() for parameter in model.parameters())

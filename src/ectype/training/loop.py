@@ -103,9 +103,7 @@ def tune_settings(trainer: Trainer, measure: Measure | None, *, most: float = 2.
     """
     recipe = trainer.recipe
     trainer.micro_batch = find_micro_batch(trainer)
-    minutes, every = recipe.train.minutes, recipe.monitor.every
-    if minutes is not None and recipe.train.prior != "none":
-        minutes *= 1 - recipe.train.prior_share
+    minutes, every = recipe.train.model_minutes, recipe.monitor.every
     budget = recipe.train.images
     if every == "epoch":
         every = max(len(trainer.loader), MIN_UPDATES_PER_EPOCH_CHECK * trainer.batch)

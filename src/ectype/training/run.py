@@ -7,21 +7,20 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from ectype.config.recipe import Recipe, differences, load_recipe, merge_source_override
 from ectype.core.console import doing
-from ectype.core.distributed import World, choose_device, process_group
+from ectype.core.distributed import choose_device, process_group
 from ectype.core.environment import numerics
-from ectype.core.errors import Interrupted, ModelError, RecipeError, RunError
+from ectype.core.errors import Interrupted, RecipeError, RunError
 from ectype.core.signals import StopSignal
 from ectype.data.sources.walk import resolve_source
-from ectype.models.base import Encodes, is_trained_to_encode
 from ectype.nets.diffusers_weights import diffusers_overrides, find_diffusers_folder
-from ectype.runs.load import images_are_gone, load, move_images
+from ectype.runs.load import images_are_gone, move_images
 from ectype.runs.run_dir import RunDir, find_runs, next_numbered_dir
 from ectype.training.loop import Callback
+from ectype.training.on_codes import recipe_on_codes
 from ectype.training.prior import train_prior
 from ectype.training.retry import train_with_fixes, train_with_rollback
 from ectype.training.session import TrainingSession
@@ -52,7 +51,7 @@ def resolve(
     """
     text = None if data is None else resolve_source(str(data))
     if data is not None and RunDir(data).recipe_file.is_file():
-        return _for_codes_of(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), RunDir(data), overrides)
+        return recipe_on_codes(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), RunDir(data), overrides)
     if data is not None:
         overrides = merge_source_override(str(data), overrides)
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
@@ -140,25 +139,13 @@ def train_session(
                 if fix:
                     train_with_fixes(recipe, run, device, world, console, callbacks, start)
                 if recipe.train.prior != "none" and world.is_first:
-                    _train_prior(recipe, run, device, console)
+                    train_prior(recipe, run, device, console)  # in this process; the others have nothing to do
             except StopSignal as stop:
                 raise Interrupted(_stop_text(run, stop)) from None
             finally:
                 if world.is_first:
                     run.remove_if_not_started()
     return session
-
-
-def _train_prior(recipe: Recipe, run: RunDir, device: torch.device, console: Console | None) -> None:
-    """Train the prior of a run in this process; other processes have nothing to do meanwhile."""
-
-    def train_flow(place: Path, overrides: dict[str, Any]) -> None:
-        resolved = _for_codes_of(load_recipe(recipe.train.prior), run, overrides)
-        inner = RunDir(place)
-        with inner.locked():
-            TrainingSession(resolved, inner, device, World(), console).go()
-
-    train_prior(run, recipe, console, train_flow)
 
 
 def _stop_text(run: RunDir, stop: StopSignal) -> str:
@@ -168,22 +155,6 @@ def _stop_text(run: RunDir, stop: StopSignal) -> str:
     if not run.training_ended:
         return f"{stop.name}: '{run.path}' is saved; repeat the command with --resume to continue."
     return f"{stop.name}: '{run.path}' is trained and saved; repeat the command with --resume for what follows."
-
-
-def _for_codes_of(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapping[str, Any]) -> Recipe:
-    """Return a recipe that trains on the codes of a run's model, on the run's images."""
-    place, trained = run.path.resolve(), run.selected_attempt.recipe
-    # Refuse a model that cannot be trained on codes before the run's model is loaded.
-    recipe.model.on_encoder_run(place, trained.model)
-    model = load(run.path, device="cpu")
-    if not (isinstance(model, Encodes) and is_trained_to_encode(model)):
-        raise ModelError(f"the model of '{run.path}' has no codes of its own: give the run of an autoencoder.")
-    # The size is the model's, also if the images change later.
-    data = trained.data.model_copy(update={"size": model.info.size, "channels": model.info.channels})
-    suited = recipe.model_copy(update={"data": data, "model": recipe.model.on_codes(tuple(model.code_shape))})
-    found = load_recipe(suited.plain(), overrides)
-    # Last, so that no override can change the autoencoder.
-    return found.model_copy(update={"model": found.model.on_encoder_run(place, trained.model)})
 
 
 def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None) -> Path:

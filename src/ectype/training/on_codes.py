@@ -1,0 +1,30 @@
+"""The recipe of a model that is trained on the codes of another run's model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ectype.config.recipe import Recipe, load_recipe
+from ectype.core.errors import ModelError
+from ectype.models.base import Encodes, is_trained_to_encode
+from ectype.runs.load import load
+from ectype.runs.run_dir import RunDir
+
+__all__ = ["recipe_on_codes"]
+
+
+def recipe_on_codes(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapping[str, Any]) -> Recipe:
+    """Return a recipe that trains on the codes of a run's model, on the run's images."""
+    place, trained = run.path.resolve(), run.selected_attempt.recipe
+    # Refuse a model that cannot be trained on codes before the run's model is loaded.
+    recipe.model.on_encoder_run(place, trained.model)
+    model = load(run.path, device="cpu")
+    if not (isinstance(model, Encodes) and is_trained_to_encode(model)):
+        raise ModelError(f"the model of '{run.path}' has no codes of its own: give the run of an autoencoder.")
+    # The size is the model's, also if the images change later.
+    data = trained.data.model_copy(update={"size": model.info.size, "channels": model.info.channels})
+    suited = recipe.model_copy(update={"data": data, "model": recipe.model.on_codes(tuple(model.code_shape))})
+    found = load_recipe(suited.plain(), overrides)
+    # Last, so that no override can change the autoencoder.
+    return found.model_copy(update={"model": found.model.on_encoder_run(place, trained.model)})
