@@ -103,7 +103,8 @@ class ConvConfig(CoderConfig):
         while max(sizes[-1]) > 1 and sizes[-1] != latent[1:]:
             sizes.append(halved_size(sizes[-1]))
         if sizes[-1] != latent[1:]:
-            available = ", ".join(f"{h}×{w}" for h, w in sizes[1:])
+            reachable = dict.fromkeys([half, *sizes[1:]])
+            available = ", ".join(f"{h}×{w}" for h, w in reachable)
             raise ModelError(
                 f"latent={list(latent)}: a map of {latent[1]}×{latent[2]} is not among the halvings of "
                 f"a {info.size[0]}×{info.size[1]} image; choose from {available}."
