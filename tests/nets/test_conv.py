@@ -52,8 +52,13 @@ def test_a_decoder_of_maps_takes_other_maps(up: Upsampling, patch: int) -> None:
 def test_the_first_level_stands_at_the_size_of_the_patches(patch: int, side: int) -> None:
     config = ConvConfig(width=8, patch=patch)
     assert config.sizes(MNIST)[1] == (side, side)
-    with pytest.raises(ModelError, match="choose from 14×14, 7×7" if patch < 4 else "choose from 7×7, 4×4"):
+    with pytest.raises(ModelError, match="choose from 14×14, 7×7, 4×4"):
         ConvConfig(latent=(4, 28, 28), patch=patch).encoder(MNIST, 1)
+    for latent in ((4, 14, 14), (4, 7, 7), (4, 4, 4)):  # each of those can be chosen
+        chosen = ConvConfig(width=8, latent=latent, patch=patch)
+        code = chosen.encoder(MNIST, 1)(torch.rand(2, 1, 28, 28))
+        assert code.shape == (2, *latent)
+        assert chosen.decoder(MNIST, 1)(code).shape == (2, 1, 28, 28)
 
 
 @pytest.mark.parametrize("change", [{}, {"patch": 2}, {"patch": 4}, {"depth": 0}, {"kernel": 5}], ids=str)
