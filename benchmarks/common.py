@@ -141,9 +141,9 @@ def fastest() -> list[str]:
     """Return the overrides that train in bf16 if this processor has units for it."""
     import torch
 
-    from ectype.core.environment import has_amx_bf16
+    from ectype.core.environment import has_bf16_units
 
-    return ["train.precision=bf16"] if has_amx_bf16(torch.device("cpu")) else []
+    return ["train.precision=bf16"] if has_bf16_units(torch.device("cpu")) else []
 
 
 def side_by_side(trial: Callable[[Any], Any], work: Sequence[Any], processes: int) -> Iterator[Any]:

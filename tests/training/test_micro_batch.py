@@ -20,10 +20,11 @@ from ectype.data.batch import Batch
 from ectype.objectives.base import LossTerms, Objective
 from ectype.runs import checkpoint
 from ectype.training import micro_batch
-from ectype.training.loop import Callback, TunedSettings, tune_settings
+from ectype.training.loop import Callback
 from ectype.training.micro_batch import find_micro_batch
 from ectype.training.run import train
 from ectype.training.trainer import Trainer
+from ectype.training.tuning import TunedSettings, tune_settings
 from tests.conformance.small import small
 
 from .stand_ins import RECIPE, Pixels, close, game, play, same, scarce

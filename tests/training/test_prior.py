@@ -18,7 +18,7 @@ from ectype.models.autoencoder import Autoencoder
 from ectype.models.latent_space import LatentSpaceModel
 from ectype.runs.load import open_data
 from ectype.runs.run_dir import RunDir
-from ectype.training import loop, session
+from ectype.training import session, tuning
 from ectype.training.build import build_trainer
 from ectype.training.prior import prior_dir, prior_overrides
 from ectype.training.run import train
@@ -77,13 +77,13 @@ def test_a_small_budget_is_left_to_the_mixture(budget: dict, tmp_path: Path) -> 
 def test_minutes_of_the_autoencoder_leave_room_for_the_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budgets = []
     ticks = iter(float(i) for i in range(100_000))
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(ticks))
     for prior in ("none", "flow"):
         this = recipe().override({"train.prior": prior, "train.minutes": 10})
         _, store = open_data(this.data)
         loader = Loader(store.split("train"), this.data, torch.device("cpu"), training=True, seed=0)
         trainer = build_trainer(this, store.info, loader, budget=1000, device=torch.device("cpu"))
-        budgets.append(loop.tune_settings(trainer, None).budget)
+        budgets.append(tuning.tune_settings(trainer, None).budget)
     assert budgets[1] / budgets[0] == pytest.approx(0.65, rel=0.02)
 
 

@@ -77,13 +77,13 @@ class TrainConfig(Section):
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of everything random: initial weights, order of the images, augmentation, noise."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on CUDA, fp32 elsewhere. bf16 is slow on most CPUs; on CPUs with AMX it trains convolutional
-    networks about twice as fast, and a run on such a CPU says so."""
+    """Precision of convolutions and matrix products. auto: bf16 on CUDA. On a CPU with units for bf16, a run of more than
+    a minute times both at its start, and takes bf16 if it is faster and its losses are nearly the same; else fp32."""
     compile: bool = False
     """Compile the networks with torch.compile."""
     channels_last: bool | Literal["auto"] = "auto"
-    """Whether the channels of a pixel are adjacent in memory. auto: on CUDA only. On CPUs it pays off for large maps
-    with few channels: the convolutional GANs train 1.2 × as fast."""
+    """Whether the channels of a pixel are adjacent in memory. auto: on CUDA; on a CPU, a run of more than a minute
+    times both at its start."""
     deterministic: bool = False
     """Use deterministic kernels only, so that runs on CUDA repeat exactly."""
 
@@ -114,6 +114,9 @@ class MonitorConfig(Section):
     """Number of checks over which the metric is averaged before it is compared."""
     images: Annotated[Count, Field(ge=1)] = 5000
     """Maximum number of held-out or generated images per check."""
+    metric: Literal["auto", "loss", "samples"] = "auto"
+    """What is measured. loss: the loss on held-out images. samples: the distance between samples and held-out images.
+    auto: the loss where it tells how good a model is, else samples, for GANs and flows."""
     features: str = "auto"
     """The features in which generated images are compared with real ones: auto, classifier, efficientnet, inception,
     dinov2 or pixels."""
@@ -128,9 +131,10 @@ class RunConfig(Section):
     device: str = "auto"
     """cpu, cuda, mps or auto: the first of cuda, mps and cpu that is available."""
     threads: int | None = Field(default=None, ge=1, le=4096)
-    """Number of CPU threads that PyTorch computes with. None leaves PyTorch's choice: one per physical core, or
-    OMP_NUM_THREADS if that is set. Other programs on the machine, and runs of `compare` and `study`, which divide the
-    cores, need a number. Results are bit-equal only with the same number."""
+    """Number of CPU threads that PyTorch computes with. None: PyTorch's choice, one per physical core or
+    OMP_NUM_THREADS if that is set; or one, where a run of more than a minute finds at its start that this is faster.
+    Other programs on the machine, and runs of `compare` and `study`, which divide the cores, need a number. Results are
+    bit-equal only with the same number."""
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_BATCH)] | None = "auto"
     """Images per forward pass on one device; None: the whole batch. auto: as many as fit into memory, measured once at
     the start. If memory runs out later, it is halved and training continues."""

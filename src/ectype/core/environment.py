@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["BIT_EXACT_KEYS", "environment", "has_amx_bf16", "numerics"]
+__all__ = ["BIT_EXACT_KEYS", "environment", "has_bf16_units", "numerics", "set_threads"]
 
 BIT_EXACT_KEYS = ("torch", "device", "threads", "machine", "processes")
 """Keys of the environment that must be equal for a resumed run to be bit-equal."""
@@ -36,10 +36,13 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def has_amx_bf16(device: torch.device) -> bool:
-    """Return whether the device is a CPU with units for bf16 matrix products (AMX); False if PyTorch cannot tell."""
+def has_bf16_units(device: torch.device) -> bool:
+    """Return whether the device is a CPU with units for bf16 products (AVX-512, AMX); False if PyTorch cannot tell."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # not in the oldest PyTorch that is supported
-    return device.type == "cpu" and capabilities is not None and bool(capabilities().get("amx_bf16", False))
+    if device.type != "cpu" or capabilities is None:
+        return False
+    found = capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _processor() -> str:
@@ -64,8 +67,7 @@ def numerics(threads: int | None, *, deterministic: bool) -> Iterator[None]:
     flush_before = sys.float_info.min / 2 == 0  # torch can set this flag, but not read it
     torch.set_flush_denormal(True)
     threads_before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     deterministic_before = torch.are_deterministic_algorithms_enabled()
     if deterministic:
         # cuBLAS reads this once, when it starts.
@@ -77,3 +79,9 @@ def numerics(threads: int | None, *, deterministic: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic_before)
         torch.set_num_threads(threads_before)
         torch.set_flush_denormal(flush_before)
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the number of CPU threads, inside of `numerics`; None leaves it as it is."""
+    if threads is not None:
+        torch.set_num_threads(threads)

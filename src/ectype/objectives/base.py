@@ -99,6 +99,11 @@ class Objective(nn.Module):
         """What a critic contributes to the model's loss, and so whether the validation loss alone ranks models."""
         return "whole"
 
+    @property
+    def loss_ranks_models(self) -> bool:
+        """Whether the loss measures how good a model is; see `Validates`."""
+        return True
+
     def activate_all_players(self) -> None:
         """Make all players active, so that a step has its final cost; only for copies that are then discarded."""
 
@@ -121,7 +126,12 @@ class HasTrainingProgress(Protocol):
 
 @runtime_checkable
 class Validates(Protocol):
-    """An objective whose validation loss measures how good a model is."""
+    """An objective whose loss can be measured on held-out images."""
+
+    @property
+    def loss_ranks_models(self) -> bool:
+        """Whether the loss measures how good a model is, so that training is monitored by it."""
+        ...
 
     def validate(self, model: nn.Module, batch: Batch, context: StepContext) -> LossTerms:
         """Return the loss of a model, such as the averaged one, with the weights of the end of training."""

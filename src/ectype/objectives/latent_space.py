@@ -13,7 +13,7 @@ from ectype.config.schema import DataInfo, ObjectiveConfig
 from ectype.core.random import StepContext
 from ectype.data.batch import Batch
 from ectype.models.latent_space import LatentSpaceModel
-from ectype.objectives.base import CriticPhase, LossTerms, Objective
+from ectype.objectives.base import CriticPhase, LossTerms, Objective, Validates
 from ectype.objectives.flow_matching import FlowMatchingConfig
 
 __all__ = ["LatentSpaceObjective", "LatentSpaceObjectiveConfig"]
@@ -47,6 +47,10 @@ class LatentSpaceObjective(Objective):
         return self.whole_model
 
     @property
+    def loss_ranks_models(self) -> bool:
+        return self.inner.loss_ranks_models
+
+    @property
     def critic_phase(self) -> CriticPhase:
         return self.inner.critic_phase
 
@@ -61,6 +65,16 @@ class LatentSpaceObjective(Objective):
         return self.inner.compilable_modules()
 
 
+class ValidatingLatentSpaceObjective(LatentSpaceObjective):
+    """The same for an inner objective whose loss can be measured on held-out images."""
+
+    def validate(self, model: nn.Module, batch: Batch, context: StepContext) -> LossTerms:
+        assert isinstance(model, LatentSpaceModel)
+        code = model.normalized_codes(batch.image, context)
+        assert isinstance(self.inner, Validates)
+        return self.inner.validate(model.inner, batch._replace(image=code), context)
+
+
 class LatentSpaceObjectiveConfig(ObjectiveConfig):
     """An objective for codes; for images, if the model has no coder."""
 
@@ -72,7 +86,8 @@ class LatentSpaceObjectiveConfig(ObjectiveConfig):
         if isinstance(model, LatentSpaceModel):
             inner = self.inner.build(model.inner, model.code_info, images=images)
             assert isinstance(inner, Objective)
-            return LatentSpaceObjective(model, inner)
+            kind = ValidatingLatentSpaceObjective if isinstance(inner, Validates) else LatentSpaceObjective
+            return kind(model, inner)
         built = self.inner.build(model, info, images=images)
         assert isinstance(built, Objective)
         return built

@@ -42,7 +42,9 @@ def prior_overrides(recipe: Recipe) -> dict[str, Any]:
     train = recipe.train
     same = ("device", "threads", "log_every", "pictures", "tensorboard")
     common: dict[str, Any] = {f"run.{key}": getattr(recipe.run, key) for key in same}
-    common |= {"train.seed": train.seed, "monitor.features": recipe.monitor.features}
+    common["train.seed"] = train.seed
+    # Cheap, and rises as soon as the flow memorizes; samples are measured once, at the end of the run.
+    common["monitor.metric"] = "loss"
     if train.minutes is not None:
         return {**common, "train.minutes": train.minutes * train.prior_share}
     images = FLOW_IMAGES_PER_IMAGE * train.images * train.prior_share / (1 - train.prior_share)

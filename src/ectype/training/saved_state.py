@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ectype.core.errors import CheckpointError
 from ectype.evaluation.monitor import Monitor
 from ectype.runs import checkpoint
-from ectype.training.loop import TunedSettings
+from ectype.training.tuning import TunedSettings
 
 __all__ = ["SavedState", "load_saved_state"]
 

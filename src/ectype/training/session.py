@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from ectype.config.recipe import Recipe
 from ectype.config.schema import DataConfig
 from ectype.core.console import doing, say
 from ectype.core.distributed import World
-from ectype.core.environment import BIT_EXACT_KEYS, environment, has_amx_bf16
+from ectype.core.environment import BIT_EXACT_KEYS, environment, numerics, set_threads
 from ectype.core.errors import CheckpointError, EctypeWarning, RunError, TrainingError
 from ectype.core.images import to_uint8
 from ectype.core.memory import out_of_memory, peak_memory
@@ -26,20 +25,14 @@ from ectype.data.dataset import ImageStore
 from ectype.data.loader import Loader, evaluation_batches
 from ectype.data.prepared import Prepared
 from ectype.data.preview import save_grid
-from ectype.evaluation.features import ExtractorInputs, choose_extractors
-from ectype.evaluation.monitor import Monitor, Verdict
-from ectype.evaluation.sample_monitor import MIN_MONITORED_IMAGES, SampleMonitor
-from ectype.evaluation.validation import critic_damage_verdict, validation_function
-from ectype.evaluation.verdict import verdict_function
+from ectype.evaluation.monitor import Monitor
 from ectype.losses.weighted import WeightedLoss
 from ectype.models.base import (
     InitializesFromData,
     InitializesFromPretrained,
     MayRequirePretrained,
-    Samples,
     own_modules,
 )
-from ectype.objectives.base import Validates
 from ectype.runs import checkpoint
 from ectype.runs.json_files import write_json_file
 from ectype.runs.load import open_data, ship_checkpoint
@@ -48,24 +41,26 @@ from ectype.training.build import build_trainer
 from ectype.training.callbacks import JsonLines, Pictures, ProgressDisplay, TensorBoard
 from ectype.training.early_warning import EarlyWarning
 from ectype.training.initialization import load_initial_weights, mean_image, sample_images
-from ectype.training.loop import Callback, Outcome, TunedSettings, fit, tune_settings
+from ectype.training.loop import Callback, Outcome, fit
 from ectype.training.micro_batch import find_micro_batch
-from ectype.training.sample_evidence import SampleEvidence
-from ectype.training.saved_state import load_saved_state
+from ectype.training.monitoring import MonitoredImages, Monitoring, find_monitoring
+from ectype.training.saved_state import SavedState, load_saved_state
+from ectype.training.speed import find_faster_steps
 from ectype.training.trainer import Diverged, Trainer
+from ectype.training.tuning import TunedSettings, tune_settings
 
 __all__ = ["TrainingSession"]
 
 
-class _Monitoring(NamedTuple):
-    """How a run is monitored."""
+class _Start(NamedTuple):
+    """Where training starts or continues."""
 
-    measure: Callable[[nn.Module], dict[str, float]]
-    name: str = ""
-    judge: Callable[[Mapping[str, float], Monitor], Verdict] | None = None
-    floor: float | None = None
-    spread: float = 0.0
-    evidence: Callback | None = None
+    trainer: Trainer
+    choices: TunedSettings
+    monitor: Monitor
+    monitoring: Monitoring | None
+    seconds: float
+    """Of training so far."""
 
 
 class TrainingSession:
@@ -100,45 +95,25 @@ class TrainingSession:
         """Return the images of a recipe's data section: this session's, if it is the same section."""
         return (self.prepared, self.store) if config == self.recipe.data else open_data(config)
 
-    def build(self, budget: int) -> Trainer:
+    def build(self, recipe: Recipe, budget: int) -> Trainer:
         """Build a trainer with freshly drawn weights."""
-        return build_trainer(self.recipe, self.info, self.loader, budget=budget, device=self.device, world=self.world)
+        return build_trainer(recipe, self.info, self.loader, budget=budget, device=self.device, world=self.world)
 
-    def monitoring(self, trainer: Trainer) -> _Monitoring | None:
-        """Return how the run is monitored; None if it cannot be.
+    def rebuild(self, trainer: Trainer, recipe: Recipe, budget: int) -> Trainer:
+        """Build a trainer of another recipe or budget with the weights of one that is at its start."""
+        weights = trainer.objective.state_dict()
+        trainer = self.build(recipe, budget)
+        trainer.objective.load_state_dict(weights)
+        trainer.restart_ema()
+        return trainer
 
-        That is the loss on held-out images if it measures how good the model is, else the distance between samples and
-        held-out images. Only the first process measures.
-        """
-        recipe, objective = self.recipe, trainer.objective
-        if isinstance(objective, Validates):
-            seed = recipe.train.seed
-            images = recipe.monitor.images
-            measure = validation_function(
-                objective, self.held_out, self.info, images=images, seed=seed, device=self.device
-            )
-            return _Monitoring(measure, judge=None if objective.critic_phase == "whole" else critic_damage_verdict)
-        if not isinstance(objective.model, Samples):
-            return None
-        if min(len(self.loader), len(self.held_out)) < MIN_MONITORED_IMAGES:
-            self.say(
-                f"{len(self.held_out)} held-out images are too few to monitor samples "
-                f"({MIN_MONITORED_IMAGES} are needed): training uses the whole budget, and only pictures show "
-                "how good the samples are."
-            )
-            return None
-        if not self.world.is_first:
-            return _Monitoring(lambda model: {})
-        plain = Loader(self.store.split("train"), recipe.data, self.device, training=False, seed=recipe.train.seed)
-        chosen = choose_extractors(
-            recipe.monitor.features, ExtractorInputs(plain, self.info, self.prepared.root), quick=True
+    def monitoring(self, trainer: Trainer) -> Monitoring | None:
+        """Return how the run is monitored; None if it cannot be."""
+        plain = Loader(
+            self.store.split("train"), self.recipe.data, self.device, training=False, seed=self.recipe.train.seed
         )
-        samples = SampleMonitor(self.info, plain, self.held_out, chosen.extractors, images=recipe.monitor.images)
-        self.say(f"{chosen.why}\n{samples.summary}")
-        evidence = SampleEvidence(samples, self.run)
-        return _Monitoring(
-            samples, samples.name, verdict_function(samples.reference), samples.floor, samples.spread, evidence
-        )
+        images = MonitoredImages(plain, self.held_out, self.info, self.prepared.root)
+        return find_monitoring(self.recipe, trainer.objective, images, self.run, self.world, self.say)
 
     def _warn_if_batch_dependent(self, trainer: Trainer) -> None:
         split = self.world.size > 1 or (trainer.micro_batch or trainer.batch) < trainer.batch
@@ -156,63 +131,77 @@ class TrainingSession:
             callbacks: Further callbacks.
             start: The initial weights: a run, a checkpoint, or a diffusers folder (see `find_diffusers_folder`).
         """
-        # The first process decides for all, because another one might look after this one has saved a checkpoint.
-        place = self.world.broadcast(checkpoint.latest(self.run.checkpoints) if self.world.is_first else None)
-        start_time = time.perf_counter()
-        if place is None and self.world.is_first and (there := checkpoint.checkpoint_dirs(self.run.checkpoints)):
-            raise CheckpointError(
-                f"none of the {len(there)} checkpoints in '{self.run.checkpoints}' is whole: "
-                "restore one, or give another --out to start again."
-            )
-        saved = None if place is None else load_saved_state(place)
-        # The checkpoints of a run that has ended may have been removed to save space.
-        if self.run.training_ended and (saved is not None or (self.run.model / "config.json").is_file()):
-            if saved is not None:
-                self._check_images(saved.fingerprint)
-            self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary().get('reason', '')}.")
-            return
-        if saved is None or place is None:
-            trainer = self.build(self.recipe.train.images)
-            for part in own_modules(trainer.objective):
-                if isinstance(part, InitializesFromPretrained):
-                    part.load_pretrained_weights()
-                if start is None and isinstance(part, MayRequirePretrained):
-                    part.check_trainable_from_scratch()
-            trainer.restart_ema()
-            if isinstance(trainer.objective.model, InitializesFromData):
-                some = partial(sample_images, self.store)
-                trainer.objective.model.initialize_from_data(mean_image(self.store).to(self.device), some)
-                trainer.restart_ema()
-            if start is not None:
-                self.say(load_initial_weights(trainer, start))
-            doing(self.console, "comparing real images with each other")
-            monitoring = self.monitoring(trainer)
-            doing(self.console, "timing training steps")
-            choices = tune_settings(trainer, monitoring.measure if monitoring is not None else None)
-            if choices.budget != trainer.budget:
-                weights = trainer.objective.state_dict()
-                trainer = self.build(choices.budget)
-                trainer.objective.load_state_dict(weights)
-                trainer.restart_ema()
-            trainer.micro_batch = choices.micro_batch
-            monitor, spent = self._monitor(choices, monitoring), 0.0
-            if self.world.is_first:
-                self.run.write_start(self.recipe, self._environment(trainer))
-                self.run.truncate_metrics(-1)  # there are some if the checkpoints were removed
-        else:
-            self._check_images(saved.fingerprint)
-            choices, monitor, spent = saved.choices, saved.monitor, saved.seconds
-            trainer = self.build(choices.budget)
-            files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
-            trainer.load(files, seen=saved.seen, steps=saved.step)
-            # What the run found out about memory holds, unless the user asks for something else now.
-            same = saved.micro_batch == self.recipe.run.micro_batch
-            trainer.micro_batch = choices.micro_batch if same else find_micro_batch(trainer)
-            monitoring = self.monitoring(trainer)
-            if self.world.is_first:
-                self._warn_of_changes(trainer)
-                self.run.truncate_metrics(saved.seen)
-            self.say(f"continuing from {saved.seen:,} images")
+        # The threads that a run chooses are its own.
+        with numerics(self.recipe.run.threads, deterministic=self.recipe.train.deterministic):
+            # The first process decides for all, because another one might look after this one has saved a checkpoint.
+            place = self.world.broadcast(checkpoint.latest(self.run.checkpoints) if self.world.is_first else None)
+            begun = time.perf_counter()
+            if place is None and self.world.is_first and (there := checkpoint.checkpoint_dirs(self.run.checkpoints)):
+                raise CheckpointError(
+                    f"none of the {len(there)} checkpoints in '{self.run.checkpoints}' is whole: "
+                    "restore one, or give another --out to start again."
+                )
+            saved = None if place is None else load_saved_state(place)
+            # The checkpoints of a run that has ended may have been removed to save space.
+            if self.run.training_ended and (saved is not None or (self.run.model / "config.json").is_file()):
+                if saved is not None:
+                    self._check_images(saved.fingerprint)
+                self.say(f"{self.run.path} is {self.run.state()}: {self.run.summary().get('reason', '')}.")
+                return
+            ready = self._begin(start) if saved is None or place is None else self._continue(place, saved)
+            self._train(ready, begun, callbacks, new=saved is None)
+
+    def _begin(self, start: str | Path | None) -> _Start:
+        """Initialize the weights, and choose the settings that are found by timing."""
+        trainer = self.build(self.recipe, self.recipe.train.images)
+        for part in own_modules(trainer.objective):
+            if isinstance(part, InitializesFromPretrained):
+                part.load_pretrained_weights()
+            if start is None and isinstance(part, MayRequirePretrained):
+                part.check_trainable_from_scratch()
+        if isinstance(trainer.objective.model, InitializesFromData):
+            some = partial(sample_images, self.store)
+            trainer.objective.model.initialize_from_data(mean_image(self.store).to(self.device), some)
+        trainer.restart_ema()
+        if start is not None:
+            self.say(load_initial_weights(trainer, start))
+        doing(self.console, "comparing real images with each other")
+        monitoring = self.monitoring(trainer)
+        doing(self.console, "timing training steps")
+        faster = find_faster_steps(trainer, lambda recipe: self.rebuild(trainer, recipe, trainer.budget).dry_run_copy())
+        if faster.sentence:
+            self.say(faster.sentence)
+            set_threads(faster.recipe.run.threads)
+            trainer = self.rebuild(trainer, faster.recipe, trainer.budget)
+        choices = tune_settings(trainer, monitoring.measure if monitoring is not None else None)
+        if choices.budget != trainer.budget:
+            trainer = self.rebuild(trainer, faster.recipe, choices.budget)
+        trainer.micro_batch = choices.micro_batch
+        if self.world.is_first:
+            self.run.write_start(self.recipe, self._environment(trainer))
+            self.run.truncate_metrics(-1)  # there are some if the checkpoints were removed
+        return _Start(trainer, choices, self._monitor(choices, monitoring), monitoring, 0.0)
+
+    def _continue(self, place: Path, saved: SavedState) -> _Start:
+        """Load a checkpoint."""
+        self._check_images(saved.fingerprint)
+        recipe = saved.choices.applied_to(self.recipe)
+        set_threads(recipe.run.threads)
+        trainer = self.build(recipe, saved.choices.budget)
+        files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
+        trainer.load(files, seen=saved.seen, steps=saved.step)
+        # What the run found out about memory holds, unless the user asks for something else now.
+        same = saved.micro_batch == self.recipe.run.micro_batch
+        trainer.micro_batch = saved.choices.micro_batch if same else find_micro_batch(trainer)
+        monitoring = self.monitoring(trainer)
+        if self.world.is_first:
+            self._warn_of_changes(trainer)
+            self.run.truncate_metrics(saved.seen)
+        self.say(f"continuing from {saved.seen:,} images")
+        return _Start(trainer, saved.choices, saved.monitor, monitoring, saved.seconds)
+
+    def _train(self, start: _Start, begun: float, callbacks: Sequence[Callback], *, new: bool) -> None:
+        trainer, choices, monitor, monitoring, spent = start
         self._warn_if_batch_dependent(trainer)
         self._announce(trainer, monitor)
 
@@ -221,10 +210,9 @@ class TrainingSession:
         def save() -> None:
             if self.world.is_first:
                 lines.sync()
-                seconds = spent + time.perf_counter() - start_time
-                self._save(trainer, monitor, choices, seconds)
+                self._save(trainer, monitor, choices, spent + time.perf_counter() - begun)
 
-        if place is None:
+        if new:
             save()
         own = [lines, *self._callbacks()]
         if monitoring is not None and monitoring.evidence is not None:
@@ -240,7 +228,7 @@ class TrainingSession:
                 log_every=self.recipe.run.log_every,
             )
             if self.world.is_first:
-                here = time.perf_counter() - start_time
+                here = time.perf_counter() - begun
                 self._finish(outcome, monitor, spent + here, outcome.check_seconds / max(here, 1e-9))
         except Diverged as error:
             self._save_evidence(error)
@@ -263,7 +251,7 @@ class TrainingSession:
                 "(objective.adversary.starts) and after fewer updates (objective.adversary.warmup)."
             )
 
-    def _monitor(self, choices: TunedSettings, monitoring: _Monitoring | None) -> Monitor:
+    def _monitor(self, choices: TunedSettings, monitoring: Monitoring | None) -> Monitor:
         config = self.recipe.monitor
         name, floor, spread = self.world.broadcast(
             ("", None, 0.0) if monitoring is None else (monitoring.name, monitoring.floor, monitoring.spread)
@@ -308,12 +296,6 @@ class TrainingSession:
             f"{recipe.about.name}: {parameters:,} parameters, {trainer.budget:,} images ({details}), "
             f"a check every {monitor.every:,} images, {limit} → {self.run.path}"
         )
-        convolves = any(isinstance(part, nn.Conv2d) for part in trainer.objective.modules())
-        if recipe.train.precision == "auto" and convolves and has_amx_bf16(self.device):
-            self.say(
-                "this processor has bf16 units (AMX): train.precision=bf16, best with channels_last=true, makes "
-                "convolutions about twice as fast, at lower precision."
-            )
 
     def _callbacks(self) -> list[Callback]:
         recipe = self.recipe

@@ -1,0 +1,102 @@
+"""How a run is monitored: by its loss on held-out images, or by its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from ectype.config.recipe import Recipe
+from ectype.config.schema import DataInfo
+from ectype.core.distributed import World
+from ectype.core.errors import RecipeError
+from ectype.data.loader import Loader
+from ectype.evaluation.features import ExtractorInputs, choose_extractors
+from ectype.evaluation.monitor import Monitor, Verdict
+from ectype.evaluation.sample_monitor import MIN_MONITORED_IMAGES, SampleMonitor
+from ectype.evaluation.validation import critic_damage_verdict, validation_function
+from ectype.evaluation.verdict import verdict_function
+from ectype.models.base import Samples
+from ectype.objectives.base import Objective, Validates
+from ectype.runs.run_dir import RunDir
+from ectype.training.loop import Callback
+from ectype.training.sample_evidence import SampleEvidence
+
+__all__ = ["MonitoredImages", "Monitoring", "find_monitoring"]
+
+
+class Monitoring(NamedTuple):
+    """How a run is monitored."""
+
+    measure: Callable[[nn.Module], dict[str, float]]
+    name: str = ""
+    judge: Callable[[Mapping[str, float], Monitor], Verdict] | None = None
+    floor: float | None = None
+    spread: float = 0.0
+    evidence: Callback | None = None
+
+
+class MonitoredImages(NamedTuple):
+    """The images that a model is compared with."""
+
+    train: Loader
+    """Training images, without augmentation."""
+    held_out: Loader
+    info: DataInfo
+    place: Path
+    """Directory of the prepared images, where what is measured on them is stored."""
+
+
+def find_monitoring(
+    recipe: Recipe,
+    objective: Objective,
+    images: MonitoredImages,
+    run: RunDir,
+    world: World,
+    say: Callable[[str], None],
+) -> Monitoring | None:
+    """Return how a run is monitored; None if it cannot be.
+
+    By default that is the loss on held-out images if it measures how good the model is, else the distance between
+    samples and held-out images. Only the first process measures samples.
+
+    Raises:
+        RecipeError: `monitor.metric` does not suit the model.
+    """
+    metric, seed, held_out = recipe.monitor.metric, recipe.train.seed, images.held_out
+    if metric == "auto":
+        metric = "loss" if isinstance(objective, Validates) and objective.loss_ranks_models else "samples"
+    if metric == "loss":
+        if not isinstance(objective, Validates):
+            raise RecipeError("monitor.metric=loss: the losses of a GAN do not measure how good it is: set it to auto.")
+        measure = validation_function(
+            objective, held_out, images.info, images=recipe.monitor.images, seed=seed, device=held_out.device
+        )
+        return Monitoring(measure, judge=None if objective.critic_phase == "whole" else critic_damage_verdict)
+    if not isinstance(objective.model, Samples):
+        if recipe.monitor.metric == "samples":
+            raise RecipeError(f"monitor.metric=samples: {recipe.about.name} draws no samples: set it to auto.")
+        return None
+    if min(len(images.train), len(held_out)) < MIN_MONITORED_IMAGES:
+        say(
+            f"{len(held_out)} held-out images are too few to monitor samples ({MIN_MONITORED_IMAGES} are needed): "
+            "training uses the whole budget, and only pictures show how good the samples are."
+        )
+        return None
+    if not world.is_first:
+        return Monitoring(lambda model: {})
+    chosen = choose_extractors(
+        recipe.monitor.features, ExtractorInputs(images.train, images.info, images.place), quick=True
+    )
+    samples = SampleMonitor(images.info, images.train, held_out, chosen.extractors, images=recipe.monitor.images)
+    say(f"{chosen.why}\n{samples.summary}")
+    return Monitoring(
+        samples,
+        samples.name,
+        verdict_function(samples.reference),
+        samples.floor,
+        samples.spread,
+        SampleEvidence(samples, run),
+    )
