@@ -102,12 +102,12 @@ def test_codes_come_to_lie_between_0_and_1_and_back(coder: RunDir, flow: RunDir)
     assert isinstance(model, LatentSpaceModel)
     _, store = ectype.runs.load.open_data(flow.recipe.data)
     image = store.split("train").batch(torch.arange(400)).image
-    normalized = model.normalized_codes(image, SeededStepContext(0, 0, 0, batch=400))
+    normalized = model.normalized_codes(model.encode_posterior(image), SeededStepContext(0, 0, 0, batch=400))
     assert normalized.shape == (400, *model.code_info.shape)
     # Codes are drawn from q(z|x), as when they were measured; posterior means alone may have little variance.
     assert float(normalized.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(normalized.std()) == pytest.approx(1 / 8, rel=0.05)
-    code = model.centre + 8 * model.spread * (model._normalize(model._as_map(model.encode(image))) - 0.5)
+    code = model.centre + 8 * model.spread * (model._normalize(model.encode(image).view(400, *model.code_info.shape)) - 0.5)
     assert torch.allclose(code.flatten(1), model.encode(image).flatten(1), atol=1e-5)
 
 

@@ -304,7 +304,7 @@ def test_a_run_goes_on_with_less_and_resumes_with_that(tmp_path: Path, monkeypat
         whole = train(recipe, out=tmp_path / "whole")
     newest = checkpoint.latest(whole.checkpoints)
     assert newest is not None
-    assert checkpoint.load_state(newest)["choices"] == {"budget": 640, "every": 320, "micro_batch": 16}
+    assert checkpoint.load_state(newest)["choices"] == TunedSettings(640, 320, 16)._asdict()
     summary = whole.summary()
     assert summary["state"] == "finished"
     assert 10 * 2**20 < summary["peak_memory"] <= peak_memory(HERE)

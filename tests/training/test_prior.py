@@ -64,7 +64,8 @@ def test_the_budget_is_shared(run: RunDir) -> None:
     assert inner.recipe.train.images == round(4 * 6400 * 0.35 / 0.65)
     assert inner.state() == "finished"
     timed = recipe().override({"train.minutes": 10})
-    assert prior_overrides(timed)["train.minutes"] == pytest.approx(3.5)
+    assert prior_overrides(timed, 390)["train.minutes"] == pytest.approx(3.5)
+    assert prior_overrides(timed, 120)["train.minutes"] == pytest.approx(8), "an early stop leaves more"
 
 
 @pytest.mark.parametrize("budget", [{"train.images": 320}, {"train.minutes": 0.02}])

@@ -14,7 +14,7 @@ from ectype.config.recipe import load_recipe
 from ectype.evaluation.monitor import Monitor, Verdict
 from ectype.evaluation.sample_monitor import RealReference
 from ectype.runs.run_dir import RunDir
-from ectype.training import session
+from ectype.training import monitoring
 from ectype.training.loop import Callback, Check
 from ectype.training.run import train
 from ectype.training.trainer import Trainer
@@ -44,7 +44,7 @@ def trained(place: Path, how: str, *callbacks: Callback) -> RunDir:
 def test_a_collapse_stops_the_run_or_is_only_said(
     how: str, seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "verdict_function", says("healthy", "healthy", "collapsed", "collapsed"))
+    monkeypatch.setattr(monitoring, "verdict_function", says("healthy", "healthy", "collapsed", "collapsed"))
     said = trained(tmp_path / "run", how).summary()
     assert said["seen"] == seen
     assert said["state"] == ("collapsed" if how == "stop" else "finished")
@@ -68,7 +68,7 @@ def test_a_new_attempt_begins_at_the_last_healthy_weights_with_the_advice(
         def started(self, trainer: Trainer, monitor: Monitor) -> None:
             begun.append(trainer)
 
-    monkeypatch.setattr(session, "verdict_function", judged_by)
+    monkeypatch.setattr(monitoring, "verdict_function", judged_by)
     run = trained(tmp_path / "run", "rollback", Note())
     said = run.summary()
     assert said["state"] == "collapsed"
@@ -91,7 +91,7 @@ def test_where_nothing_was_healthy_an_attempt_begins_with_what_the_run_was_given
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = trained(tmp_path / "given", "warn")
-    monkeypatch.setattr(session, "verdict_function", says("collapsed"))
+    monkeypatch.setattr(monitoring, "verdict_function", says("collapsed"))
     recipe = small("gan-mlp", **FAST, **{"monitor.on_collapse": "rollback"})
     run = train(recipe, out=tmp_path / "run", start=given.path)
     assert {attempt["from"] for attempt in run.summary()["attempts"]} == {str(given.path)}
@@ -102,7 +102,7 @@ def test_a_run_that_ends_collapsed_is_tried_again_unless_it_was_healthy(
     first: str, attempts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two checks are too few for a second one to confirm the verdict, and nothing is left to wait for."""
-    monkeypatch.setattr(session, "verdict_function", says(first, "collapsed"))
+    monkeypatch.setattr(monitoring, "verdict_function", says(first, "collapsed"))
     recipe = small("gan-mlp", **{**FAST, "monitor.every": 960, "monitor.on_collapse": "rollback"})
     said = train(recipe, out=tmp_path / "run").summary()
     assert said["state"] == "finished"
@@ -120,7 +120,7 @@ def test_a_generator_that_outputs_one_noise_image_is_stopped_and_tried_again(tmp
 
 
 def test_at_most_three_attempts_each_with_other_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "verdict_function", says("collapsed"))
+    monkeypatch.setattr(monitoring, "verdict_function", says("collapsed"))
     run = trained(tmp_path / "run", "rollback")
     said = run.summary()
     assert [entry["attempt"] for entry in said["attempts"]] == [1, 2, 3]
@@ -147,7 +147,7 @@ class Kill(Callback):
 
 
 def test_killed_in_an_attempt_the_same_command_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "verdict_function", says("healthy", "collapsed", "collapsed"))
+    monkeypatch.setattr(monitoring, "verdict_function", says("healthy", "collapsed", "collapsed"))
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "killed", "rollback", Kill(640))
     assert RunDir(tmp_path / "killed").training_ended

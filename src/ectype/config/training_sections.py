@@ -77,7 +77,7 @@ class TrainConfig(Section):
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of everything random: initial weights, order of the images, augmentation, noise."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of convolutions and matrix products. auto: bf16 on CUDA. On a CPU with units for bf16, a run of more than
+    """Precision of convolutions and matrix products. auto: bf16 on CUDA. On a CPU with units for it, a run of more than
     a minute times both at its start, and takes bf16 if it is faster and its losses are nearly the same; else fp32."""
     compile: bool = False
     """Compile the networks with torch.compile."""

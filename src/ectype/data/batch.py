@@ -19,3 +19,5 @@ class Batch(NamedTuple):
     """Class indices."""
     target: Tensor | None = None
     """[b, …] masks or paired images."""
+    code: Float[Tensor, "b s ..."] | None = None
+    """Codes that were computed in advance: then `image` is empty. See `LatentSpaceModel.encode_posterior`."""

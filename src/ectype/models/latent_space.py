@@ -166,7 +166,10 @@ class LatentSpaceModel(NoiseToImageModel):
 
         with evaluating(self):
             codes = torch.cat(
-                [self._as_map(self._sample_code(part.to(mean), noise)) for part in images.split(MAX_IMAGES_PER_ENCODE)]
+                [
+                    self._draw(self.encode_posterior(part.to(mean)), noise)
+                    for part in images.split(MAX_IMAGES_PER_ENCODE)
+                ]
             )
         self.centre.copy_(codes.mean((0, 2, 3)).view_as(self.centre))
         spread = codes.transpose(0, 1).flatten(1).std(1)
@@ -175,22 +178,29 @@ class LatentSpaceModel(NoiseToImageModel):
             normalized = self._normalize(codes)
             self.inner.initialize_from_data(normalized.mean(0), lambda: normalized)
 
-    def _as_map(self, code: Code) -> NormalizedCode:
-        return code.float().view(len(code), *self.code_info.shape)
-
     def _normalize(self, code: NormalizedCode) -> NormalizedCode:
         return 0.5 + (code - self.centre) / (2 * STDS_IN_HALF_RANGE * self.spread)
 
-    def normalized_codes(self, image: Image, context: StepContext) -> NormalizedCode:
-        """Return the codes of images as the inner model gets them, drawn from the posterior if there is one."""
-        code = self._sample_code(image, lambda *shape: context.normal("code", *shape))
-        return self._normalize(self._as_map(code))
-
-    def _sample_code(self, image: Image, noise: Callable[..., Tensor]) -> Code:
+    def encode_posterior(self, image: Image) -> Float[Tensor, "b s *code"]:
+        """Return what `normalized_codes` draws codes from: the code; or the posterior's mean and standard deviation."""
         if not isinstance(self.coder, GaussianAutoencoder):
-            return self.encode(image)
+            return self.encode(image)[:, None]
         posterior = self.coder.posterior(image)
-        return posterior.sample(noise(*posterior.mean.shape))
+        return torch.stack([posterior.mean, posterior.sigma], dim=1)
+
+    def normalized_codes(self, posterior: Float[Tensor, "b s *code"], context: StepContext) -> NormalizedCode:
+        """Return codes as the inner model gets them, drawn from the posterior if there is one.
+
+        Args:
+            posterior: From `encode_posterior`.
+            context: Draws the noise.
+        """
+        return self._normalize(self._draw(posterior, lambda *shape: context.normal("code", *shape)))
+
+    def _draw(self, posterior: Float[Tensor, "b s *code"], noise: Callable[..., Tensor]) -> NormalizedCode:
+        mean, *std = posterior.unbind(1)
+        code = mean + std[0] * noise(*mean.shape) if std else mean
+        return code.float().view(len(code), *self.code_info.shape)
 
     def encode(self, image: Image) -> Code:
         """Return the coder's code of each image."""

@@ -21,6 +21,13 @@ __all__ = ["LatentSpaceObjective", "LatentSpaceObjectiveConfig"]
 Score = Callable[[Batch, StepContext], LossTerms]
 
 
+@torch.no_grad()
+def _encoded(model: LatentSpaceModel, batch: Batch, context: StepContext) -> Batch:
+    """Return a batch with normalized codes in the place of images."""
+    posterior = model.encode_posterior(batch.image) if batch.code is None else batch.code
+    return batch._replace(image=model.normalized_codes(posterior, context), code=None)
+
+
 class LatentSpaceObjective(Objective):
     """The players and turns of an inner objective, whose batches contain codes from a frozen coder instead of images.
 
@@ -38,9 +45,7 @@ class LatentSpaceObjective(Objective):
         self.turns = [turn._replace(score=partial(self._score_codes, turn.score)) for turn in inner.turns]
 
     def _score_codes(self, score: Score, batch: Batch, context: StepContext) -> LossTerms:
-        with torch.no_grad():
-            code = self.whole_model.normalized_codes(batch.image, context)
-        return score(batch._replace(image=code), context)
+        return score(_encoded(self.whole_model, batch, context), context)
 
     @property
     def model(self) -> LatentSpaceModel:
@@ -70,9 +75,8 @@ class ValidatingLatentSpaceObjective(LatentSpaceObjective):
 
     def validate(self, model: nn.Module, batch: Batch, context: StepContext) -> LossTerms:
         assert isinstance(model, LatentSpaceModel)
-        code = model.normalized_codes(batch.image, context)
         assert isinstance(self.inner, Validates)
-        return self.inner.validate(model.inner, batch._replace(image=code), context)
+        return self.inner.validate(model.inner, _encoded(model, batch, context), context)
 
 
 class LatentSpaceObjectiveConfig(ObjectiveConfig):

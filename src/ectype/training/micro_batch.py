@@ -73,7 +73,8 @@ def find_micro_batch(trainer: Trainer) -> int | None:
     free = free_memory(device)
     usable = USABLE_SHARE.get(device.type, 0.0)
     context = SeededStepContext(trainer.recipe.train.seed, 0, 0, "size", 0, 1, device)
-    elements = trainer.loader(trainer.order.take(0, 1), context).image.numel()
+    first = trainer.loader(trainer.order.take(0, 1), context)
+    elements = (first.image if first.code is None else first.code).numel()
     if not world.any(free is not None and share * elements * GUESSED_BYTES_PER_ELEMENT > usable * free):
         return None
     sizes = [share]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ectype.config.recipe import Recipe, load_recipe
+from ectype.config.schema import Augment
 from ectype.core.errors import ModelError
 from ectype.models.base import Encodes, is_trained_to_encode
 from ectype.runs.load import load
@@ -23,7 +24,9 @@ def recipe_on_codes(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapp
     if not (isinstance(model, Encodes) and is_trained_to_encode(model)):
         raise ModelError(f"the model of '{run.path}' has no codes of its own: give the run of an autoencoder.")
     # The size is the model's, also if the images change later.
-    data = trained.data.model_copy(update={"size": model.info.size, "channels": model.info.channels})
+    same = {"size": model.info.size, "channels": model.info.channels}
+    # An autoencoder may learn from mirrored images, but samples should look like the images.
+    data = trained.data.model_copy(update={**same, "augment": Augment()})
     suited = recipe.model_copy(update={"data": data, "model": recipe.model.on_codes(tuple(model.code_shape))})
     found = load_recipe(suited.plain(), overrides)
     # Last, so that no override can change the autoencoder.

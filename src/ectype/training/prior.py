@@ -27,8 +27,8 @@ MIN_FLOW_UPDATES = 100
 MIN_FLOW_MINUTES = 1 / 6
 """A flow that would get less than this is not trained."""
 FLOW_IMAGES_PER_IMAGE = 4.0
-"""Codes that a flow is trained on in the time that `ae` takes for an image, at 64 px on two cores: 480 against 117 per
-second. It turns a share of a budget in images into codes without a clock, so that the result does not depend on one."""
+"""Codes that a flow is trained on in the time that `ae` takes for an image, at 64 px on two cores. It turns a share of
+a budget in images into codes without a clock, so that the result does not depend on one."""
 
 
 def prior_dir(run: RunDir) -> Path:
@@ -37,8 +37,13 @@ def prior_dir(run: RunDir) -> Path:
     return run.path / f"{FLOW}-{weights[:8]}"
 
 
-def prior_overrides(recipe: Recipe) -> dict[str, Any]:
-    """Return what a flow on the codes of a run takes from the run's recipe, and its share of the run's budget."""
+def prior_overrides(recipe: Recipe, seconds: float) -> dict[str, Any]:
+    """Return what a flow on the codes of a run takes from the run's recipe, and its share of the run's budget.
+
+    Args:
+        recipe: The run's recipe.
+        seconds: How long the run's own model was trained. What is left of a budget in minutes is the flow's as well.
+    """
     train = recipe.train
     same = ("device", "threads", "log_every", "pictures", "tensorboard")
     common: dict[str, Any] = {f"run.{key}": getattr(recipe.run, key) for key in same}
@@ -46,7 +51,8 @@ def prior_overrides(recipe: Recipe) -> dict[str, Any]:
     # Cheap, and rises as soon as the flow memorizes; samples are measured once, at the end of the run.
     common["monitor.metric"] = "loss"
     if train.minutes is not None:
-        return {**common, "train.minutes": train.minutes * train.prior_share}
+        minutes = max(train.minutes * train.prior_share, train.minutes - seconds / 60)
+        return {**common, "train.minutes": round(minutes, 3)}
     images = FLOW_IMAGES_PER_IMAGE * train.images * train.prior_share / (1 - train.prior_share)
     return {**common, "train.images": max(1, round(images))}
 
@@ -64,7 +70,9 @@ def train_prior(recipe: Recipe, run: RunDir, device: torch.device, console: Cons
     assert isinstance(model, CodeSampler)  # checked before the run was trained
     if FLOW in model.densities:
         return
-    flow = recipe_on_codes(load_recipe(recipe.train.prior), run, prior_overrides(recipe))
+    flow = recipe_on_codes(
+        load_recipe(recipe.train.prior), run, prior_overrides(recipe, run.summary().get("seconds", 0.0))
+    )
     too_short = flow.train.images < MIN_FLOW_UPDATES * flow.train.batch
     if flow.train.minutes is not None:
         too_short = flow.train.minutes < MIN_FLOW_MINUTES

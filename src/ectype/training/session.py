@@ -33,6 +33,7 @@ from ectype.models.base import (
     MayRequirePretrained,
     own_modules,
 )
+from ectype.models.latent_space import LatentSpaceModel
 from ectype.runs import checkpoint
 from ectype.runs.json_files import write_json_file
 from ectype.runs.load import open_data, ship_checkpoint
@@ -40,13 +41,14 @@ from ectype.runs.run_dir import RunDir
 from ectype.training.build import build_trainer
 from ectype.training.callbacks import JsonLines, Pictures, ProgressDisplay, TensorBoard
 from ectype.training.early_warning import EarlyWarning
+from ectype.training.encoded import encode_once
 from ectype.training.initialization import load_initial_weights, mean_image, sample_images
 from ectype.training.loop import Callback, Outcome, fit
 from ectype.training.micro_batch import find_micro_batch
 from ectype.training.monitoring import MonitoredImages, Monitoring, find_monitoring
 from ectype.training.saved_state import SavedState, load_saved_state
 from ectype.training.speed import find_faster_steps
-from ectype.training.trainer import Diverged, Trainer
+from ectype.training.trainer import BatchLoader, Diverged, Trainer
 from ectype.training.tuning import TunedSettings, tune_settings
 
 __all__ = ["TrainingSession"]
@@ -85,7 +87,9 @@ class TrainingSession:
         if not world.is_first:
             self.prepared, self.store = open_data(recipe.data)
         self.info = self.store.info
-        self.loader = Loader(self.store.split("train"), recipe.data, device, training=True, seed=recipe.train.seed)
+        self.loader: BatchLoader = Loader(
+            self.store.split("train"), recipe.data, device, training=True, seed=recipe.train.seed
+        )
         self.held_out = Loader(self.store.split("val"), recipe.data, device, training=False, seed=recipe.train.seed)
 
     def say(self, text: str) -> None:
@@ -106,6 +110,14 @@ class TrainingSession:
         trainer.objective.load_state_dict(weights)
         trainer.restart_ema()
         return trainer
+
+    def _encode_once(self, trainer: Trainer) -> None:
+        """Let a model of codes train on codes that are computed in advance, if they stay the same."""
+        model = trainer.objective.model
+        if isinstance(model, LatentSpaceModel) and isinstance(self.loader, Loader):
+            doing(self.console, "encoding the training images")
+            self.loader = encode_once(model, self.loader, self.info, self.recipe.train.seed) or self.loader
+            trainer.loader = self.loader
 
     def monitoring(self, trainer: Trainer) -> Monitoring | None:
         """Return how the run is monitored; None if it cannot be."""
@@ -165,6 +177,7 @@ class TrainingSession:
         trainer.restart_ema()
         if start is not None:
             self.say(load_initial_weights(trainer, start))
+        self._encode_once(trainer)
         doing(self.console, "comparing real images with each other")
         monitoring = self.monitoring(trainer)
         doing(self.console, "timing training steps")
@@ -190,6 +203,7 @@ class TrainingSession:
         trainer = self.build(recipe, saved.choices.budget)
         files = {file.stem: checkpoint.load_tensors(file) for file in place.glob("*.safetensors")}
         trainer.load(files, seen=saved.seen, steps=saved.step)
+        self._encode_once(trainer)
         # What the run found out about memory holds, unless the user asks for something else now.
         same = saved.micro_batch == self.recipe.run.micro_batch
         trainer.micro_batch = saved.choices.micro_batch if same else find_micro_batch(trainer)
@@ -353,7 +367,8 @@ class TrainingSession:
             return
         place = self.run.path / f"diverged-{error.step:08d}"
         place.mkdir(exist_ok=True)
-        save_grid(to_uint8(torch.nan_to_num(error.batch.image)), place / "batch.png", owned=True)
+        if error.batch.code is None:
+            save_grid(to_uint8(torch.nan_to_num(error.batch.image)), place / "batch.png", owned=True)
         write_json_file(place / "values.json", {"turn": error.turn, "seen": error.seen, **error.values})
         self.run.write_summary({"state": "failed", "reason": str(error)})
 
