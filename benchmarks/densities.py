@@ -62,7 +62,7 @@ def compared(name: str, minutes: float) -> list[Row]:
     """Return the distances of all densities for one set of images."""
     source, times, coder_words, flow_words, gan_words = SETS[name]
     minutes *= times
-    coder = run_of("ae", source(), coder_words, minutes, f"{name}-ae")
+    coder = run_of("ae", source(), [*coder_words, "prior=none"], minutes, f"{name}-ae")
     flow = run_of("flow", coder.path, flow_words, minutes, f"{name}-flow")
     gan = run_of("gan", source(), gan_words, 2 * minutes, f"{name}-gan")
     config = coder.recipe.data

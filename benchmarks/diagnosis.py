@@ -178,8 +178,8 @@ NARROW_GAN = {
     for key, value in (("width", 8), ("max_width", 32))
 } | {"train.batch": 32}
 SHORT: dict[str, dict[str, Any]] = {
-    "ae": {"width": 8, "train.batch": 32},
-    "vae": {"width": 8, "train.batch": 32},
+    "ae": {"width": 8, "train.batch": 32, "train.prior": "none"},
+    "vae": {"width": 8, "train.batch": 32, "train.prior": "none"},
     "vae-mlp": {"data.channels": 3, "hidden": [128], "latent_dim": 32, "train.batch": 32},
     "vqvae": {"data.size": 32, "width": 8, "train.batch": 32},
     "dae": {"width": 8, "train.batch": 32},

@@ -39,7 +39,7 @@ def trial(given: tuple[int, float, float]) -> dict[str, Any]:
 
     def find() -> dict[str, Any]:
         with TemporaryDirectory() as place:
-            coder = train("ae", emoji(0, 3000, 32), words, out=f"{place}/coder")
+            coder = train("ae", emoji(0, 3000, 32), [*words, "prior=none"], out=f"{place}/coder")
             flow = train("flow", coder.path, [*shared, "model.inner.net.width=32"], out=f"{place}/flow")
             seen = [run.summary()["seen"] for run in (coder, flow)]
             psnr, found = (evaluate(coder, device="cpu")["psnr"], evaluate(flow, device="cpu"))

@@ -46,6 +46,7 @@ def main() -> None:
             f"train.minutes={budget}",
             f"train.seed={given.seed}",
             f"run.threads={given.threads}",
+            "prior=none",
         ]
         clock = Clock()
         run = train("ae", source, words, out=Path(KEPT / "perceptual" / f"{name}-{budget}"), console=console)

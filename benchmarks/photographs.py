@@ -75,6 +75,7 @@ WORDS = [
     "monitor.images=64",
     "monitor.patience=null",
     "run.pictures=0",
+    "prior=none",
 ]
 """Overrides of `ae`, chosen by training on 19 of the training photographs and evaluating on the other 5."""
 

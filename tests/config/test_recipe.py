@@ -57,6 +57,7 @@ def test_override(key: str, value: str, path: str, expected: object) -> None:
         (["size=[2, 8]"], ["data.size.0=2: must be at least 4."]),
         (["lr"], ["'lr' is not an override", "key=value"]),
         (["net={kind: conv, widht: 3}"], ["widht"]),
+        (["model.kind=[1, 2]"], ["no model of kind [1, 2]; choose from:"]),
         (["optimizer.name=adamx"], ["'adamx'", "did you mean 'adam"]),
     ],
 )
@@ -125,7 +126,7 @@ def test_differences_name_keys_and_leave_mechanics_out() -> None:
     two = one.override({"run.device": "cpu", "run.keep_last": 5, "about.summary": "other"})
     assert differences(one, two) == {}
     three = one.override({"lr": 0.5, "bottleneck": "identity", "objective": "reconstruction"})
-    assert differences(one, three)["optimizer.lr"] == (0.001, 0.5)
+    assert differences(one, three)["optimizer.lr"] == (0.002, 0.5)
     assert {"model.bottleneck.kind", "objective.kind"} <= set(differences(one, three))
 
 

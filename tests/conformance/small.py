@@ -72,6 +72,7 @@ def small(name: str, **changes: Any) -> Recipe:
         "monitor.patience": None,
         "monitor.on_collapse": "warn",
         "monitor.images": 500,
+        "train.prior": "none",  # a further run, which tests/training/test_prior.py trains
         "run.pictures": 4,
         "run.device": DEVICE,
         "train.deterministic": DEVICE != "cpu",

@@ -22,6 +22,10 @@ from ectype.training.run import train
 
 pytestmark = pytest.mark.trains
 
+WORDS = ["width=8", "latent_dim=8", "batch=32", "monitor.every=4000", "optimizer.lr=0.004", "run.pictures=0"]
+# Discs are compared exactly, and nothing is sampled.
+WORDS += ["augment={}", "prior=none"]
+
 
 def disc(seed: int, side: int = 24) -> np.ndarray:
     """A grey disc somewhere, of some size, on black."""
@@ -41,10 +45,8 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    words = ["width=8", "latent_dim=8", "train.images=12000", "batch=32", "monitor.every=4000", "optimizer.lr=0.004"]
-    return train(
-        "ae", discs, [*words, "run.pictures=0", "split={val: 0.2}"], out=tmp_path_factory.mktemp("runs") / "run"
-    )
+    words = [*WORDS, "train.images=12000", "split={val: 0.2}"]
+    return train("ae", discs, words, out=tmp_path_factory.mktemp("runs") / "run")
 
 
 def read(file: Path) -> list[dict[str, str]]:
@@ -104,8 +106,7 @@ def test_a_run_of_parts_scores_whole_images_as_it_saw_them(tmp_path: Path) -> No
     (tmp_path / "in").mkdir()
     for i in range(90):
         Image.fromarray(crowd(i)).save(tmp_path / f"in/{i:03d}.png")
-    words = ["width=8", "latent_dim=8", "train.images=8000", "batch=32", "monitor.every=4000", "optimizer.lr=0.004"]
-    words += ["run.pictures=0", "split={val: 0.4}", "size=24", "resize=tiles"]
+    words = [*WORDS, "train.images=8000", "split={val: 0.4}", "size=24", "resize=tiles"]
     cut = train("ae", tmp_path / "in", words, out=tmp_path / "run")
     (tmp_path / "new").mkdir()
     for i in range(40):

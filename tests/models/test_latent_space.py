@@ -107,7 +107,9 @@ def test_codes_come_to_lie_between_0_and_1_and_back(coder: RunDir, flow: RunDir)
     # Codes are drawn from q(z|x), as when they were measured; posterior means alone may have little variance.
     assert float(normalized.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(normalized.std()) == pytest.approx(1 / 8, rel=0.05)
-    code = model.centre + 8 * model.spread * (model._normalize(model.encode(image).view(400, *model.code_info.shape)) - 0.5)
+    code = model.centre + 8 * model.spread * (
+        model._normalize(model.encode(image).view(400, *model.code_info.shape)) - 0.5
+    )
     assert torch.allclose(code.flatten(1), model.encode(image).flatten(1), atol=1e-5)
 
 

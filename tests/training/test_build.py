@@ -30,7 +30,7 @@ def test_a_model_that_no_run_could_load_is_refused(preset: str, size: int, chang
 
 
 def test_the_memory_that_is_needed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe("vae")
+    recipe = load_recipe("vae", {"latent_dim": 64})
     info = DataInfo(3, (64, 64))
     check_model_fits(recipe, info, CPU)
     monkeypatch.setattr(build, "free_memory", lambda device: 10_000_000)

@@ -82,6 +82,6 @@ class Choice(Section):
             return handler(value)
         import_kinds()
         kind = value.get("kind")
-        if kind not in cls._kinds:
+        if not isinstance(kind, str) or kind not in cls._kinds:
             raise ValueError(f"no {cls.family} of kind {kind!r}; {did_you_mean(str(kind), cls._kinds)}")
         return cls._kinds[kind].model_validate(value)

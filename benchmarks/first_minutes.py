@@ -1,0 +1,163 @@
+"""What the plain commands leave behind after ten CPU minutes, beside PCA, and beside an earlier version or a prototype.
+
+    python benchmarks/first_minutes.py [--seconds 600] [--seeds 3] [--only ae,vae] [--folders emoji64,NAME=PATH]
+        [--before DIR/bin/ectype] [--prototype FILE]
+
+Each row is one command, `ectype train PRESET FOLDER --minutes M`, with nothing else but the size of the images. All
+threads together compute for that many seconds while they train. Variants of one drawing share the first word of their
+file names and are kept in one split. `--before` is the command of another environment, which is measured in the same
+way; `--prototype` is a script that is called with the folder, `--codes 256` and `--cpu-seconds`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import DATA, KEPT, Row, arguments, console, once, process, tell
+
+SIZE = 64
+FD = re.compile(r"^fd_")
+OURS = [sys.executable, "-m", "ectype.cli"]
+VAL, TEST = 1, 0
+
+
+class Command(NamedTuple):
+    """One row: a preset, its overrides, the data that it is for, and the goal of its first figure."""
+
+    preset: str
+    words: tuple[str, ...] = (f"size={SIZE}",)
+    data: str = ""
+    """A folder of the shared data; empty for each of the folders of images."""
+    figure: str = "psnr_above_pca"
+    goal: float | None = None
+
+
+COMMANDS = {
+    "ae": Command("ae", goal=1.8),
+    "ae, 64": Command("ae", (f"size={SIZE}", "latent_dim=64"), goal=1.0),
+    "vae": Command("vae"),
+    "gan": Command("gan", figure="fd"),
+    "cgan": Command("cgan", (), "mnist", "fd"),
+    "unet-translate": Command("unet-translate", ("data.input=twitter", "data.target=google"), "styles64", "psnr", 16.0),
+    "unet-segment": Command("unet-segment", (), "brain", "mean_dice", 0.91),
+}
+
+
+def one_side(source: Path, name: str) -> Path:
+    """Return a folder of links to a folder's PNG files, with all files of one first word in one split."""
+    place = KEPT / "first-minutes" / name
+    if not place.is_dir():
+        for file in sorted(source.rglob("*.png")):
+            word = re.split(r"[-_]", file.stem)[0]
+            split = {TEST: "test", VAL: "val"}.get(zlib.crc32(word.encode()) % 10, "train")
+            link = place / split / file.relative_to(source).parent / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
+    return place
+
+
+def figures(run: Path) -> dict[str, Any]:
+    """Return a run's figures by key, with intervals and baselines, and what it did in its time."""
+    found = json.loads((run / "evaluation.json").read_text())
+    kept = {
+        figure["key"]: {k: figure.get(k) for k in ("value", "low", "high", "baselines")} for figure in found["figures"]
+    }
+    summary = json.loads((run / "summary.json").read_text())
+    return {"figures": kept, "updates": summary["step"], "images": summary["seen"], "seconds": summary["seconds"]}
+
+
+def trained(ectype: Sequence[str], command: Command, folder: Path, seconds: float, seed: int) -> dict[str, Any]:
+    """Train by one command; return its figures, and the CPU seconds of the whole command."""
+    place = KEPT / "first-minutes" / "runs" / f"{abs(hash((tuple(ectype), command, folder, seconds, seed))):x}"
+    minutes = seconds / 60 / (os.cpu_count() or 1)
+    limits = ["--minutes", f"{minutes:.3f}", f"train.seed={seed}", "--out", str(place)]
+    _, spent = process([*ectype, "train", command.preset, folder, *command.words, *limits], ECTYPE_CACHE=KEPT)
+    return {**figures(place), "cpu": spent.cpu, "run": str(place)}
+
+
+def prototype(script: Path, folder: Path, seconds: float) -> float:
+    """Return the PSNR of a prototype's autoencoder, which gets the share of the time that ours gets."""
+    share = (f"{0.65 * seconds:.0f}", f"{0.35 * seconds:.0f}")
+    out = KEPT / "first-minutes" / "prototype"
+    said, _ = process([sys.executable, script, folder, "--codes", 256, "--cpu-seconds", *share, "--out", out])
+    found = re.search(r"autoencoder: ([\d.]+) dB", said)
+    return float(found[1]) if found else float("nan")
+
+
+def first(found: dict[str, Any], figure: str) -> dict[str, Any]:
+    """Return the figure of this key; `fd` stands for the first Fréchet distance."""
+    figures = found["figures"]
+    key = next((key for key in figures if FD.match(key)), "") if figure == "fd" else figure
+    return figures[key]
+
+
+def row(name: str, command: Command, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Row:
+    """Return the row of one command over seeds."""
+    ours = [first(found, command.figure)["value"] for found in after]
+    theirs = [first(found, command.figure)["value"] for found in before]
+    mean, peer = statistics.mean(ours), statistics.mean(theirs) if theirs else float("nan")
+    updates = statistics.mean(found["updates"] for found in after)
+    details = [f"{min(ours):.4g} to {max(ours):.4g}" if len(ours) > 1 else "one seed", f"{updates:,.0f} updates"]
+    for key in ("recall", "authenticity", "closer_to_training"):
+        if key in after[0]["figures"]:
+            details.append(f"{key} {statistics.mean(found['figures'][key]['value'] for found in after):.3g}")
+    if any(map(FD.match, after[0]["figures"])):
+        distance = first(after[0], "fd")
+        real = (distance["baselines"] or {}).get("real_images", float("nan"))
+        details.append(f"FD {distance['value']:.4g} (real {real:.4g})")
+    goal = "" if command.goal is None else f"at least {command.goal:g}"
+    met = None if command.goal is None else mean >= command.goal
+    return Row(f"{name}: {command.figure}", peer, mean, mean / peer if theirs else None, goal, met, "; ".join(details))
+
+
+def folders(text: str) -> Iterator[tuple[str, Path]]:
+    """Yield the folders of images: shared ones by name, others as NAME=PATH."""
+    for word in filter(None, text.split(",")):
+        name, _, path = word.partition("=")
+        yield name, one_side(Path(path) if path else DATA / name, name)
+
+
+def main() -> None:
+    """Measure and report."""
+    given = arguments(
+        __doc__,
+        seconds=(600.0, "CPU seconds of training for each command"),
+        seeds=(3, "seeds of each command"),
+        only=(",".join(COMMANDS), "rows, separated by commas"),
+        folders=("emoji64", "folders of images, separated by commas"),
+        before=("", "the command `ectype` of an earlier version's environment"),
+        prototype=("", "a prototype's script"),
+    )
+    seconds, seeds = (60.0, 1) if given.quick else (given.seconds, given.seeds)
+    rows, raw = [], {}
+    for name in given.only.split(","):
+        command = COMMANDS[name]
+        places = [(command.data, DATA / command.data)] if command.data else list(folders(given.folders))
+        for place, folder in places:
+            both: list[list[dict[str, Any]]] = [[], []]
+            for seed in range(seeds):
+                for side, ectype in enumerate(([given.before] if given.before else [], OURS)):
+                    if ectype:
+                        key = [name, place, seconds, seed, ectype]
+                        both[side].append(
+                            once("first_minutes", key, lambda: trained(ectype, command, folder, seconds, seed))  # noqa: B023
+                        )
+            rows.append(row(f"{name} on {place}", command, *both))
+            raw[f"{name} on {place}"] = dict(zip(("before", "ours"), both, strict=True))
+            console.print(rows[-1].what, rows[-1].ours, rows[-1].detail)
+            if given.prototype and name == "ae":
+                raw[f"prototype on {place}, PSNR"] = prototype(Path(given.prototype), folder, seconds)
+    notes = [f"{seconds:g} CPU seconds of training for each command, over {os.cpu_count()} threads; {seeds} seed(s)."]
+    tell("first_minutes", "The first ten minutes", rows, notes, runs=raw)
+
+
+if __name__ == "__main__":
+    main()
