@@ -58,7 +58,7 @@ def images(recipe: Recipe) -> tuple[Path, list[str]]:
         return SHARED / "brain", ["size=64", "data.resize=squash"]
     if data.pairs == "images":
         return SHARED / "pairs128", ["size=64", "data.input=outline", "data.target=colour"]
-    if recipe.about.family == "U-Net" or large(recipe):
+    if recipe.about.family == "U-Net" or large(recipe) or starts_as_pca(recipe):
         return SHARED / "emoji64", ["size=64"]
     return digits(), []
 
@@ -68,11 +68,17 @@ def large(recipe: Recipe) -> bool:
     return recipe.data.fixed_size is not None and min(recipe.data.fixed_size) >= 64
 
 
+def starts_as_pca(recipe: Recipe) -> bool:
+    """Return whether a preset's networks start as PCA, which shows something in color after minutes."""
+    return getattr(getattr(recipe.model, "net", None), "kind", "") == "pca_conv"
+
+
 def longer(recipe: Recipe) -> float:
     """Return the factor by which a preset must train longer than others for recognizable pictures."""
     if recipe.about.family == "GAN":
         return 6
-    return 4 if recipe.about.family == "U-Net" or large(recipe) else 1
+    is_longer = recipe.about.family == "U-Net" or large(recipe) or starts_as_pca(recipe) or on_codes(recipe.about.name)
+    return 4 if is_longer else 1
 
 
 def digits() -> Path:
