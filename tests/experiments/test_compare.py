@@ -150,7 +150,7 @@ def test_a_run_that_fails_leaves_the_others_be(tmp_path: Path, real_processes: N
 
 @pytest.mark.slow
 def test_killed_and_called_again_it_ends_with_the_same_numbers(tmp_path: Path) -> None:
-    words = ["size=8", "batch=32", "run.pictures=0", "monitor.every=640", "width=8"]
+    words = ["size=8", "batch=32", "run.pictures=0", "monitor.every=640", "width=8", "prior=none"]
     command = [sys.executable, "-m", "ectype.cli", "study", "ae", "latent_dim=2,8", *words, "--data", "digits"]
     command += ["--images", "3200", "--processes", "1", "--quick"]
     whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], capture_output=True, text=True, check=False)

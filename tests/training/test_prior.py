@@ -62,6 +62,7 @@ def test_samples_are_drawn_from_the_flow(run: RunDir) -> None:
 def test_the_budget_is_shared(run: RunDir) -> None:
     inner = RunDir(prior_dir(run))
     assert inner.recipe.train.images == round(4 * 6400 * 0.35 / 0.65)
+    assert inner.recipe.monitor.every == -(-inner.recipe.train.images // 20), "not found by timing"
     assert inner.state() == "finished"
     timed = recipe().override({"train.minutes": 10})
     assert prior_overrides(timed, 390)["train.minutes"] == pytest.approx(3.5)

@@ -26,6 +26,8 @@ __all__ = ["prior_dir", "prior_overrides", "train_prior"]
 MIN_FLOW_UPDATES = 100
 MIN_FLOW_MINUTES = 1 / 6
 """A flow that would get less than this is not trained."""
+CHECKS = 20
+"""Checks of a flow whose budget is given in images."""
 FLOW_IMAGES_PER_IMAGE = 4.0
 """Codes that a flow is trained on in the time that `ae` takes for an image, at 64 px on two cores. It turns a share of
 a budget in images into codes without a clock, so that the result does not depend on one."""
@@ -53,8 +55,9 @@ def prior_overrides(recipe: Recipe, seconds: float) -> dict[str, Any]:
     if train.minutes is not None:
         minutes = max(train.minutes * train.prior_share, train.minutes - seconds / 60)
         return {**common, "train.minutes": round(minutes, 3)}
-    images = FLOW_IMAGES_PER_IMAGE * train.images * train.prior_share / (1 - train.prior_share)
-    return {**common, "train.images": max(1, round(images))}
+    images = max(1, round(FLOW_IMAGES_PER_IMAGE * train.images * train.prior_share / (1 - train.prior_share)))
+    # The best check is selected, so that checks must not depend on a clock either.
+    return {**common, "train.images": images, "monitor.every": -(-images // CHECKS)}
 
 
 def train_prior(recipe: Recipe, run: RunDir, device: torch.device, console: Console | None) -> None:
