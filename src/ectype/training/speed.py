@@ -21,7 +21,9 @@ MIN_RUN_SECONDS = 60.0
 """Shorter runs are not worth timing, and repeat exactly without it."""
 MAX_TIMING_SHARE = 0.05
 """Fraction of a run's time that timing may take."""
-WARM_UP_STEPS, STEPS_PER_ROUND, ROUNDS = 3, 3, 3
+WARM_UP_STEPS, STEPS_PER_ROUND = 3, 2
+MIN_ROUNDS, MAX_ROUNDS, ROUNDS_SECONDS = 2, 10, 1.0
+"""Rounds in which two ways are timed in turns: as many as fit into this many seconds, within the limits."""
 HOPELESS = 10.0
 """Time of a first step, relative to the best so far, after which another way is not tried further: kernels that emulate
 a precision are many times slower."""
@@ -105,7 +107,7 @@ def find_faster_steps(trainer: Trainer, build: Callable[[Recipe], Trainer]) -> F
         return none
     plain = best = _Timed(build(recipe))
     seconds = minutes * 60 if minutes is not None else plain.first * train.images / train.batch
-    timing = plain.first * len(ways) * (WARM_UP_STEPS + 2 * STEPS_PER_ROUND * ROUNDS)
+    timing = plain.first * len(ways) * (WARM_UP_STEPS + 2 * STEPS_PER_ROUND * MIN_ROUNDS)
     if seconds < MIN_RUN_SECONDS or timing > MAX_TIMING_SHARE * seconds:
         return none
     found: list[str] = []
@@ -117,7 +119,8 @@ def find_faster_steps(trainer: Trainer, build: Callable[[Recipe], Trainer]) -> F
         if other.first > 2 * best.first or not other.agrees_with(plain):
             continue
         best.times.clear()
-        for _ in range(ROUNDS):
+        rounds = ROUNDS_SECONDS / (2 * STEPS_PER_ROUND * best.first)
+        for _ in range(min(MAX_ROUNDS, max(MIN_ROUNDS, round(rounds)))):
             best.round()
             other.round()
         if other.seconds < MAX_RELATIVE_TIME * best.seconds:
