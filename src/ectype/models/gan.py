@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,7 +14,6 @@ from ectype.config.schema import DataInfo, ModelConfig
 from ectype.core.errors import ModelError
 from ectype.models.noise_to_image import NoiseToImageModel, truncated_normal
 from ectype.nets.generators import ConvGeneratorConfig, GeneratorConfig
-from ectype.nets.pca_conv import PCAGenerator
 
 __all__ = ["Generator", "GeneratorModelConfig"]
 
@@ -77,18 +75,6 @@ class Generator(NoiseToImageModel):
             nn.init.normal_(self.embed.weight)
             label_dim = config.embedding
         self.net = config.net.build(config.latent_dim + label_dim, info)
-
-    def initialize_from_data(
-        self, mean: Float[Tensor, "c h w"], get_images: Callable[[], Float[Tensor, "n c h w"]]
-    ) -> None:
-        """Let a network that starts as PCA generate images with the mean and covariance of the training images.
-
-        Args:
-            mean: Not used.
-            get_images: Returns a sample of the training images, in [0, 1].
-        """
-        if isinstance(self.net, PCAGenerator):
-            self.net.init_from_images(get_images(), self.latent_dim)
 
     def forward(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"] | None = None) -> Image:
         """Return images as they are trained.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ectype.config.schema import Choice
 from ectype.nets.blocks import Activation, ResidualBlock, activation, he_init
 from ectype.nets.mlp import mlp
-from ectype.nets.resampling import UnshuffleConv
 
 __all__ = ["ConvCriticConfig", "CriticConfig", "CriticFeatures", "MLPCriticConfig", "append_planes"]
 
@@ -102,9 +101,6 @@ class ConvCriticConfig(CriticConfig):
     """Residual blocks per level."""
     bottom: int = Field(default=4, ge=1, le=16_384)
     """Levels are added until no side is longer than this."""
-    patch: Literal[1, 2, 4] = 1
-    """Side of the blocks of pixels that become channels before the first level, so that nothing is computed at the full
-    resolution."""
 
     def build(self, channels: int, size: tuple[int, int], extra: int) -> CriticFeatures:
         return _ConvCritic(self, channels, size, extra)
@@ -115,10 +111,6 @@ class _ConvCritic(CriticFeatures):
         super().__init__()
         layers: list[nn.Module] = []
         before, width = channels + extra, config.width
-        if config.patch > 1:
-            layers += [he_init(UnshuffleConv(before, width, config.patch)), activation("leaky_relu")]
-            size = (-(-size[0] // config.patch), -(-size[1] // config.patch))
-            before, width = width, min(2 * width, config.max_width)
         while max(size) > config.bottom and min(size) > 1:
             layers += [he_init(nn.Conv2d(before, width, 4, stride=2, padding=1)), activation("leaky_relu")]
             layers += [ResidualBlock(width, "leaky_relu", normalized=False) for _ in range(config.depth)]

@@ -1,20 +1,15 @@
-"""Convolutional networks around PCA, for good images after minutes of training on a CPU."""
+"""Convolutional encoder and decoder around PCA, for good reconstructions after minutes of training on a CPU."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
 
-from ectype.config.schema import DataInfo
 from ectype.nets.conv import ConvConfig
-from ectype.nets.generators import GeneratorConfig
-from ectype.nets.pca_residual import ImagePCADecoder
 from ectype.nets.resampling import Upsampling
 
-__all__ = ["PCAConvConfig", "PCAConvGeneratorConfig", "PCAGenerator"]
+__all__ = ["PCAConvConfig"]
 
 
 class PCAConvConfig(ConvConfig):
@@ -42,40 +37,3 @@ class PCAConvConfig(ConvConfig):
     up: Upsampling = "shuffle"
     shortcut: bool | Literal["pca"] = "pca"
     norm: Literal["group", "none"] = "none"
-
-
-class PCAConvGeneratorConfig(GeneratorConfig):
-    """The decoder of `PCAConvConfig` as a generator: its first samples have the mean and covariance of the images."""
-
-    kind: Literal["pca_conv"] = "pca_conv"
-    width: int = Field(default=48, ge=4, le=16_384, multiple_of=4)
-    """Channels of the first level."""
-    max_width: int = Field(default=192, ge=4, le=16_384, multiple_of=4)
-    """Upper limit of the channels of a level."""
-    depth: int = Field(default=1, ge=0, le=100)
-    """Residual blocks per level."""
-
-    def build(self, in_features: int, info: DataInfo) -> PCAGenerator:
-        net = PCAConvConfig(latent_dim=in_features, width=self.width, max_width=self.max_width, depth=self.depth)
-        decoder = net.decoder(info, 1)
-        assert isinstance(decoder, ImagePCADecoder)
-        return PCAGenerator(decoder)
-
-
-class PCAGenerator(nn.Module):
-    """A decoder that starts as PCA, for images in [−1, 1].
-
-    Args:
-        decoder: The decoder, for images in [0, 1].
-    """
-
-    def __init__(self, decoder: ImagePCADecoder) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def init_from_images(self, images: Float[Tensor, "n c h w"], length: int) -> None:
-        """See `ImagePCADecoder.init_from_images`."""
-        self.decoder.init_from_images(images, length)
-
-    def forward(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
-        return 2 * self.decoder(z) - 1

@@ -250,17 +250,6 @@ class ImagePCADecoder(PCADecoderResidual):
         super().__init__(layers, nn.Linear(latent_dim, math.prod(shape)))
         self.shape = shape
 
-    def init_from_images(self, images: Float[Tensor, "n c h w"], length: int) -> None:
-        """Set the linear map so that standard normal codes give images with the mean and covariance of these.
-
-        Args:
-            images: Training images in [0, 1].
-            length: Elements of the code that are used, counted from the first.
-        """
-        code = fit_linear_code(_shrink(images, self.shape).flatten(1).cpu(), length, posterior=False)
-        unused = self.line.weight.shape[1] - length
-        self.init_from_code(code._replace(inverse=F.pad(code.inverse, (0, unused))))
-
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b kc h w"]:
         residual = self.body(x).float()
         linear = self._apply_linear(x).view(len(x), *self.shape)
