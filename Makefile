@@ -17,7 +17,7 @@ setup: .venv/ready
 
 # Scanned digits that scikit-learn ships: no network, a few minutes on two cores.
 demo: setup
-	$(BIN)/ectype train vae digits size=16 latent_dim=16 sigma=fixed value=0.3 --images 250k --out runs/demo
+	$(BIN)/ectype train vae digits size=16 --minutes 1.5 --out runs/demo
 	$(BIN)/ectype sample runs/demo -n 64 --seed 1 --out runs/demo/digits.png
 
 test: setup

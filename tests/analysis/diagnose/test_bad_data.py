@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 
 from ectype.analysis import results
+from ectype.analysis.diagnose.check import check_data
+from ectype.config.recipe import load_recipe
+from ectype.runs.load import open_data
 
 
 def picture(seed: int, side: int = 24) -> np.ndarray:
@@ -21,6 +24,13 @@ def folder(root: Path, n: int = 120, side: int = 24) -> Path:
     for i in range(n):
         Image.fromarray(picture(i, side)).save(root / f"{i:04d}.png")
     return root
+
+
+def test_what_a_preset_does_already_is_no_advice(tmp_path: Path) -> None:
+    prepared, _ = open_data(load_recipe("ae", {"data.source": str(folder(tmp_path / "few"))}).data)
+    for name, is_advised in (("ae", False), ("vae-mlp", True)):
+        (found,) = check_data(prepared, load_recipe(name))
+        assert any("mirrored" in advice.title for advice in found.advice) == is_advised
 
 
 def test_good_images_are_left_alone(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ MIN_TRAINING_IMAGES = 500
 """Number of training images below which most models memorize them."""
 NUM_SHOWN_PAIRS = 8
 
-_AUGMENTED = {"data.augment.flip": True, "data.augment.shift": 0.05}
+_AUGMENTED = {"data.augment.flip": True, "data.augment.shift": 0.1}
 
 
 def find_in_data(prepared: Prepared) -> Finding | None:

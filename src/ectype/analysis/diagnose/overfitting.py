@@ -32,7 +32,7 @@ def find_in_run(view: RunView) -> Finding | None:
     augment = view.recipe.data.augment
     if not augment.flip or not augment.shift:
         why = "an image that never looks the same twice cannot be memorized"
-        advice.append(Advice("augmentation", why, {"data.augment.flip": True, "data.augment.shift": 0.05}))
+        advice.append(Advice("augmentation", why, {"data.augment.flip": True, "data.augment.shift": 0.1}))
     if view.recipe.monitor.patience is None:
         why = "training after the minimum is wasted time"
         advice.append(Advice("early stopping", why, {"monitor.patience": 5}))
