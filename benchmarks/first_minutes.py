@@ -66,17 +66,17 @@ def one_side(source: Path, name: str) -> Path:
 
 def figures(run: Path) -> dict[str, Any]:
     """Return a run's figures by key, with intervals and baselines, and what it did in its time."""
-    found = json.loads((run / "evaluation.json").read_text())
-    kept = {
-        figure["key"]: {k: figure.get(k) for k in ("value", "low", "high", "baselines")} for figure in found["figures"]
-    }
+    found = json.loads((run / "evaluation.json").read_text())["evaluation"]["figures"]
+    keys = ("value", "low", "high", "baselines")
+    kept = {figure["key"]: {key: figure.get(key) for key in keys} for figure in found}
     summary = json.loads((run / "summary.json").read_text())
     return {"figures": kept, "updates": summary["step"], "images": summary["seen"], "seconds": summary["seconds"]}
 
 
 def trained(ectype: Sequence[str], command: Command, folder: Path, seconds: float, seed: int) -> dict[str, Any]:
     """Train by one command; return its figures, and the CPU seconds of the whole command."""
-    place = KEPT / "first-minutes" / "runs" / f"{abs(hash((tuple(ectype), command, folder, seconds, seed))):x}"
+    key = zlib.crc32(repr((tuple(ectype), command, str(folder), seconds, seed)).encode())
+    place = KEPT / "first-minutes" / "runs" / f"{command.preset}-{key:08x}"
     minutes = seconds / 60 / (os.cpu_count() or 1)
     limits = ["--minutes", f"{minutes:.3f}", f"train.seed={seed}", "--out", str(place)]
     _, spent = process([*ectype, "train", command.preset, folder, *command.words, *limits], ECTYPE_CACHE=KEPT)
