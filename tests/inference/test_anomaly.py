@@ -24,7 +24,7 @@ pytestmark = pytest.mark.trains
 
 WORDS = ["width=8", "latent_dim=8", "batch=32", "monitor.every=4000", "optimizer.lr=0.004", "run.pictures=0"]
 # Discs are compared exactly, and nothing is sampled.
-WORDS += ["augment={}", "prior=none"]
+WORDS += ["augment={flip: false, shift: 0}", "prior=none"]
 
 
 def disc(seed: int, side: int = 24) -> np.ndarray:
