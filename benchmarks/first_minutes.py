@@ -18,6 +18,7 @@ import statistics
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "ae": Command("ae", goal=1.8),
-    "ae, 64": Command("ae", (f"size={SIZE}", "latent_dim=64"), goal=1.0),
+    "ae-64": Command("ae", (f"size={SIZE}", "latent_dim=64"), goal=1.0),
     "vae": Command("vae"),
     "gan": Command("gan", figure="fd"),
     "cgan": Command("cgan", (), "mnist", "fd"),
@@ -74,13 +75,13 @@ def figures(run: Path) -> dict[str, Any]:
 
 
 def trained(ectype: Sequence[str], command: Command, folder: Path, seconds: float, seed: int) -> dict[str, Any]:
-    """Train by one command; return its figures, and the CPU seconds of the whole command."""
+    """Train by one command; return its figures. A run that was interrupted is continued."""
     key = zlib.crc32(repr((tuple(ectype), command, str(folder), seconds, seed)).encode())
     place = KEPT / "first-minutes" / "runs" / f"{command.preset}-{key:08x}"
     minutes = seconds / 60 / (os.cpu_count() or 1)
     limits = ["--minutes", f"{minutes:.3f}", f"train.seed={seed}", "--out", str(place)]
-    _, spent = process([*ectype, "train", command.preset, folder, *command.words, *limits], ECTYPE_CACHE=KEPT)
-    return {**figures(place), "cpu": spent.cpu, "run": str(place)}
+    process([*ectype, "train", command.preset, folder, *command.words, *limits], ECTYPE_CACHE=KEPT)
+    return {**figures(place), "run": str(place)}
 
 
 def prototype(script: Path, folder: Path, seconds: float) -> float:
@@ -138,18 +139,19 @@ def main() -> None:
     )
     seconds, seeds = (60.0, 1) if given.quick else (given.seconds, given.seeds)
     rows, raw = [], {}
-    for name in given.only.split(","):
+    names = given.only.split(",")
+    if unknown := [name for name in names if name not in COMMANDS]:
+        sys.exit(f"--only: no row {', '.join(unknown)}; choose from {', '.join(COMMANDS)}.")
+    for name in names:
         command = COMMANDS[name]
         places = [(command.data, DATA / command.data)] if command.data else list(folders(given.folders))
         for place, folder in places:
             both: list[list[dict[str, Any]]] = [[], []]
             for seed in range(seeds):
-                for side, ectype in enumerate(([given.before] if given.before else [], OURS)):
-                    if ectype:
-                        key = [name, place, seconds, seed, ectype]
-                        both[side].append(
-                            once("first_minutes", key, lambda: trained(ectype, command, folder, seconds, seed))  # noqa: B023
-                        )
+                for side, ectype in zip(both, ([given.before], OURS), strict=True):
+                    if ectype[0]:
+                        work = (ectype, command, folder, seconds, seed)
+                        side.append(once("first_minutes", work, partial(trained, *work)))
             rows.append(row(f"{name} on {place}", command, *both))
             raw[f"{name} on {place}"] = dict(zip(("before", "ours"), both, strict=True))
             console.print(rows[-1].what, rows[-1].ours, rows[-1].detail)

@@ -47,7 +47,7 @@ def test_the_losses_are_those_of_encoding_each_time(coder: RunDir) -> None:
     for once in (False, True):
         trainer, model, loader = trainer_of(coder)
         if once:
-            made = encode_once(model, loader, trainer.objective.model.info, 0)
+            made = encode_once(model, loader)
             assert isinstance(made, EncodedLoader)
             trainer.loader = made
         for _ in range(4):
@@ -65,21 +65,21 @@ def test_a_flow_on_codes_gets_no_changed_images(coder: RunDir) -> None:
 
 @pytest.mark.parametrize("change", [{"augment": Augment(flip=True)}, {"binarise": "dynamic"}])
 def test_images_that_change_are_encoded_anew(change: dict[str, Any], coder: RunDir) -> None:
-    trainer, model, loader = trainer_of(coder)
+    _, model, loader = trainer_of(coder)
     config = loader.config.model_copy(update=change)
     changing = Loader(loader.images, config, loader.device, training=True)
-    assert encode_once(model, changing, trainer.objective.model.info, 0) is None
+    assert encode_once(model, changing) is None
 
 
 def test_codes_that_are_too_large_are_not_kept(coder: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer, model, loader = trainer_of(coder)
+    _, model, loader = trainer_of(coder)
     monkeypatch.setattr(encoded, "MAX_BYTES", 1000)
-    assert encode_once(model, loader, trainer.objective.model.info, 0) is None
+    assert encode_once(model, loader) is None
 
 
 def test_codes_are_drawn_anew_from_their_posteriors(coder: RunDir) -> None:
     _, model, loader = trainer_of(coder)
-    made = encode_once(model, loader, model.info, 0)
+    made = encode_once(model, loader)
     assert made is not None
     contexts = [SeededStepContext(0, seen, seen, batch=8) for seen in (0, 8)]
     batch = made(torch.arange(8), contexts[0])

@@ -17,7 +17,7 @@ SHORT = {"train.images": 320, "monitor.every": 160, "monitor.images": 100, "moni
 @pytest.mark.parametrize(
     "preset, metric, match",
     [
-        ("gan-mlp", "loss", "monitor.metric=loss: the losses of a GAN do not measure how good it is: set it to auto"),
+        ("gan-mlp", "loss", "monitor.metric=loss: the losses of gan-mlp do not measure how good it is: set it to auto"),
         ("unet-denoise", "samples", "monitor.metric=samples: unet-denoise draws no samples: set it to auto"),
     ],
 )

@@ -168,3 +168,18 @@ def test_the_choice_is_stored_and_holds_when_the_run_is_resumed(tmp_path: Any, m
     assert any(
         not torch.equal(one[key], value) for key, value in ectype.load(plain.path, device="cpu").state_dict().items()
     )
+
+
+@pytest.mark.trains
+def test_steps_are_timed_with_as_many_images_as_fit_into_memory(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small("ae", **{"train.images": 320, "monitor.every": 320})
+    found: list[int | None] = []
+
+    def timed(trainer: Trainer, build: Callable[[Recipe], Trainer]) -> FasterSteps:
+        found.extend((trainer.micro_batch, build(recipe).micro_batch))
+        return FasterSteps(recipe, "")
+
+    monkeypatch.setattr(session, "find_micro_batch", lambda trainer: 8)
+    monkeypatch.setattr(session, "find_faster_steps", timed)
+    train(recipe, out=tmp_path / "run")
+    assert found == [8, 8]

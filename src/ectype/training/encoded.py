@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ectype.config.schema import Augment, DataInfo
+from ectype.config.schema import Augment
 from ectype.core.random import SeededStepContext
 from ectype.data.batch import Batch
 from ectype.data.loader import Loader, evaluation_batches
@@ -43,19 +43,17 @@ class EncodedLoader:
         return Batch(code.new_empty(len(code), 0), label, code=code)
 
 
-def encode_once(model: LatentSpaceModel, loader: Loader, info: DataInfo, seed: int) -> EncodedLoader | None:
+def encode_once(model: LatentSpaceModel, loader: Loader) -> EncodedLoader | None:
     """Return batches of the codes of a loader's images; None if they change from time to time, or are too large.
 
     Args:
         model: The model whose coder encodes.
         loader: The training images.
-        info: Describes them.
-        seed: Seed of static binarization.
     """
     numbers = len(loader) * math.prod(model.code_shape) * 2
     if loader.augment != Augment() or loader.config.binarise == "dynamic" or 4 * numbers > MAX_BYTES:
         return None
-    batch_size, context = evaluation_batches(info, seed, loader.device, "encode")
+    batch_size, context = evaluation_batches(model.info, 0, loader.device, "encode")
     with evaluating(model):
         codes = [model.encode_posterior(batch.image).cpu() for batch, _ in loader.batches(batch_size, context)]
     return EncodedLoader(torch.cat(codes), loader.images.labels, loader.device)

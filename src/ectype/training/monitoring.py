@@ -70,7 +70,9 @@ def find_monitoring(
         metric = "loss" if isinstance(objective, Validates) and objective.loss_ranks_models else "samples"
     if metric == "loss":
         if not isinstance(objective, Validates):
-            raise RecipeError("monitor.metric=loss: the losses of a GAN do not measure how good it is: set it to auto.")
+            raise RecipeError(
+                f"monitor.metric=loss: the losses of {recipe.about.name} do not measure how good it is: set it to auto."
+            )
         measure = validation_function(
             objective, held_out, images.info, images=recipe.monitor.images, seed=seed, device=held_out.device
         )

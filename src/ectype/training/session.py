@@ -106,17 +106,18 @@ class TrainingSession:
     def rebuild(self, trainer: Trainer, recipe: Recipe, budget: int) -> Trainer:
         """Build a trainer of another recipe or budget with the weights of one that is at its start."""
         weights = trainer.objective.state_dict()
-        trainer = self.build(recipe, budget)
-        trainer.objective.load_state_dict(weights)
-        trainer.restart_ema()
-        return trainer
+        made = self.build(recipe, budget)
+        made.objective.load_state_dict(weights)
+        made.restart_ema()
+        made.micro_batch = trainer.micro_batch
+        return made
 
     def _encode_once(self, trainer: Trainer) -> None:
         """Let a model of codes train on codes that are computed in advance, if they stay the same."""
         model = trainer.objective.model
         if isinstance(model, LatentSpaceModel) and isinstance(self.loader, Loader):
             doing(self.console, "encoding the training images")
-            self.loader = encode_once(model, self.loader, self.info, self.recipe.train.seed) or self.loader
+            self.loader = encode_once(model, self.loader) or self.loader
             trainer.loader = self.loader
 
     def monitoring(self, trainer: Trainer) -> Monitoring | None:
@@ -181,6 +182,7 @@ class TrainingSession:
         doing(self.console, "comparing real images with each other")
         monitoring = self.monitoring(trainer)
         doing(self.console, "timing training steps")
+        trainer.micro_batch = find_micro_batch(trainer)  # before steps of whole batches, which may not fit into memory
         faster = find_faster_steps(trainer, lambda recipe: self.rebuild(trainer, recipe, trainer.budget).dry_run_copy())
         if faster.sentence:
             self.say(faster.sentence)
