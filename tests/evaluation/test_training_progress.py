@@ -121,3 +121,17 @@ def test_the_files_of_a_run_say_how_it_was_trained(tmp_path: Path) -> None:
     run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run.summary_file.write_text(json.dumps({"state": "finished", "step": 200, "floor": 0.5}))
     assert progress_of_run(run) == TrainingProgress(200, [(100, 8.0), (200, 7.0)], True, 0.5, "finished")
+
+
+def test_a_forecast_continues_the_power_law_of_distances() -> None:
+    def forecast(law: Callable[[float], float], target: float, *, is_distance: bool = True) -> float | None:
+        checks = [(1000 * place, law(1000 * place)) for place in range(1, 9)]
+        return TrainingProgress(500, checks, is_distance=is_distance).images_to_reach(target)
+
+    assert forecast(lambda seen: 1e5 / seen, 5.0) == pytest.approx(20_000, rel=0.01)
+    assert forecast(lambda seen: 1000 * seen**-0.5, 2.0) == pytest.approx(250_000, rel=0.01)
+    assert forecast(lambda seen: 1e5 / seen, 50.0) == 8000, "what is reached takes no longer than the run so far"
+    assert forecast(lambda seen: 90.0, 5.0) is None
+    assert forecast(lambda seen: 1000 * seen**-0.1, 2.0) is None, "more than a thousand times as long"
+    assert forecast(lambda seen: math.nan, 2.0) is None
+    assert forecast(lambda seen: 1e5 / seen, 5.0, is_distance=False) is None

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from ectype.evaluation.figure_names import is_frechet, metric_of
 from ectype.evaluation.figures import Figure
 from ectype.evaluation.monitor import FATAL_VERDICTS
@@ -35,6 +37,10 @@ RISEN_SHARE = 0.1
 """Share of a loss's improvement that may be lost again at the end; beyond it, the run has begun to overfit."""
 FROZEN_CHANGE = 1e-4
 """Relative change of a distance below which two checks have measured the same samples."""
+MIN_FALL_POWER = 0.05
+"""Power of the images seen below which a distance does not fall fast enough for a forecast."""
+MAX_FORECAST_GROWTH = 1000
+"""How many times as long a run may be forecast to take: beyond that, the forecast says nothing."""
 FAR_RATIO = 3
 """Distance of samples ÷ distance of other real images above which samples are not close to real images."""
 
@@ -95,6 +101,34 @@ class TrainingProgress(NamedTuple):
             return None
         gained = values[0] - min(values)
         return (half - min(half, *values)) / gained if gained > 0 else 0.0
+
+    def images_to_reach(self, distance: float) -> float | None:
+        """Forecast the images after which the distance of samples has fallen to a value.
+
+        Distances fall roughly as a power of the images seen, so that a line is fitted to their logarithms, over the
+        checks since a quarter of the run. A forecast says how long training takes at its present pace, and not that it
+        gets there: a GAN may level off or lose modes before.
+
+        Args:
+            distance: The distance to reach.
+
+        Returns:
+            Images from the start of the run, at least those seen so far; None if the value is no distance, if there are
+            too few checks, or if the distance hardly falls.
+        """
+        valid = [(seen, value) for seen, value in self.checks if seen > 0 and 0 < value < math.inf]
+        if not self.is_distance or distance <= 0 or len(valid) < MIN_CHECKS:
+            return None
+        last = valid[-1][0]
+        late = [each for each in valid if each[0] >= last / 4]
+        x, y = np.log(np.array(late if len(late) >= MIN_CHECKS else valid[-MIN_CHECKS:])).T
+        slope, offset = np.polyfit(x, y, 1)
+        if slope > -MIN_FALL_POWER:
+            return None
+        log_images = (math.log(distance) - offset) / slope
+        if log_images > math.log(last * MAX_FORECAST_GROWTH):
+            return None
+        return max(last, math.exp(log_images))
 
     @property
     def has_risen(self) -> bool:

@@ -126,6 +126,27 @@ def test_a_short_run_is_undertrained_and_nothing_else(tmp_path: Path) -> None:
     assert view.evaluation.verdict in ("undertrained", "healthy")
 
 
+def test_a_short_gan_says_how_long_its_samples_take(generator: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, summary = generator.run.seen(), {**generator.run.summary(), "seconds": 60.0}
+    monkeypatch.setattr(RunDir, "summary", lambda run: summary)
+    falling = [(round(seen * share), 400 / share**0.5) for share in (0.25, 0.5, 0.75, 1.0)]
+    short = training_progress.TrainingProgress(300, falling, is_distance=True, floor=20.0, state="finished")
+    monkeypatch.setattr(undertrained, "progress_of_run", lambda run: short)
+    finding = undertrained.find_in_run(generator)
+    assert finding is not None
+    # From 400 to 3 times the floor, as the inverse root of the images.
+    growth = (400 / 60) ** 2
+    needed = {evidence.name: evidence.value for evidence in finding.evidence}
+    assert needed["images until samples come close to real ones"] == pytest.approx(growth * seen, rel=0.01)
+    assert finding.headline.endswith("at this pace, samples come close to real images after about 44 minutes")
+    assert finding.advice[0].why.startswith(f"--images {45 * seen} ")
+    never = short._replace(checks=[(at, 400.0 - at / seen) for at, _ in falling])
+    monkeypatch.setattr(undertrained, "progress_of_run", lambda run: never)
+    finding = undertrained.find_in_run(generator)
+    assert finding is not None
+    assert finding.headline == "The model is undertrained (300 updates)"
+
+
 def test_what_training_cannot_change_is_said_of_an_undertrained_run(
     healthy: RunView, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import math
 from ectype.analysis.diagnose import posterior_collapse
 from ectype.analysis.diagnose.finding import Advice, Evidence, Finding
 from ectype.analysis.run_view import RunView
-from ectype.evaluation.training_progress import FEW_UPDATES, MIN_UPDATES, progress_of_run, shortfall
+from ectype.evaluation.training_progress import FAR_RATIO, FEW_UPDATES, MIN_UPDATES, progress_of_run, shortfall
 
 __all__ = ["find_in_run"]
 
@@ -34,6 +34,13 @@ def find_in_run(view: RunView) -> Finding | None:
     ]
     if gain is not None:
         evidence.append(Evidence("share of the improvement in the second half of the run", gain))
+    needed, headline = None, f"The model is undertrained ({updates:,} updates)"
+    if training.floor is not None and (needed := training.images_to_reach(FAR_RATIO * training.floor)) is not None:
+        hours = needed * run.summary().get("seconds", 0.0) / max(1, shown) / 3600
+        evidence.append(
+            Evidence("images until samples come close to real ones", needed, f"at this pace, about {_duration(hours)}")
+        )
+        headline += f": at this pace, samples come close to real images after about {_duration(hours)}"
     if (above := view.evaluation.get("psnr_above_pca")) is not None:
         evidence.append(Evidence(above.name, above.value, "in dB, with as many dimensions as the code"))
     return Finding(
@@ -41,10 +48,10 @@ def find_in_run(view: RunView) -> Finding | None:
         "warning",
         f"the run was trained too little to judge the model by: {reason}",
         evidence,
-        _advice(view, updates, shown),
+        _advice(view, updates, shown, needed),
         decisive=True,
         withholds_others=updates < MIN_UPDATES,
-        headline=f"The model is undertrained ({updates:,} updates)",
+        headline=headline,
     )
 
 
@@ -58,10 +65,24 @@ def _has_collapsed(view: RunView, updates: int) -> bool:
     return found is not None and found.name == "posterior collapse"
 
 
-def _advice(view: RunView, updates: int, shown: int) -> list[Advice]:
-    """Advise a longer run, and what gives more updates for the same images."""
+def _duration(hours: float) -> str:
+    """Return a duration to about one digit, which is all that a forecast knows."""
+    if hours < 1:
+        return f"{max(1, round(60 * hours)):.2g} minutes"
+    return f"{hours:.2g} hours" if hours < 48 else f"{hours / 24:.2g} days"
+
+
+def _advice(view: RunView, updates: int, shown: int, needed: float | None) -> list[Advice]:
+    """Advise a longer run, and what gives more updates for the same images.
+
+    Args:
+        view: The run.
+        updates: Updates made.
+        shown: Images seen.
+        needed: Images after which its samples should be close to real ones; None if that cannot be told.
+    """
     run, train = view.run.selected_attempt, view.recipe.train
-    growth = max(MIN_GROWTH, math.ceil(TARGET_UPDATES / max(1, updates)))
+    growth = max(MIN_GROWTH, math.ceil(TARGET_UPDATES / max(1, updates)), math.ceil((needed or 0) / max(1, shown)))
     target = updates * growth
     if train.minutes is not None:
         budget = f"--minutes {growth * train.minutes:.3g} would be about {target:,} updates"
