@@ -22,6 +22,9 @@ _CGROUP_FILES = (
 )
 
 
+_highest = [0]
+"""The highest peak read so far by `peak_memory`."""
+
 OUT_OF_MEMORY = re.compile(
     r"out of memory"  # CUDA and MPS
     r"|can't allocate memory|not enough memory"  # PyTorch's allocator of the CPU
@@ -101,7 +104,10 @@ def peak_memory(device: torch.device) -> int | None:
     # `getrusage` would also count the peak of the process that started this one.
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+        read = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+        # Linux counts pages per thread and adds them up now and then, so that a later reading may be a little lower.
+        _highest[0] = max(_highest[0], read)
+        return _highest[0]
     try:
         import resource
     except ImportError:  # Windows
