@@ -187,17 +187,22 @@ def emoji(first: int, n: int, side: int) -> Path:
 # ── A peer's environment ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def pythae_python() -> Path:
-    """Return the Python of an environment with pythae and the torch version of this one; built once."""
+def peer_python(name: str, *packages: str) -> Path:
+    """Return the Python of an environment with some packages and the torch version of this one; built once."""
     torch = version("torch").split("+")[0]
-    place = KEPT / f"pythae-{PYTHAE}-torch-{torch}"
+    place = KEPT / f"{name}-torch-{torch}"
     python, ready = place / "bin" / "python", place / "ready"
     if not ready.exists():
-        console.print(f"creating an environment for pythae {PYTHAE} in {place} …")
+        console.print(f"creating an environment for {', '.join(packages)} in {place} …")
         venv.create(place, with_pip=True, clear=True)
-        process([python, "-m", "pip", "install", "--quiet", f"pythae=={PYTHAE}", f"torch=={torch}"])
+        process([python, "-m", "pip", "install", "--quiet", *packages, f"torch=={torch}"])
         ready.touch()
     return python
+
+
+def pythae_python() -> Path:
+    """Return the Python of an environment with pythae."""
+    return peer_python(f"pythae-{PYTHAE}", f"pythae=={PYTHAE}")
 
 
 # ── Telling ──────────────────────────────────────────────────────────────────────────────────────────────────────────

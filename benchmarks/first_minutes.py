@@ -1,12 +1,13 @@
 """What the plain commands leave behind after ten CPU minutes, beside PCA, and beside an earlier version or a prototype.
 
     python benchmarks/first_minutes.py [--seconds 600] [--seeds 3] [--only ae,vae] [--folders emoji64,NAME=PATH]
-        [--before DIR/bin/ectype] [--prototype FILE]
+        [--before DIR/bin/ectype] [--prototype FILE] [--peers vae,dcgan,diffusion,gmm]
 
 Each row is one command, `ectype train PRESET FOLDER --minutes M`, with nothing else but the size of the images. All
 threads together compute for that many seconds while they train. Variants of one drawing share the first word of their
 file names and are kept in one split. `--before` is the command of another environment, which is measured in the same
-way; `--prototype` is a script that is called with the folder, `--codes 256` and `--cpu-seconds`.
+way; `--prototype` is a script that is called with the folder, `--codes 256` and `--cpu-seconds`. `--peers` are
+generators of other packages (`peers/pictures.py`), trained for as many CPU seconds and measured as our samples are.
 """
 
 from __future__ import annotations
@@ -22,12 +23,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import DATA, KEPT, Row, arguments, console, once, process, tell
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common import DATA, KEPT, PYTHAE, Row, arguments, console, last_json, once, peer_python, process, tell
+from ectype.config.recipe import load_recipe
+from ectype.data.loader import Loader, evaluation_batches
+from ectype.evaluation.features import ExtractorInputs, choose_extractors
+from ectype.evaluation.generation import evaluate_samples
+from ectype.runs.load import open_data
 
 SIZE = 64
 FD = re.compile(r"^fd_")
 OURS = [sys.executable, "-m", "ectype.cli"]
 VAL, TEST = 1, 0
+DIFFUSION = "2.3.4"
+PEER_SAMPLES = 2000
+SAMPLE_FIGURES = ("recall", "authenticity", "closer_to_training")
 
 
 class Command(NamedTuple):
@@ -93,6 +106,41 @@ def prototype(script: Path, folder: Path, seconds: float) -> float:
     return float(found[1]) if found else float("nan")
 
 
+class Stored(nn.Module):
+    """Returns samples that another program has drawn, in their order."""
+
+    def __init__(self, samples: np.ndarray) -> None:
+        super().__init__()
+        self.samples, self.next = torch.from_numpy(samples), 0
+
+    def sample(self, n: int, *, label: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Return the next `n` samples."""
+        self.next += n
+        return self.samples[self.next - n : self.next].float() / 255
+
+
+def peer(name: str, folder: Path, seconds: float, seed: int) -> dict[str, Any]:
+    """Train a peer on a folder's training images; return the figures of its samples, as those of our runs."""
+    config = load_recipe("vae", {"data.size": SIZE}).data.model_copy(update={"source": str(folder)})
+    prepared, store = open_data(config)
+    train, test = (Loader(store.split(part), config, torch.device("cpu"), training=False) for part in ("train", "test"))
+    place = KEPT / "first-minutes" / "peers"
+    place.mkdir(parents=True, exist_ok=True)
+    images, samples = place / f"{folder.name}.npy", place / f"{folder.name}-{name}-{seed}.npy"
+    size, context = evaluation_batches(store.info, 0, train.device)
+    pixels = torch.cat([batch.image for batch, _ in train.batches(size, context)])
+    np.save(images, (pixels * 255).round().byte().numpy())
+    packages = (f"pythae=={PYTHAE}", f"denoising-diffusion-pytorch=={DIFFUSION}", "scikit-learn")
+    words = (name, images, f"{seconds:.0f}", PEER_SAMPLES, seed, samples)
+    said, _ = process([peer_python("pictures", *packages), Path(__file__).parent / "peers" / "pictures.py", *words])
+    chosen = choose_extractors("auto", ExtractorInputs(train, store.info, prepared.root), quick=False).extractors
+    model = Stored(np.load(samples))
+    found = evaluate_samples(model, train, test, chosen, store.info, seed=seed, max_samples=PEER_SAMPLES)
+    keys = ("value", "low", "high", "baselines")
+    kept = {figure.key: {key: getattr(figure, key) for key in keys} for figure in found.figures}
+    return {"figures": kept, "samples": str(samples), **last_json(said)}
+
+
 def first(found: dict[str, Any], figure: str) -> dict[str, Any]:
     """Return the figure of this key; `fd` stands for the first Fréchet distance."""
     figures = found["figures"]
@@ -107,7 +155,7 @@ def row(name: str, command: Command, before: list[dict[str, Any]], after: list[d
     mean, peer = statistics.mean(ours), statistics.mean(theirs) if theirs else float("nan")
     updates = statistics.mean(found["updates"] for found in after)
     details = [f"{min(ours):.4g} to {max(ours):.4g}" if len(ours) > 1 else "one seed", f"{updates:,.0f} updates"]
-    for key in ("recall", "authenticity", "closer_to_training"):
+    for key in SAMPLE_FIGURES:
         if key in after[0]["figures"]:
             details.append(f"{key} {statistics.mean(found['figures'][key]['value'] for found in after):.3g}")
     if any(map(FD.match, after[0]["figures"])):
@@ -136,10 +184,11 @@ def main() -> None:
         folders=("emoji64", "folders of images, separated by commas"),
         before=("", "the command `ectype` of an earlier version's environment"),
         prototype=("", "a prototype's script"),
+        peers=("", "peers, separated by commas: vae, dcgan, diffusion, gmm"),
     )
     seconds, seeds = (60.0, 1) if given.quick else (given.seconds, given.seeds)
     rows, raw = [], {}
-    names = given.only.split(",")
+    names = list(filter(None, given.only.split(",")))
     if unknown := [name for name in names if name not in COMMANDS]:
         sys.exit(f"--only: no row {', '.join(unknown)}; choose from {', '.join(COMMANDS)}.")
     for name in names:
@@ -157,6 +206,19 @@ def main() -> None:
             console.print(rows[-1].what, rows[-1].ours, rows[-1].detail)
             if given.prototype and name == "ae":
                 raw[f"prototype on {place}, PSNR"] = prototype(Path(given.prototype), folder, seconds)
+    for name, folder in folders(given.folders):
+        for other in filter(None, given.peers.split(",")):
+            work = (other, folder, seconds, 0)
+            found = once("first_minutes", work, partial(peer, *work))
+            distance, real = (
+                first(found, "fd"),
+                (first(found, "fd")["baselines"] or {}).get("real_images", float("nan")),
+            )
+            rest = "; ".join(f"{key} {found['figures'][key]['value']:.3g}" for key in SAMPLE_FIGURES)
+            detail = f"{found['updates']:,} updates; {rest}; real {real:.4g}"
+            rows.append(Row(f"{other} (peer) on {name}: fd", distance["value"], float("nan"), None, "", None, detail))
+            raw[f"{other} (peer) on {name}"] = found
+            console.print(rows[-1].what, distance["value"], detail)
     notes = [f"{seconds:g} CPU seconds of training for each command, over {os.cpu_count()} threads; {seeds} seed(s)."]
     tell("first_minutes", "The first ten minutes", rows, notes, runs=raw)
 
