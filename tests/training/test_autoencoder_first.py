@@ -120,11 +120,11 @@ def complete(**changes: object) -> Recipe:
     return choose_codes(recipe(**changes), None)
 
 
-@pytest.mark.parametrize("share, images", [(0.5, 320), (0.2, 1280), (0.8, 80)])
+@pytest.mark.parametrize("share, images", [(0.5, 320), (0.8, 1280), (0.2, 80)])
 def test_images_are_shared_without_a_clock(share: float, images: int) -> None:
-    train_section = autoencoder_recipe(complete(**{"train.prior_share": share})).train
+    train_section = autoencoder_recipe(complete(**{"model.autoencoder_share": share})).train
     assert (train_section.images, train_section.minutes) == (images, None)
-    assert autoencoder_recipe(complete(**{"train.prior_share": share})).monitor.every == -(-images // 20)
+    assert autoencoder_recipe(complete(**{"model.autoencoder_share": share})).monitor.every == -(-images // 20)
 
 
 def test_minutes_are_shared_and_what_is_left_is_the_flows(tmp_path: Path) -> None:

@@ -72,9 +72,8 @@ class TrainConfig(Section):
     """What samples of an autoencoder are drawn from. flow: a flow on its codes, trained after it within the same
     budget."""
     prior_share: float = Field(default=0.35, gt=0, lt=1)
-    """Fraction of the budget that is spent on the model of the codes, if it and the autoencoder are trained in one run
-    (`prior`, or `model.autoencoder`). It is a fraction of `minutes`; `images` are those of the run's own model, and the
-    other one gets as many more as correspond to the fraction."""
+    """Fraction of the budget that is spent on the flow, if there is one. It is taken from `minutes`, and added to
+    `images`, which are those of the autoencoder."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of everything random: initial weights, order of the images, augmentation, noise."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -91,22 +90,20 @@ class TrainConfig(Section):
     @property
     def model_minutes(self) -> float | None:
         """The part of `minutes` in which the model itself is trained; the rest is for its prior."""
-        return self.minutes if self.prior == "none" else self.autoencoder_minutes
+        if self.minutes is None or self.prior == "none":
+            return self.minutes
+        return self.minutes * (1 - self.prior_share)
 
-    @property
-    def autoencoder_minutes(self) -> float | None:
-        """The part of `minutes` for an autoencoder, if a model of its codes is trained in the same run."""
-        return None if self.minutes is None else self.minutes * (1 - self.prior_share)
-
-    def minutes_on_codes(self, seconds: float) -> float | None:
-        """The part of `minutes` for a model of the codes: its share, or what is left if that is more.
+    def minutes_on_codes(self, share: float, seconds: float) -> float | None:
+        """The part of `minutes` for a model of codes: a share of them, or what their autoencoder has left, if more.
 
         Args:
+            share: Fraction of the budget.
             seconds: How long the autoencoder was trained.
         """
         if self.minutes is None:
             return None
-        return round(max(self.minutes * self.prior_share, self.minutes - seconds / 60), 3)
+        return round(max(self.minutes * share, self.minutes - seconds / 60), 3)
 
 
 class MonitorConfig(Section):

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from ectype.config.schema import DataInfo, ModelConfig, Section
@@ -60,6 +61,9 @@ class LatentSpaceConfig(ModelConfig):
     """The preset of an autoencoder that is trained first, in the same run and within its budget, if no run of one is
     given. none: the inner model is trained on pixels. auto: `ae` for images with a side of more than 32 pixels, else
     none; see `ectype.training.autoencoder_first`."""
+    autoencoder_share: float = Field(default=0.5, gt=0, lt=1)
+    """Fraction of the budget that is spent on it. It is taken from `train.minutes`, and added to `train.images`, which
+    are those of the inner model."""
     coder: FrozenCoderConfig = FrozenCoderConfig()
     inner: ModelConfig = FlowConfig()
     """The generative model of the codes."""

@@ -23,7 +23,7 @@ from ectype.runs import checkpoint
 from ectype.runs.load import check_same_recipe
 from ectype.runs.run_dir import RunDir
 from ectype.training.inner_run import CODES_PER_IMAGE, inner_budget, train_inner_run
-from ectype.training.on_codes import autoencoder_run
+from ectype.training.on_codes import autoencoder_run, recipe_after_autoencoder
 from ectype.training.trainer import Diverged
 
 __all__ = ["autoencoder_recipe", "choose_codes", "train_autoencoder"]
@@ -93,8 +93,9 @@ def autoencoder_recipe(recipe: Recipe) -> Recipe:
     model, train = recipe.model, recipe.train
     assert isinstance(model, LatentSpaceConfig)
     assert model.coder.model is not None
-    preset, share = _preset(model.autoencoder), train.prior_share
-    budget = inner_budget(train, train.autoencoder_minutes, (1 - share) / share / CODES_PER_IMAGE)
+    preset, share = _preset(model.autoencoder), model.autoencoder_share
+    minutes = None if train.minutes is None else train.minutes * share
+    budget = inner_budget(train, minutes, share / (1 - share) / CODES_PER_IMAGE)
     # Samples are drawn from the model of the codes, so that the autoencoder needs no prior of its own.
     found = preset.override({**budget, "train.seed": train.seed, "train.prior": "none"})
     augment = preset.data.augment if recipe.data.augment == Augment() else recipe.data.augment
@@ -139,7 +140,7 @@ def train_autoencoder(recipe: Recipe, run: RunDir, device: torch.device, world: 
             if not inner.path.exists():
                 run.recipe_file.unlink()  # nothing was trained: it is no run yet
     if world.is_first:
-        left = recipe.train.minutes_on_codes(inner.summary().get("seconds", 0.0))
+        left = recipe_after_autoencoder(recipe, inner).train.minutes
         part = f"{recipe.train.images:,} images" if left is None else f"{left:.3g} minutes are left"
         say(console, f"training {recipe.about.name} on the codes of {inner.path} ({part})")
 

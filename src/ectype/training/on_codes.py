@@ -53,7 +53,8 @@ def recipe_after_autoencoder(recipe: Recipe, run: RunDir) -> Recipe:
     """
     assert isinstance(recipe.model, LatentSpaceConfig)
     assert recipe.model.coder.model is not None
-    minutes = recipe.train.minutes_on_codes(run.summary().get("seconds", 0.0))
+    share = 1 - recipe.model.autoencoder_share
+    minutes = recipe.train.minutes_on_codes(share, run.summary().get("seconds", 0.0))
     return recipe.model_copy(
         update={
             "model": recipe.model.on_encoder_run(run.path, recipe.model.coder.model),

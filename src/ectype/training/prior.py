@@ -48,7 +48,7 @@ def prior_overrides(recipe: Recipe, seconds: float) -> dict[str, Any]:
     # Cheap, and rises as soon as the flow memorizes; samples are measured once, at the end of the run.
     common["monitor.metric"] = "loss"
     factor = CODES_PER_IMAGE * train.prior_share / (1 - train.prior_share)
-    return {**common, **inner_budget(train, train.minutes_on_codes(seconds), factor)}
+    return {**common, **inner_budget(train, train.minutes_on_codes(train.prior_share, seconds), factor)}
 
 
 def train_prior(recipe: Recipe, run: RunDir, device: torch.device, console: Console | None) -> None:

@@ -41,7 +41,7 @@ def resolve(
     Args:
         recipe: A preset's name, a YAML file, plain values, or a recipe.
         data: A folder of images or any other source; or the run of an autoencoder, on whose codes the model is trained
-            (`flow`, `latent-gan`).
+            (`flow`, `latent-gan`). Whether these train an autoencoder on images first is decided by `train_session`.
         overrides: `key=value` texts, or a mapping.
         start: Where the initial weights come from. If that is a published network, the recipe takes its architecture,
             unless `recipe` is a `Recipe` already or an override says otherwise.
