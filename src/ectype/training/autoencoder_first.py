@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ectype.config.recipe import Recipe, load_recipe, preset_names
 from ectype.config.schema import Augment, DataInfo
-from ectype.core.console import progress_line, say
+from ectype.core.console import doing, progress_line, say
 from ectype.core.distributed import World
 from ectype.core.environment import environment
 from ectype.core.errors import ModelError, RecipeError, did_you_mean
@@ -143,6 +143,7 @@ def train_autoencoder(recipe: Recipe, run: RunDir, device: torch.device, world: 
         left = recipe_after_autoencoder(recipe, inner).train.minutes
         part = f"{recipe.train.images:,} images" if left is None else f"{left:.3g} minutes are left"
         say(console, f"training {recipe.about.name} on the codes of {inner.path} ({part})")
+        doing(console, "loading the autoencoder")
 
 
 def _first_sentence(recipe: Recipe, first: Recipe) -> str:
