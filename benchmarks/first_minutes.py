@@ -58,6 +58,7 @@ COMMANDS = {
     "ae": Command("ae", goal=1.8),
     "ae-64": Command("ae", (f"size={SIZE}", "latent_dim=64"), goal=1.0),
     "vae": Command("vae"),
+    "flow": Command("flow", figure="fd"),
     "gan": Command("gan", figure="fd"),
     "cgan": Command("cgan", (), "mnist", "fd"),
     "unet-translate": Command("unet-translate", ("data.input=twitter", "data.target=google"), "styles64", "psnr", 16.0),
@@ -84,7 +85,8 @@ def figures(run: Path) -> dict[str, Any]:
     keys = ("value", "low", "high", "baselines")
     kept = {figure["key"]: {key: figure.get(key) for key in keys} for figure in found}
     summary = json.loads((run / "summary.json").read_text())
-    return {"figures": kept, "updates": summary["step"], "images": summary["seen"], "seconds": summary["seconds"]}
+    seconds = summary["seconds"] + summary.get("autoencoder", {}).get("seconds", 0.0)
+    return {"figures": kept, "updates": summary["step"], "images": summary["seen"], "seconds": seconds}
 
 
 def trained(ectype: Sequence[str], command: Command, folder: Path, seconds: float, seed: int) -> dict[str, Any]:

@@ -49,9 +49,10 @@ def train(
     Args:
         recipe: The name of a preset (`ectype.presets()`), a YAML file, a mapping, or a `Recipe`.
         data: A folder, archive or any other source that the command line takes; the run of an autoencoder, on whose
-            codes `flow` and `latent-gan` train; or images in memory: a NumPy array or tensor [n, h, w], [n, h, w, c] or
-            [n, c, h, w], uint8 or float in [0, 1]; a pair (images, labels); a torch `Dataset`; a Hugging Face dataset;
-            or a mapping of split names to these. Images in memory are split as those of a folder are.
+            codes `flow` and `latent-gan` train (of images, they train an autoencoder first); or images in memory: a
+            NumPy array or tensor [n, h, w], [n, h, w, c] or [n, c, h, w], uint8 or float in [0, 1]; a pair (images,
+            labels); a torch `Dataset`; a Hugging Face dataset; or a mapping of split names to these. Images in memory
+            are split as those of a folder are.
         overrides: Changes to the recipe: a mapping such as `{"latent_dim": 32}`, or `key=value` texts.
         images: Budget in images shown, counted with repetition, such as 500_000 or "500k".
         minutes: Budget in time, converted to images at the start.

@@ -94,6 +94,17 @@ class TrainConfig(Section):
             return self.minutes
         return self.minutes * (1 - self.prior_share)
 
+    def minutes_on_codes(self, share: float, seconds: float) -> float | None:
+        """The part of `minutes` for a model of codes: a share of them, or what their autoencoder has left, if more.
+
+        Args:
+            share: Fraction of the budget.
+            seconds: How long the autoencoder was trained.
+        """
+        if self.minutes is None:
+            return None
+        return round(max(self.minutes * share, self.minutes - seconds / 60), 3)
+
 
 class MonitorConfig(Section):
     """When the model is checked on held-out images, and when training stops."""

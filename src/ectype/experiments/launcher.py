@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from ectype.analysis.report.frontier import training_minutes
 from ectype.config.recipe import Recipe
 from ectype.core.errors import Interrupted, RunError
 from ectype.core.files import write_text_atomically
@@ -81,7 +82,7 @@ def launch_runs(
                     failed[name] = reason(process.returncode, log)
                     say(f"{name}: failed: {failed[name]}")
                 else:
-                    took = f"{summary.get('seconds', 0.0) / 60:.1f} minutes"
+                    took = f"{training_minutes(RunDir(place / name)):.1f} minutes"
                     say(f"{name}: {summary.get('state')}, {summary.get('seen', 0):,} images, {took}")
             time.sleep(0.2)
     finally:
@@ -132,8 +133,10 @@ def running_text(place: Path, names: Iterable[str]) -> str:
     states = []
     for name in names:
         run = RunDir(place / name)
+        first = RunDir(run.autoencoder)
         if run.recipe_file.is_file() and not run.summary():
-            states.append(f"{name}: {run.seen():,} images")
+            own = not first.recipe_file.is_file() or first.training_ended
+            states.append(f"{name}: {run.seen():,} images" if own else f"{name}: autoencoder, {first.seen():,} images")
         elif run.is_complete and not run.report.is_file():
             states.append(f"{name}: measuring")
     return "; ".join(states) or "starting runs"

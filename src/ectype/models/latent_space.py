@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from ectype.config.schema import DataInfo, ModelConfig, Section
@@ -56,6 +57,13 @@ class LatentSpaceConfig(ModelConfig):
     """A generative model of another model's codes; without a coder, the inner model is trained on images."""
 
     kind: Literal["on_codes"] = "on_codes"
+    autoencoder: str = "none"
+    """The preset of an autoencoder that is trained first, in the same run and within its budget, if no run of one is
+    given. none: the inner model is trained on pixels. auto: `ae` for images with a side of more than 32 pixels, else
+    none; see `ectype.training.autoencoder_first`."""
+    autoencoder_share: float = Field(default=0.5, gt=0, lt=1)
+    """Fraction of the budget that is spent on it. It is taken from `train.minutes`, and added to `train.images`, which
+    are those of the inner model."""
     coder: FrozenCoderConfig = FrozenCoderConfig()
     inner: ModelConfig = FlowConfig()
     """The generative model of the codes."""
@@ -64,7 +72,8 @@ class LatentSpaceConfig(ModelConfig):
         return self.model_copy(update={"inner": self.inner.on_codes(shape)})
 
     def on_encoder_run(self, run: Path, model: ModelConfig) -> LatentSpaceConfig:
-        return self.model_copy(update={"coder": FrozenCoderConfig(run=str(run), model=model)})
+        coder = FrozenCoderConfig(run=str(run), model=model)
+        return self.model_copy(update={"autoencoder": "none", "coder": coder})
 
     def without_local_paths(self) -> LatentSpaceConfig:
         return self.model_copy(update={"coder": self.coder.model_copy(update={"run": None})})

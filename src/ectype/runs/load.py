@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from ectype.config.recipe import Recipe, load_recipe
+from ectype.config.recipe import Recipe, differences, load_recipe
 from ectype.config.schema import DataConfig
 from ectype.core.console import progress_line, say
 from ectype.core.distributed import choose_device
@@ -31,6 +31,7 @@ from ectype.runs.run_dir import RunDir
 
 __all__ = [
     "OpenData",
+    "check_same_recipe",
     "density_of",
     "images_are_gone",
     "load",
@@ -91,14 +92,15 @@ def images_are_gone(config: DataConfig) -> bool:
 
 def trained_on(run: RunDir) -> str | None:
     """Return the fingerprint of the images that a run was trained on; None if no checkpoint says so."""
-    for place in reversed(checkpoint.checkpoint_dirs(run.selected_attempt.checkpoints)):
+    own = checkpoint.checkpoint_dirs(run.selected_attempt.checkpoints)
+    for place in reversed(own or checkpoint.checkpoint_dirs(RunDir(run.autoencoder).checkpoints)):
         with suppress(CheckpointError):
             return checkpoint.load_state(place).get("fingerprint")
     return None
 
 
 def move_images(run: RunDir, source: str | Path, console: Console | None = None) -> None:
-    """Store in a run, and in its further attempts, where its images are now.
+    """Store in a run, in its further attempts, and in the runs inside of it, where its images are now.
 
     Args:
         run: The run.
@@ -119,9 +121,24 @@ def move_images(run: RunDir, source: str | Path, console: Console | None = None)
             f"the images in '{source}' are not those that '{run.path}' was trained on, at '{recipe.data.source}': give "
             "the place of the same images, with the same names."
         )
-    for attempt in (run, *(RunDir(path.parent) for path in run.path.glob("attempts/*/recipe.yaml"))):
-        recipe = attempt.recipe
-        attempt.write_recipe(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": text})}))
+    for file in (run.recipe_file, *run.path.glob("*/recipe.yaml"), *run.path.glob("attempts/*/recipe.yaml")):
+        changed = RunDir(file.parent)
+        recipe = changed.recipe
+        changed.write_recipe(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": text})}))
+
+
+def check_same_recipe(run: RunDir, recipe: Recipe, console: Console | None) -> None:
+    """Check that a run has this recipe. If only the place of its images differs, store the new one.
+
+    Raises:
+        RunError: It has another recipe.
+    """
+    changed = differences(run.recipe, recipe)
+    if set(changed) == {"data.source"} and recipe.data.source is not None and images_are_gone(run.recipe.data):
+        move_images(run, recipe.data.source, console)
+    elif changed:
+        keys = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
+        raise RunError(f"'{run.path}' was started with another recipe ({keys}): restore these, or give another --out.")
 
 
 def ship_checkpoint(run: RunDir | str | Path, step: int, *, store: ImageStore | None = None) -> None:

@@ -28,6 +28,7 @@ SUMMARY_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("best", "floor"), (int, float, type(None))),
     "shipped_attempt": (int, type(None)),
     "attempts": list,
+    "autoencoder": dict,
 }
 """Types of the keys of a summary, each of which may be missing."""
 ATTEMPT_KEYS = frozenset({"attempt", "why", "from", "changed", "state", "reason"})
@@ -47,6 +48,7 @@ class RunDir:
         model: Directory of the run's model; see `ectype.runs.model_files`.
         report: The HTML report.
         evaluation_file: Metrics on the test images.
+        autoencoder: Directory of the run of the autoencoder that was trained first, if the run trains one.
         monitor_file: Reference values of the sample monitor, measured between real images.
         summary_file: How the run ended.
     """
@@ -59,6 +61,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.model = self.path / "model"
+        self.autoencoder = self.path / "autoencoder"
         self.report = self.path / "report.html"
         self.evaluation_file = self.path / "evaluation.json"
         self.monitor_file = self.path / "watch.json"

@@ -24,7 +24,7 @@ from ectype.runs.run_dir import RunDir
 from ectype.training.loop import Callback
 from ectype.training.sample_evidence import SampleEvidence
 
-__all__ = ["MonitoredImages", "Monitoring", "find_monitoring"]
+__all__ = ["MonitoredImages", "Monitoring", "find_monitoring", "new_monitor"]
 
 
 class Monitoring(NamedTuple):
@@ -101,4 +101,30 @@ def find_monitoring(
         samples.floor,
         samples.spread,
         SampleEvidence(samples, run),
+    )
+
+
+def new_monitor(recipe: Recipe, every: int, monitoring: Monitoring | None, world: World) -> Monitor:
+    """Return the monitor of a run at its start.
+
+    Args:
+        recipe: The recipe of the run.
+        every: Images between two checks.
+        monitoring: How the run is monitored; None if it is not. The first process decides for all.
+        world: The processes that share the work.
+    """
+    config = recipe.monitor
+    name, floor, spread = world.broadcast(
+        ("", None, 0.0) if monitoring is None else (monitoring.name, monitoring.floor, monitoring.spread)
+    )
+    return Monitor(
+        every,
+        config.patience,
+        config.stretch,
+        # Two measurements of the same generator differ by less than twice their spread in 95% of cases.
+        2 * spread if config.min_delta == "auto" else config.min_delta,
+        config.smoothing,
+        name=name or "the loss on held-out images",
+        floor=floor,
+        stop_on_fatal=config.on_collapse != "warn",
     )

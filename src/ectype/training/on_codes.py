@@ -9,10 +9,11 @@ from ectype.config.recipe import Recipe, load_recipe
 from ectype.config.schema import Augment
 from ectype.core.errors import ModelError
 from ectype.models.base import Encodes, is_trained_to_encode
+from ectype.models.latent_space import LatentSpaceConfig
 from ectype.runs.load import load
 from ectype.runs.run_dir import RunDir
 
-__all__ = ["recipe_on_codes"]
+__all__ = ["autoencoder_run", "recipe_after_autoencoder", "recipe_on_codes", "trains_autoencoder"]
 
 
 def recipe_on_codes(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapping[str, Any]) -> Recipe:
@@ -31,3 +32,32 @@ def recipe_on_codes(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapp
     found = load_recipe(suited.plain(), overrides)
     # Last, so that no override can change the autoencoder.
     return found.model_copy(update={"model": found.model.on_encoder_run(place, trained.model)})
+
+
+def trains_autoencoder(recipe: Recipe) -> bool:
+    """Return whether a recipe asks for an autoencoder that is trained first, within the same run."""
+    return isinstance(recipe.model, LatentSpaceConfig) and recipe.model.autoencoder != "none"
+
+
+def autoencoder_run(recipe: Recipe, run: RunDir) -> RunDir | None:
+    """Return the run of the autoencoder that is trained first, inside of a run; None if the recipe asks for none."""
+    return RunDir(run.autoencoder) if trains_autoencoder(recipe) else None
+
+
+def recipe_after_autoencoder(recipe: Recipe, run: RunDir) -> Recipe:
+    """Return the recipe with what is known only when its autoencoder is trained: its weights, and the minutes left.
+
+    Args:
+        recipe: The recipe of a model of codes.
+        run: The run of its autoencoder.
+    """
+    assert isinstance(recipe.model, LatentSpaceConfig)
+    assert recipe.model.coder.model is not None
+    share = 1 - recipe.model.autoencoder_share
+    minutes = recipe.train.minutes_on_codes(share, run.summary().get("seconds", 0.0))
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.on_encoder_run(run.path, recipe.model.coder.model),
+            "train": recipe.train.model_copy(update={"minutes": minutes}),
+        }
+    )

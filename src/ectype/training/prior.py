@@ -18,19 +18,14 @@ from ectype.runs import checkpoint
 from ectype.runs.load import load
 from ectype.runs.model_files import FLOW, CodeSampler, load_model, store_density
 from ectype.runs.run_dir import RunDir
+from ectype.training.inner_run import CODES_PER_IMAGE, inner_budget, train_inner_run
 from ectype.training.on_codes import recipe_on_codes
-from ectype.training.session import TrainingSession
 
 __all__ = ["prior_dir", "prior_overrides", "train_prior"]
 
 MIN_FLOW_UPDATES = 100
 MIN_FLOW_MINUTES = 1 / 6
 """A flow that would get less than this is not trained."""
-CHECKS = 20
-"""Checks of a flow whose budget is given in images."""
-FLOW_IMAGES_PER_IMAGE = 4.0
-"""Codes that a flow is trained on in the time that `ae` takes for an image, at 64 px on two cores. It turns a share of
-a budget in images into codes without a clock, so that the result does not depend on one."""
 
 
 def prior_dir(run: RunDir) -> Path:
@@ -52,12 +47,8 @@ def prior_overrides(recipe: Recipe, seconds: float) -> dict[str, Any]:
     common["train.seed"] = train.seed
     # Cheap, and rises as soon as the flow memorizes; samples are measured once, at the end of the run.
     common["monitor.metric"] = "loss"
-    if train.minutes is not None:
-        minutes = max(train.minutes * train.prior_share, train.minutes - seconds / 60)
-        return {**common, "train.minutes": round(minutes, 3)}
-    images = max(1, round(FLOW_IMAGES_PER_IMAGE * train.images * train.prior_share / (1 - train.prior_share)))
-    # The best check is selected, so that checks must not depend on a clock either.
-    return {**common, "train.images": images, "monitor.every": -(-images // CHECKS)}
+    factor = CODES_PER_IMAGE * train.prior_share / (1 - train.prior_share)
+    return {**common, **inner_budget(train, train.minutes_on_codes(train.prior_share, seconds), factor)}
 
 
 def train_prior(recipe: Recipe, run: RunDir, device: torch.device, console: Console | None) -> None:
@@ -84,8 +75,7 @@ def train_prior(recipe: Recipe, run: RunDir, device: torch.device, console: Cons
         return
     inner = RunDir(prior_dir(run))
     say(console, f"training a flow on the codes, from which samples are drawn → {inner.path}")
-    with inner.locked():
-        TrainingSession(flow, inner, device, World(), console).go()
+    train_inner_run(flow, inner, device, World(), console)
     trained = load_model(inner.model)
     assert isinstance(trained, LatentSpaceModel)
     assert isinstance(flow.model, LatentSpaceConfig)

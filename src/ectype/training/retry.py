@@ -26,6 +26,7 @@ from ectype.runs import checkpoint
 from ectype.runs.load import promote_attempt
 from ectype.runs.run_dir import RunDir
 from ectype.training.loop import Callback
+from ectype.training.on_codes import autoencoder_run
 from ectype.training.saved_state import load_saved_state
 from ectype.training.session import TrainingSession
 
@@ -169,7 +170,8 @@ def _attempts(
         try:
             # Another seed, because the same draws could lead to the same result.
             changed = recipe.override({**advice.overrides, "train.seed": (recipe.train.seed + 1) % (MAX_SEED + 1)})
-            TrainingSession(changed, attempt, device, world, console).go(callbacks, start)
+            autoencoder = autoencoder_run(recipe, run)
+            TrainingSession(changed, attempt, device, world, console, autoencoder).go(callbacks, start)
         except Interrupted:
             raise
         except EctypeError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ectype.config.recipe import Recipe, differences, load_recipe, merge_source_override
+from ectype.config.recipe import Recipe, load_recipe, merge_source_override
 from ectype.core.console import doing
 from ectype.core.distributed import choose_device, process_group
 from ectype.core.environment import numerics
@@ -17,10 +17,11 @@ from ectype.core.errors import Interrupted, RecipeError, RunError
 from ectype.core.signals import StopSignal
 from ectype.data.sources.walk import resolve_source
 from ectype.nets.diffusers_weights import diffusers_overrides, find_diffusers_folder
-from ectype.runs.load import images_are_gone, move_images
+from ectype.runs.load import check_same_recipe
 from ectype.runs.run_dir import RunDir, find_runs, next_numbered_dir
+from ectype.training.autoencoder_first import choose_codes, train_autoencoder
 from ectype.training.loop import Callback
-from ectype.training.on_codes import recipe_on_codes
+from ectype.training.on_codes import autoencoder_run, recipe_on_codes, trains_autoencoder
 from ectype.training.prior import train_prior
 from ectype.training.retry import train_with_fixes, train_with_rollback
 from ectype.training.session import TrainingSession
@@ -40,7 +41,7 @@ def resolve(
     Args:
         recipe: A preset's name, a YAML file, plain values, or a recipe.
         data: A folder of images or any other source; or the run of an autoencoder, on whose codes the model is trained
-            (`flow`, `latent-gan`).
+            (`flow`, `latent-gan`). Whether these train an autoencoder on images first is decided by `train_session`.
         overrides: `key=value` texts, or a mapping.
         start: Where the initial weights come from. If that is a published network, the recipe takes its architecture,
             unless `recipe` is a `Recipe` already or an override says otherwise.
@@ -121,6 +122,14 @@ def train_session(
             raise RecipeError(
                 f"train.batch={recipe.train.batch} is less than the number of processes, {world.size}: raise it."
             )
+        if trains_autoencoder(recipe):
+            doing(console, "loading the images")
+            recipe = world.broadcast(choose_codes(recipe, console) if world.is_first else recipe)
+            if start is not None and trains_autoencoder(recipe):
+                raise RecipeError(
+                    f"--from '{start}' gives initial weights, but an autoencoder would be trained first: give the run "
+                    "of one instead of images, or set autoencoder=none."
+                )
         run = RunDir(
             world.broadcast(str(_run_path(recipe, out, Path(root), resume, console)) if world.is_first else "")
         )
@@ -130,9 +139,11 @@ def train_session(
         with lock, numerics(recipe.run.threads, deterministic=recipe.train.deterministic):
             try:
                 doing(console, "loading the images")
-                session = TrainingSession(recipe, run, device, world, console)
+                autoencoder = autoencoder_run(recipe, run)
+                session = TrainingSession(recipe, run, device, world, console, autoencoder)
                 if fix:
                     session.store.split("val")  # fails before anything is trained if there are no validation images
+                train_autoencoder(recipe, run, device, world, console)
                 session.go(callbacks, start)
                 if recipe.monitor.on_collapse == "rollback":
                     train_with_rollback(recipe, run, device, world, console, callbacks, start)
@@ -163,7 +174,7 @@ def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, 
         if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
             raise RunError(f"'{out}' holds the images: a run there would mix with them; give an --out elsewhere.")
         if run.claim():
-            _check_same_recipe(run, recipe, console)
+            check_same_recipe(run, recipe, console)
         return run.path
     if resume:
         started = list(reversed(find_runs(root)))
@@ -175,17 +186,7 @@ def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, 
             for run in left:
                 # Ignore other runs that cannot be read: damaged ones, or runs of another version.
                 with suppress(RecipeError, RunError):
-                    _check_same_recipe(run, recipe, console)
+                    check_same_recipe(run, recipe, console)
                     return run.path
         raise RunError(f"no unfinished run of this recipe and data in '{root}': leave --resume out to start one.")
     return next_numbered_dir(root, recipe.about.name)
-
-
-def _check_same_recipe(run: RunDir, recipe: Recipe, console: Console | None) -> None:
-    """Check that a run has this recipe. If only the place of its images differs, store the new one."""
-    changed = differences(run.recipe, recipe)
-    if set(changed) == {"data.source"} and recipe.data.source is not None and images_are_gone(run.recipe.data):
-        move_images(run, recipe.data.source, console)
-    elif changed:
-        keys = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
-        raise RunError(f"'{run.path}' was started with another recipe ({keys}): restore these, or give another --out.")

@@ -45,7 +45,8 @@ from ectype.training.encoded import encode_once
 from ectype.training.initialization import load_initial_weights, mean_image, sample_images
 from ectype.training.loop import Callback, Outcome, fit
 from ectype.training.micro_batch import find_micro_batch
-from ectype.training.monitoring import MonitoredImages, Monitoring, find_monitoring
+from ectype.training.monitoring import MonitoredImages, Monitoring, find_monitoring, new_monitor
+from ectype.training.on_codes import recipe_after_autoencoder
 from ectype.training.saved_state import SavedState, load_saved_state
 from ectype.training.speed import find_faster_steps
 from ectype.training.trainer import BatchLoader, Diverged, Trainer
@@ -74,11 +75,19 @@ class TrainingSession:
         device: Where to train.
         world: The processes that share the work.
         console: Where progress is printed; None prints nothing.
+        autoencoder: The run of the autoencoder that is trained before the first step, if one is.
     """
 
     def __init__(
-        self, recipe: Recipe, run: RunDir, device: torch.device, world: World, console: Console | None
+        self,
+        recipe: Recipe,
+        run: RunDir,
+        device: torch.device,
+        world: World,
+        console: Console | None,
+        autoencoder: RunDir | None = None,
     ) -> None:
+        self.autoencoder = autoencoder
         self.recipe, self.run, self.device, self.world, self.console = (recipe, run, device, world, console)
         # The first process prepares the images while the others wait, then they find the result.
         if world.is_first:
@@ -166,7 +175,8 @@ class TrainingSession:
 
     def _begin(self, start: str | Path | None) -> _Start:
         """Initialize the weights, and choose the settings that are found by timing."""
-        trainer = self.build(self.recipe, self.recipe.train.images)
+        recipe = self.recipe if self.autoencoder is None else recipe_after_autoencoder(self.recipe, self.autoencoder)
+        trainer = self.build(recipe, recipe.train.images)
         for part in own_modules(trainer.objective):
             if isinstance(part, InitializesFromPretrained):
                 part.load_pretrained_weights()
@@ -195,7 +205,9 @@ class TrainingSession:
         if self.world.is_first:
             self.run.write_start(self.recipe, self._environment(trainer))
             self.run.truncate_metrics(-1)  # there are some if the checkpoints were removed
-        return _Start(trainer, choices, self._monitor(choices, monitoring), monitoring, 0.0)
+        return _Start(
+            trainer, choices, new_monitor(self.recipe, choices.every, monitoring, self.world), monitoring, 0.0
+        )
 
     def _continue(self, place: Path, saved: SavedState) -> _Start:
         """Load a checkpoint."""
@@ -266,23 +278,6 @@ class TrainingSession:
                 "the critic has not contributed to the loss yet: train on more images, or let it start earlier "
                 "(objective.adversary.starts) and after fewer updates (objective.adversary.warmup)."
             )
-
-    def _monitor(self, choices: TunedSettings, monitoring: Monitoring | None) -> Monitor:
-        config = self.recipe.monitor
-        name, floor, spread = self.world.broadcast(
-            ("", None, 0.0) if monitoring is None else (monitoring.name, monitoring.floor, monitoring.spread)
-        )
-        return Monitor(
-            choices.every,
-            config.patience,
-            config.stretch,
-            # Two measurements of the same generator differ by less than twice their spread in 95% of cases.
-            2 * spread if config.min_delta == "auto" else config.min_delta,
-            config.smoothing,
-            name=name or "the loss on held-out images",
-            floor=floor,
-            stop_on_fatal=config.on_collapse != "warn",
-        )
 
     def _check_images(self, fingerprint: str) -> None:
         if fingerprint != self.prepared.fingerprint:
@@ -391,6 +386,7 @@ class TrainingSession:
                 "measure": monitor.name,
                 "floor": monitor.floor,
                 "check_share": round(check_share, 4),
+                **({} if self.autoencoder is None else {"autoencoder": self.autoencoder.summary()}),
             }
         )
         self.say(

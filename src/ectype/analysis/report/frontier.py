@@ -45,9 +45,13 @@ def quality_against_time(runs: Mapping[str, Sequence[RunDir]], comparisons: Sequ
 
 
 def training_minutes(run: RunDir) -> float:
-    """Return the minutes that a run was trained for, its checks and all attempts included."""
+    """Return the minutes that a run was trained for, with checks, all attempts, and an autoencoder trained first."""
     summary = run.summary()
-    attempts = [summary, *(run.attempt(entry["attempt"]).summary() for entry in summary.get("attempts", []))]
+    attempts = [
+        summary.get("autoencoder", {}),
+        summary,
+        *(run.attempt(entry["attempt"]).summary() for entry in summary.get("attempts", [])),
+    ]
     return sum(each.get("seconds", 0.0) for each in attempts) / 60
 
 

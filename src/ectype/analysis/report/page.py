@@ -183,6 +183,9 @@ def _facts(view: RunView) -> list[tuple[str, str]]:
         facts.append(("Compression", f"{format_compression(evaluation)} (image values ÷ code dimensions)"))
     if (counted := count_flops(view.model)) is not None:
         facts.append(("GFLOP per image", format_gflop(counted[1], counted[0])))
+    if first := summary.get("autoencoder"):
+        what = f"{first.get('state')}: {first.get('seen', 0):,} images, {first.get('seconds', 0.0) / 60:.1f} minutes"
+        facts.append(("Autoencoder, trained first", what))
     if "state" in summary:
         minutes = f", {summary['seconds'] / 60:.1f} minutes" if "seconds" in summary else ""
         facts.append(("Training", f"{summary['state']}: {summary.get('reason', '')}{minutes}"))
@@ -205,7 +208,11 @@ def reproduction_commands(run: RunDir) -> list[str]:
     """
     summary, selected = run.summary(), run.selected_attempt
     recipe = selected.recipe
-    words = ["ectype", "train", str(selected.recipe_file), str(recipe.data.source)]
+    source, first = str(recipe.data.source), RunDir(run.autoencoder)
+    before: list[str] = []
+    if recipe.train.minutes is not None and first.recipe_file.is_file():
+        before, source = reproduction_commands(first), f"{first.path}-again"
+    words = ["ectype", "train", str(selected.recipe_file), source]
     starts = {entry["attempt"]: entry["from"] for entry in summary.get("attempts", [])}
     if start := starts.get(summary.get("shipped_attempt")):
         words += ["--from", start]
@@ -218,4 +225,4 @@ def reproduction_commands(run: RunDir) -> list[str]:
         if choices is not None:
             words += [f"train.images={choices['budget']}", f"monitor.every={choices['every']}"]
             words += ["train.minutes=null"] if recipe.train.minutes is not None else []
-    return [shlex.join([*words, "--out", f"{run.path}-again"])]
+    return [*before, shlex.join([*words, "--out", f"{run.path}-again"])]
