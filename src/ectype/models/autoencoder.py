@@ -177,7 +177,7 @@ class Autoencoder(Model):
         return self.bottleneck.code(self.encoder(image))
 
     def continuous_code(self, image: Image) -> Code:
-        """Return the code of each image that a density is fitted to; with a codebook, before the nearest entry is taken.
+        """Return the codes that densities are fitted to; with a codebook, before its nearest entry is taken.
 
         What is drawn from such a density is decoded by `render`.
         """
