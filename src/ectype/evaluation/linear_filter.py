@@ -64,5 +64,5 @@ def fit_linear_filter(pairs: Iterable[tuple[Image, Image]]) -> LinearFilter:
     return LinearFilter(weight.T.reshape(channels, channels, SIDE_PX, SIDE_PX).float(), bias.float())
 
 
-def _padded(image: Image) -> Image:
+def _padded(image: Image) -> Float[Tensor, "b c h2 w2"]:
     return F.pad(image, (SIDE_PX // 2,) * 4, mode="replicate")
