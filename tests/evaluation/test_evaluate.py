@@ -143,6 +143,8 @@ def test_a_model_trained_on_noise_is_judged_on_noise():
     # Gaussian noise of σ = 0.2, not clipped, has a mean squared error of 0.04.
     assert figure.baselines["corrupted_input"] == pytest.approx(-10 * math.log10(0.04), abs=0.2)
     assert "sigma 0.2, not clipped" in figure.note
+    assert figure.baselines["corrupted_input"] + 2 < figure.baselines["linear_filter"] < 30
+    assert found["ssim_restored"].baselines["linear_filter"] > found["ssim_restored"].baselines["corrupted_input"]
 
 
 def test_probe_stands_beside_pixels_and_the_majority(plain):

@@ -27,8 +27,9 @@ reconstruction_loss kl loss_plus_kl negative_elbo log_likelihood_iw bits_per_dim
 effective_rank active_units kl_per_dimension singular_values codebook_usage code_perplexity bits_per_code
 linear_probe_accuracy
 l1 perceptual_distance_vgg16 mean_dice mean_iou pixel_accuracy boundary_f1 dice_cat iou_cat confusion
-real_images reconstructions mean_image nearest_training_image corrupted_input input one_class code_dimensions
-max_possible codebook_size entropy_bits raw_bits probe_on_pixels most_frequent_class pca_32 downscaled_48
+real_images reconstructions mean_image nearest_training_image corrupted_input linear_filter input one_class
+code_dimensions max_possible codebook_size entropy_bits raw_bits probe_on_pixels most_frequent_class pca_32
+downscaled_48
 """.split()  # noqa: SIM905
 )
 """Keys that stored evaluations, metrics and users rely on. A key may be added to this list, but never changed."""

@@ -363,6 +363,42 @@ def test_a_model_with_a_codebook_encodes_decodes_and_samples(bottleneck: dict) -
     assert samples[0].shape == (4, 1, 8, 8)
 
 
+def test_a_codebook_around_pca_starts_as_k_means_of_patches() -> None:
+    from sklearn.cluster import KMeans
+
+    colors = normal(12, 3, 1, 1, seed=1).clamp(-1, 1) / 4 + 0.5
+    which = torch.randint(12, (300, 4, 4), generator=torch.Generator().manual_seed(2))
+    images = colors[which].squeeze(-1).squeeze(-1).movedim(-1, 1).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images = (images + 0.02 * normal(*images.shape, seed=3)).clamp(0, 1)
+    torch.manual_seed(0)
+    config = {
+        "net": {"kind": "pca_conv", "width": 8, "latent_channels": 4},
+        "bottleneck": {"kind": "vq", "codes": 12},
+        "likelihood": {"kind": "mse", "output": "linear"},
+    }
+    net = AutoencoderConfig.model_validate(config).build(DataInfo(3, (32, 32)))
+    assert isinstance(net, QuantizedAutoencoder)
+    net.initialize_from_data(images.mean(0), lambda: images)
+    with torch.no_grad():
+        indices, code, lost = net.indices(images), net.continuous_code(images), net.reconstruct(images) - images
+    assert len(indices.unique()) == 12, "all codes are in use"
+    best = KMeans(12, n_init=5, random_state=0).fit(code.movedim(1, -1).flatten(0, -2).numpy()).inertia_
+    found = float((net.encode(images) - code).square().sum())
+    assert found < 1.1 * best
+    # Codes are as far apart as their patches, so that their error is that of the images, but for the noise.
+    assert float(lost.square().sum()) < found + 1.2 * 0.02**2 * images.numel()
+
+
+@pytest.mark.parametrize("bottleneck", [VQ, {"kind": "fsq", "levels": [8, 5, 5]}])
+def test_the_continuous_code_is_the_code_before_it_is_quantized(bottleneck: dict) -> None:
+    net, image = model(bottleneck).eval(), Pixels().image
+    with torch.no_grad():
+        code, quantized = net.continuous_code(image), net.encode(image)
+        assert not torch.equal(code, quantized)
+        assert torch.equal(net.bottleneck.nearest(code), quantized)
+        assert torch.equal(net.render(code), net.reconstruct(image)), "samples are quantized before they are decoded"
+
+
 def test_what_is_built_follows_from_the_kind() -> None:
     assert isinstance(model(VQ).bottleneck, VectorQuantizer)
     assert isinstance(model({"kind": "fsq", "levels": [4, 4, 4]}).bottleneck, FiniteScalarQuantizer)

@@ -111,6 +111,48 @@ def test_a_gaussian_posterior_starts_as_probabilistic_pca(latent_dim: int | None
     assert torch.allclose(sigma, (noise**0.5 / pca.stds).clamp(max=1), rtol=0.1)
 
 
+def test_a_denoising_autoencoder_starts_as_wiener_filter_along_components() -> None:
+    images, unseen, sigma = smooth(400), smooth(100, seed=1), 0.2
+    config = {
+        "net": {"kind": "pca_conv", "width": 8, "latent_channels": 40},
+        "corruption": {"kind": "gaussian", "sigma": sigma},
+        "likelihood": {"kind": "mse", "output": "linear"},
+    }
+    torch.manual_seed(0)
+    model = AutoencoderConfig.model_validate(config).build(RGB)
+    model.initialize_from_data(images.mean(0), lambda: images)
+    noisy = unseen + sigma * torch.randn(unseen.shape, generator=torch.Generator().manual_seed(3))
+    pca = fit_pca(image_patches(images, 8), 40)
+    codes = (image_patches(noisy, 8) - pca.mean) @ pca.components.T
+
+    def lost(scale: torch.Tensor) -> float:
+        rows = (codes * scale) @ pca.components + pca.mean
+        return float((rows - image_patches(unseen, 8)).square().mean())
+
+    with torch.no_grad():
+        found = float((model.decode_unclamped(model.encode(noisy)) - unseen).square().mean())
+    wiener, plain = lost(pca.stds**2 / (pca.stds**2 + sigma**2)), lost(torch.ones(40))
+    assert wiener < 0.9 * plain
+    assert found == pytest.approx(wiener, rel=0.02)
+
+
+def test_a_code_of_masked_images_predicts_the_clean_ones_as_regression_does() -> None:
+    images = smooth(200)
+    masked = images * (torch.rand(200, 1, 64, 64, generator=torch.Generator().manual_seed(1)) >= 0.5)
+    clean, seen = image_patches(images, 8), image_patches(masked, 8)
+    code = fit_linear_code(clean, 3)
+    found = code.restoring(seen, clean)
+    wanted, plain = (flat @ code.weight.T + code.offset for flat in (clean, seen))
+    error = (seen @ found.weight.T + found.offset - wanted).square().mean(0)
+    for element in range(3):
+        correlation = float(torch.corrcoef(torch.stack([wanted[:, element], plain[:, element]]))[0, 1])
+        unexplained = float(wanted[:, element].var()) * (1 - correlation**2)
+        assert float(error[element]) == pytest.approx(unexplained, rel=1e-3)
+    assert (error < 0.5 * (plain - wanted).square().mean(0)).any(), "the mean of masked images is another one"
+    same = code.restoring(clean, clean)
+    assert torch.allclose(same.weight, code.weight, rtol=1e-3, atol=1e-6)
+
+
 def test_what_a_linear_code_cannot_use_is_left_at_zero() -> None:
     flat = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 2, 0.1, 0.1, 0.1, 0.1])
     code = fit_linear_code(flat, 4, posterior=True)

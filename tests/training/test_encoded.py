@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,20 @@ def test_images_that_change_are_encoded_anew(change: dict[str, Any], coder: RunD
     assert encode_once(model, changing) is None
 
 
-def test_codes_that_are_too_large_are_not_kept(coder: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("values", [1, 2], ids=["code", "posterior"])
+def test_codes_that_are_too_large_are_not_kept(values: int, coder: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     _, model, loader = trainer_of(coder)
-    monkeypatch.setattr(encoded, "MAX_BYTES", 1000)
+    if values == 1:
+        monkeypatch.setattr(model, "encode_posterior", lambda image: model.encode(image)[:, None])
+    needed = 4 * values * len(loader) * math.prod(model.code_shape)
+    monkeypatch.setattr(encoded, "MAX_BYTES", needed - 1)
     assert encode_once(model, loader) is None
+    monkeypatch.setattr(encoded, "MAX_BYTES", needed)
+    made = encode_once(model, loader)
+    assert made is not None
+    assert made.codes.nbytes == needed
+    last = loader.images.batch(torch.tensor([len(loader) - 1])).image
+    assert torch.allclose(made.codes[-1], model.encode_posterior(last)[0], atol=1e-5)
 
 
 def test_codes_are_drawn_anew_from_their_posteriors(coder: RunDir) -> None:

@@ -14,7 +14,7 @@ from ectype.core.errors import CheckpointError, Interrupted, ModelError
 from ectype.data.loader import Loader
 from ectype.export.graphs import sampler_of
 from ectype.inference.sample import sample
-from ectype.models.autoencoder import Autoencoder
+from ectype.models.autoencoder import Autoencoder, QuantizedAutoencoder
 from ectype.models.latent_space import LatentSpaceModel
 from ectype.runs.load import open_data
 from ectype.runs.run_dir import RunDir
@@ -26,6 +26,7 @@ from tests.conformance.small import small
 
 pytestmark = pytest.mark.trains
 
+RANDOM = {"model.net.pretrained": False, "model.net.tuning": "finetune"}
 FAST = {"monitor.features": "pixels", "monitor.images": 100, "run.log_every": 1000, "run.device": "cpu"}
 
 
@@ -139,6 +140,23 @@ def test_a_damaged_density_is_refused(run: RunDir, tmp_path: Path, damage: str) 
     save_file(tensors, file, metadata={} if damage == "no description" else {"flow": config})
     with pytest.raises(CheckpointError, match=r"is not a density on the codes|describes"):
         ectype.load(copy.path, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["vqvae", "rae"])
+def test_codes_that_are_quantized_or_features_have_a_flow_too(name: str, tmp_path: Path) -> None:
+    budget = {"train.images": 1600, "monitor.every": 1600, "train.prior": "flow", "train.prior_share": 0.5}
+    net = {"model.bottleneck.codes": 32} if name == "vqvae" else {"model.net.encoder": "resnet18", **RANDOM}
+    run = train(small(name, **{**FAST, **budget, **net}), out=tmp_path / "run")
+    model = loaded(run)
+    assert model.density == "flow"
+    codes = model.sample_latents(64, generator=torch.Generator().manual_seed(0))
+    images = model.sample(64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(images, model.render(codes))
+    if name == "vqvae":
+        assert isinstance(model, QuantizedAutoencoder)
+        assert not torch.equal(model.bottleneck.nearest(codes), codes), "the flow does not draw entries of the codebook"
+        assert torch.equal(images, model.decode(model.bottleneck.nearest(codes)))
+    assert "codes drawn from 'flow'" in sample(run.path, None, n=4, device="cpu").summary
 
 
 def test_a_model_without_codes_has_no_prior(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ BASELINES = (
     "reconstructions",
     "input",
     "corrupted_input",
+    "linear_filter",
     "one_class",
     "mean_image",
     "downscaled",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,7 @@ from ectype.evaluation.figures import Evaluation, Figure
 from ectype.evaluation.generation import MAX_SAMPLES, evaluate_samples
 from ectype.evaluation.inputs import EvaluationInputs
 from ectype.evaluation.likelihood_figures import bound_figures, importance_weighted_figures
+from ectype.evaluation.linear_filter import LinearFilter, fit_linear_filter
 from ectype.evaluation.metrics.codes import HasPosterior
 from ectype.evaluation.metrics.image_errors import ImageErrors, image_errors
 from ectype.evaluation.metrics.likelihood import DEFAULT_BUDGET, affordable_images, bound_terms, likelihood_of
@@ -36,6 +38,8 @@ from ectype.models.translator import Translator
 
 __all__ = ["corruption_of", "density_kind", "evaluate"]
 
+MAX_FILTERED_PIXELS = 2**20
+"""Pixels of training images that a linear filter against a corruption is fitted on."""
 NUM_CASES = 5
 """Images with the smallest, a middle and the largest error that are kept for a report."""
 
@@ -124,6 +128,7 @@ class _Evaluator:
         self.series: dict[str, list[float]] = {}
         self.cases: dict[str, list[int]] = {}
         self.baselines: Baselines | None = None
+        self.filter: LinearFilter | None = None
         self.variance = OutputVariance()
         self.kl: Tensor | None = None
         self.kl_sum: Tensor | None = None
@@ -168,6 +173,10 @@ class _Evaluator:
         if isinstance(self.model, Reconstructs):
             self.baselines = Baselines(inputs.train, inputs.info, inputs.batch_size, inputs.context, code_elements)
             self.remarks += [self.baselines.remark] if self.baselines.remark else []
+            if corruption is not None:
+                n = max(1, MAX_FILTERED_PIXELS // math.prod(inputs.info.size))
+                batches = inputs.batches(inputs.train, min(n, len(inputs.train)))
+                self.filter = fit_linear_filter((corruption.apply(b.image, at), b.image) for b, at in batches)
         values = self._test_values()
         self.kl = values.get("kl")
         if self.baselines is not None:
@@ -196,9 +205,10 @@ class _Evaluator:
             values |= {"fine_detail": detail_energy(output), "image/fine_detail": detail_energy(image)}
             values |= output_values(image, output)
             self.variance.update(output, image)
-            if (corruption := corruption_of(self.model)) is not None:
+            if (corruption := corruption_of(self.model)) is not None and self.filter is not None:
                 noisy = corruption.apply(image, context)
-                values |= _prefixed("noisy", image_errors(noisy, image))
+                values |= _prefixed("corrupted_input", image_errors(noisy, image))
+                values |= _prefixed("linear_filter", image_errors(self.filter.apply(noisy), image))
                 values |= _prefixed("restored", image_errors(self.model.reconstruct(noisy), image))
         if isinstance(self.model, HasPosterior) and likelihood_of(self.model) is not None:
             terms = bound_terms(self.model, image, context)

@@ -111,6 +111,7 @@ NAMES = {
     "mean_image": "mean image",
     "nearest_training_image": "nearest training image",
     "corrupted_input": "corrupted input",
+    "linear_filter": "best linear filter",
     "input": "input",
     "one_class": "one class for all pixels",
     "code_dimensions": "dimensions of the code",

@@ -9,6 +9,7 @@ from torch import Tensor
 from ectype.evaluation.baselines import Baselines
 from ectype.evaluation.figure_names import pca_key
 from ectype.evaluation.figures import Figure, mean_figure
+from ectype.evaluation.linear_filter import SIDE_PX
 from ectype.evaluation.metrics.image_errors import MAX_PSNR_DB
 from ectype.evaluation.metrics.intervals import Estimate
 from ectype.evaluation.metrics.output_variance import DETAIL_SIGMA_PX, OutputVariance, detail_ratio
@@ -88,11 +89,12 @@ def denoising_figures(values: dict[str, Tensor], corruption: CorruptionConfig) -
     """Return PSNR and SSIM of restored images.
 
     Args:
-        values: `restored/METRIC` and `noisy/METRIC` → value of each test image [n].
+        values: `restored/METRIC`, `corrupted_input/METRIC` and `linear_filter/METRIC` → value of each test image [n].
         corruption: What the model was trained to undo.
     """
     settings = ", ".join(f"{k} {v}" for k, v in corruption.model_dump().items() if k != "kind")
     note = f"against the clean image; corruption: {corruption.kind}, {settings}, not clipped"
+    note += f"; the filter of {SIDE_PX}×{SIDE_PX} pixels is fitted on training images"
     return [
         mean_figure(
             f"{metric}_restored",
@@ -100,7 +102,7 @@ def denoising_figures(values: dict[str, Tensor], corruption: CorruptionConfig) -
             "denoising",
             better="higher",
             unit=unit,
-            baselines={"corrupted_input": float(values[f"noisy/{metric}"].mean())},
+            baselines={key: float(values[f"{key}/{metric}"].mean()) for key in ("corrupted_input", "linear_filter")},
             note=note,
         )
         for metric, unit in (("psnr", "dB"), ("ssim", ""))

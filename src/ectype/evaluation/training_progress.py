@@ -52,7 +52,7 @@ CODES_WITHOUT_PCA = ("nearest_training_image", "downscaled")
 """Baselines of reconstructions that count where PCA cannot be fitted."""
 BASELINES = {
     "mean_dice": ("one_class",),
-    "psnr_restored": ("corrupted_input",),
+    "psnr_restored": ("corrupted_input", "linear_filter"),
     "psnr": ("input", *CODES_WITHOUT_PCA),
 }
 """Figure, more of which is better → baselines that a trained model surpasses."""
@@ -190,15 +190,18 @@ def shortfall(figures: Iterable[Figure]) -> Shortfall:
     """Return how much worse a model is than a simple baseline that a trained model of its kind surpasses.
 
     Masks are compared with one class for all pixels, translated images with their inputs, restored images with the
-    corrupted ones, and reconstructions with PCA of as many dimensions as the code; where PCA cannot be fitted, with the
-    nearest training image and with an image of as many values that is scaled up. A model that has none of these is
-    compared by the distance of its samples, which may be three times that of other real images.
+    corrupted ones and with these after the best linear filter, and reconstructions of a model that does not restore
+    images with PCA of as many dimensions as the code; where PCA cannot be fitted, with the nearest training image and
+    with an image of as many values that is scaled up. A model that has none of these is compared by the distance of its
+    samples, which may be three times that of other real images.
 
     Args:
         figures: Figures of the model.
     """
     listed = list(figures)
     found = {figure.key: figure for figure in listed}
+    if "psnr_restored" in found:
+        found = {key: figure for key, figure in found.items() if key not in ("psnr", "psnr_above_pca")}
     known: list[Shortfall] = []
     if (gap := found.get("psnr_above_pca")) is not None and gap.high is not None:
         known.append("far below" if gap.high < -FAR_BELOW_DB else "below" if gap.high < 0 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from ectype.config.schema import DataInfo, ModelConfig
 from ectype.core.errors import ModelError
-from ectype.core.random import StepContext
-from ectype.models.base import DrawNormal, Model
+from ectype.core.random import SeededStepContext, StepContext
+from ectype.models.base import DrawNormal, Model, evaluating
 from ectype.models.bottlenecks import BottleneckConfig, BottleneckOutput, Gaussian, IdentityConfig, Posterior
 from ectype.models.corruptions import CorruptionConfig, NoneConfig
 from ectype.models.densities import Density, StandardNormal
@@ -35,6 +36,11 @@ __all__ = [
 
 Image = Float[Tensor, "b c h w"]
 Code = Float[Tensor, " b *code"]
+
+MAX_IMAGES_PER_ENCODE = 256
+"""Images encoded at once."""
+MAX_INITIAL_VECTORS = 2**16
+"""Vectors of training images that a codebook is initialized with."""
 
 
 class AutoencoderConfig(ModelConfig):
@@ -116,15 +122,15 @@ class Autoencoder(Model):
     ) -> None:
         """Initialize the decoder's last bias so that an untrained decoder returns the mean image.
 
-        Networks with a PCA shortcut are initialized with the principal components of the images instead.
+        Networks with a PCA shortcut are initialized with the principal components of the images instead, and a codebook
+        with cluster centers of their codes.
 
         Args:
             mean: Mean training image, in [0, 1].
             get_images: Returns a sample of the training images, in [0, 1].
         """
         if isinstance(self.encoder, PCAEncoderResidual) and isinstance(self.decoder, PCADecoderResidual):
-            posterior = isinstance(self.bottleneck, Gaussian)
-            self.decoder.init_from_code(self.encoder.init_from_images(get_images(), posterior=posterior))
+            self._init_as_pca(self.encoder, self.decoder, get_images())
             return
         layers = [layer for layer in self.decoder.modules() if isinstance(getattr(layer, "bias", None), nn.Parameter)]
         if not self._start_at_mean or not layers:
@@ -138,6 +144,18 @@ class Autoencoder(Model):
         if bias.numel() == start.numel():
             with torch.no_grad():
                 bias.copy_(start)
+
+    @torch.no_grad()
+    def _init_as_pca(
+        self, encoder: PCAEncoderResidual, decoder: PCADecoderResidual, images: Float[Tensor, "n c h w"]
+    ) -> None:
+        corrupted = self._initial_inputs(images) if self.corruption.active else None
+        posterior, whitened = isinstance(self.bottleneck, Gaussian), self.bottleneck.whitened
+        code = encoder.init_from_images(images, corrupted, posterior=posterior, whitened=whitened)
+        decoder.init_from_code(code)
+
+    def _initial_inputs(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return self.corruption.apply(images, SeededStepContext(0, 0, 0, "initialization", batch=len(images)))
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Return the parameter groups, with the learning rates that submodules such as pretrained encoders ask for."""
@@ -157,6 +175,13 @@ class Autoencoder(Model):
     def encode(self, image: Image) -> Code:
         """Return the code of each image in [0, 1]; of a Gaussian bottleneck the posterior mean."""
         return self.bottleneck.code(self.encoder(image))
+
+    def continuous_code(self, image: Image) -> Code:
+        """Return the codes that densities are fitted to; with a codebook, before its nearest entry is taken.
+
+        What is drawn from such a density is decoded by `render`.
+        """
+        return self.bottleneck.continuous_code(self.encoder(image))
 
     def decode(self, code: Code) -> Image:
         """Return the expected image of each code, clamped to [0, 1]."""
@@ -228,6 +253,17 @@ class QuantizedAutoencoder(Autoencoder):
     def codebook_size(self) -> int:
         """Number of values that an index can have."""
         return self.bottleneck.codebook_size
+
+    def _init_as_pca(
+        self, encoder: PCAEncoderResidual, decoder: PCADecoderResidual, images: Float[Tensor, "n c h w"]
+    ) -> None:
+        super()._init_as_pca(encoder, decoder, images)
+        num_images = max(1, MAX_INITIAL_VECTORS // math.prod(self.code_shape[1:]))
+        inputs = self._initial_inputs(images[:: -(-len(images) // num_images)])
+        device = next(encoder.parameters()).device
+        with evaluating(self):
+            parts = [encoder(part.to(device)) for part in inputs.split(MAX_IMAGES_PER_ENCODE)]
+        self.bottleneck.init_from_features(torch.cat(parts))
 
     def indices(self, image: Image) -> Int[Tensor, " b *code"]:
         """Return the codebook indices of each image, one for each group and position."""

@@ -59,6 +59,8 @@ class Bottleneck(nn.Module):
     """Names of the penalties."""
     weights: ClassVar[Mapping[str, float]] = {}
     """Default weight of each penalty, unless an objective sets another."""
+    whitened: ClassVar[bool] = True
+    """Whether a code that starts as PCA has variance 1 per dimension, instead of the variances of the components."""
 
     def forward(self, features: Float[Tensor, " b *features"], noise: NoiseSource) -> BottleneckOutput:
         """Return the code of a training pass, with noise where the bottleneck is stochastic."""
@@ -67,6 +69,10 @@ class Bottleneck(nn.Module):
     def code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
         """Return the deterministic code of each image."""
         raise TypeError(f"{type(self).__name__} must define code(features)")
+
+    def continuous_code(self, features: Float[Tensor, " b *features"]) -> Float[Tensor, " b *code"]:
+        """Return the code that a density on codes is fitted to, of a quantizer that before it is quantized."""
+        return self.code(features)
 
     def update_buffers(self, notes: Mapping[str, Tensor]) -> None:
         """Update buffers after a training step, from notes averaged over the global batch."""

@@ -15,7 +15,7 @@ from ectype.config.schema import DataInfo, ModelConfig, Section
 from ectype.core.errors import ModelError
 from ectype.core.random import StepContext
 from ectype.core.safe_loading import load_tensors
-from ectype.models.autoencoder import Autoencoder, GaussianAutoencoder
+from ectype.models.autoencoder import MAX_IMAGES_PER_ENCODE, Autoencoder, GaussianAutoencoder
 from ectype.models.base import Encodes, HasExportGraphs, InitializesFromData, Model, evaluating
 from ectype.models.flow import FlowConfig
 from ectype.models.noise_to_image import NoiseToImageModel
@@ -28,8 +28,6 @@ NormalizedCode = Float[Tensor, "b k y x"]
 """A code as the inner model gets it: a map of k channels with values mostly in [0, 1]."""
 STDS_IN_HALF_RANGE = 4.0
 """Codes are scaled so that this many standard deviations below and above the mean fill [0, 1]."""
-MAX_IMAGES_PER_ENCODE = 256
-"""Images encoded at once."""
 
 
 def map_shape(code_shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -192,10 +190,11 @@ class LatentSpaceModel(NoiseToImageModel):
 
     def encode_posterior(self, image: Image) -> Float[Tensor, "b s *code"]:
         """Return what `normalized_codes` draws codes from: the code; or the posterior's mean and standard deviation."""
-        if not isinstance(self.coder, GaussianAutoencoder):
-            return self.encode(image)[:, None]
-        posterior = self.coder.posterior(image)
-        return torch.stack([posterior.mean, posterior.sigma], dim=1)
+        if isinstance(self.coder, GaussianAutoencoder):
+            posterior = self.coder.posterior(image)
+            return torch.stack([posterior.mean, posterior.sigma], dim=1)
+        code = self.coder.continuous_code(image) if isinstance(self.coder, Autoencoder) else self.encode(image)
+        return code[:, None]
 
     def normalized_codes(self, posterior: Float[Tensor, "b s *code"], context: StepContext) -> NormalizedCode:
         """Return codes as the inner model gets them, drawn from the posterior if there is one.
@@ -249,5 +248,5 @@ class LatentSpaceModel(NoiseToImageModel):
         """
         normalized = self.inner.render(latent, label=label)
         code = denormalize(normalized, self.centre, self.spread).view(-1, *self.code_shape)
-        # A quantized autoencoder's `render` takes the nearest codes of its codebook, which `decode` does not.
+        # An autoencoder with a codebook takes the nearest entries first, as in training; `decode` does not.
         return self.coder.render(code) if isinstance(self.coder, Autoencoder) else self.decode(code)

@@ -33,6 +33,8 @@ MAX_DISTANCES_PER_CHUNK = 2**20
 """Distances between vectors and codes that are computed at once."""
 MAX_CODES = 2**62
 """Largest number of codes that 64-bit indices can represent."""
+LLOYD_STEPS = 20
+"""Steps of k-means with which a codebook is initialized."""
 HALF_NORMAL_MEAN = math.sqrt(2 / math.pi)
 """Mean of |x| for x ~ N(0, 1): the distance of the means of its two halves from 0."""
 
@@ -115,6 +117,12 @@ class Quantizer(Bottleneck):
     def code(self, features: Features) -> Code:
         return self.lookup(self.indices(features))
 
+    def init_from_features(self, features: Features) -> None:
+        """Initialize the codes from features of training images, if they are learned."""
+
+    def continuous_code(self, features: Features) -> Code:
+        return self._merge_groups(self.preprocess(self._split_groups(features)))
+
     def indices(self, features: Features) -> Indices:
         """Return the code indices of the encoder's features."""
         with torch.autocast(features.device.type, enabled=False):
@@ -154,6 +162,7 @@ class VectorQuantizer(Quantizer):
 
     costs = ("commitment",)
     weights: ClassVar[Mapping[str, float]] = {"commitment": 0.25}
+    whitened = False  # the code at the least distance should be that of the least error in pixels
 
     codebook: Tensor
     """Codes [K, d]."""
@@ -204,25 +213,37 @@ class VectorQuantizer(Quantizer):
         """Return codebook usage before this batch, and in training what `update_buffers` needs."""
         used = (self.idle < self.max_idle).float().mean()
         notes = {"codebook usage": used, "code perplexity": perplexity(self.counts)}
-        if self.training:
-            flat, n = vectors.flatten(0, -2), len(vectors)
-            moments = torch.cat([torch.ones_like(flat[:, :1]), flat, flat.square()], dim=1)
-            totals = moments.new_zeros(self.codebook_size, moments.shape[1])
-            totals = totals.index_add_(0, indices.flatten(), moments) / n
-            notes["codebook counts"] = totals[:, 0]
-            notes["codebook sums"], notes["codebook squares"] = totals[:, 1:].chunk(2, dim=1)
-        return notes
+        return {**notes, **self._moments(vectors, indices)} if self.training else notes
+
+    def _moments(self, vectors: Vectors, indices: Indices) -> dict[str, Tensor]:
+        """Return each code's number of vectors, their sum and the sum of their squares, as means over the images."""
+        flat, n = vectors.flatten(0, -2), len(vectors)
+        moments = torch.cat([torch.ones_like(flat[:, :1]), flat, flat.square()], dim=1)
+        totals = moments.new_zeros(self.codebook_size, moments.shape[1])
+        totals = totals.index_add_(0, indices.flatten(), moments) / n
+        sums, squares = totals[:, 1:].chunk(2, dim=1)
+        return {"codebook counts": totals[:, 0], "codebook sums": sums, "codebook squares": squares}
+
+    @torch.no_grad()
+    def init_from_features(self, features: Features) -> None:
+        """Set the codebook to cluster centers of training images' vectors, found by k-means."""
+        vectors = self.preprocess(self._split_groups(features))
+        for _ in range(LLOYD_STEPS):
+            self._update(self._moments(vectors, self.assign(vectors)), decay=0)
 
     @torch.no_grad()
     def update_buffers(self, notes: Mapping[str, Tensor]) -> None:
         """Update the codebook with a batch's averaged counts [K], sums [K, d] and sums of squares [K, d]."""
+        self._update(notes, self.decay)
+
+    def _update(self, notes: Mapping[str, Tensor], decay: float) -> None:
         counts = notes["codebook counts"]
         for average, value in (
             (self.counts, counts),
             (self.sums, notes["codebook sums"]),
             (self.squares, notes["codebook squares"]),
         ):
-            average.lerp_(value.to(average), 1 - self.decay)
+            average.lerp_(value.to(average), 1 - decay)
         used = counts > 0
         self.idle.copy_(torch.where(used, 0, self.idle + 1))
         # Sums and counts of the other codes have decayed by the same factor; dividing them again adds rounding errors.

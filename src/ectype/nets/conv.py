@@ -50,8 +50,9 @@ class ConvConfig(CoderConfig):
 
     kind: Literal["conv"] = "conv"
     latent_dim: int | None = Field(default=64, ge=1, le=1_000_000)
-    """Length of the code if it is a vector. None: the code is a map, by default of 4 channels and an eighth of the
-    image's size."""
+    """Length of the code if it is a vector. None: the code is a map, by default of an eighth of the image's size."""
+    latent_channels: int = Field(default=4, ge=1, le=16_384)
+    """Channels of the code if it is a map and `latent` is not set."""
     latent: tuple[Side, Side, Side] | None = None
     """Channels, height and width of the code if it is a map; the last level then has this size."""
     width: int = Field(default=32, ge=4, le=16_384, multiple_of=4)
@@ -135,7 +136,7 @@ class ConvConfig(CoderConfig):
             height, width = info.size
             for _ in range(3):
                 height, width = halved_size((height, width))
-            return 4, height, width
+            return self.latent_channels, height, width
         return self.latent
 
     @property

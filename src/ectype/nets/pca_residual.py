@@ -52,23 +52,44 @@ def image_patches(images: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, 
 
 
 class LinearCode(NamedTuple):
-    """A linear code and its inverse: code = weight · (x − mean), x = inverse · code + mean.
+    """A linear code and its inverse: code = weight · x + offset, x = inverse · code + mean.
 
     Args:
         mean: Mean of the flattened patches or images.
         weight: Rows of the encoder.
+        offset: What the encoder adds.
         inverse: Columns of the decoder.
         log_variance: Logarithm of each code element's posterior variance; None for a deterministic code.
     """
 
     mean: Float[Tensor, " d"]
     weight: Float[Tensor, "k d"]
+    offset: Float[Tensor, " k"]
     inverse: Float[Tensor, "d k"]
     log_variance: Float[Tensor, " k"] | None
 
+    def restoring(self, corrupted: Float[Tensor, "n d"], clean: Float[Tensor, "n d"]) -> LinearCode:
+        """Return the code whose encoder predicts each element of a clean code from the same element of a corrupted one.
 
-def fit_linear_code(flat: Float[Tensor, "n d"], length: int, *, posterior: bool) -> LinearCode:
-    """Fit the linear code with which a network starts, of variance 1 per element.
+        For white noise of variance σ² this is the best linear code, Wiener's filter along principal components: an
+        element of variance λ is multiplied by λ / (λ + σ²).
+
+        Args:
+            corrupted: Corrupted patches or images.
+            clean: The same ones before.
+        """
+        seen, wanted = (flat @ self.weight.T + self.offset for flat in (corrupted, clean))
+        center = seen.mean(0)
+        variance = (seen - center).square().mean(0).clamp(min=torch.finfo(torch.float32).tiny)
+        slope = ((seen - center) * wanted).mean(0) / variance
+        offset = wanted.mean(0) + slope * (self.offset - center)
+        return self._replace(weight=slope[:, None] * self.weight, offset=offset)
+
+
+def fit_linear_code(
+    flat: Float[Tensor, "n d"], length: int, *, posterior: bool = False, whitened: bool = True
+) -> LinearCode:
+    """Fit the linear code with which a network starts, of mean 0 and variance 1 per element.
 
     Without a posterior it is PCA. With one it is probabilistic PCA, the optimum of a linear variational autoencoder
     whose σ² is the mean of the discarded variances (Tipping and Bishop 1999; Lucas et al. 2019, "Don't blame the
@@ -78,11 +99,13 @@ def fit_linear_code(flat: Float[Tensor, "n d"], length: int, *, posterior: bool)
         flat: Flattened image patches or images in [0, 1].
         length: k, the elements of the code. If there are fewer components than this, the last elements are 0.
         posterior: Whether the code has a Gaussian posterior.
+        whitened: false: distances between codes without a posterior are those between linear reconstructions, so that
+            elements have the variances of the principal components.
     """
     n_components = min(length, *(n - 1 for n in flat.shape))
     if n_components < 1:  # a single image or patch
         zeros = torch.zeros(length, flat.shape[1])
-        return LinearCode(flat.mean(0), zeros, zeros.T, torch.zeros(length) if posterior else None)
+        return LinearCode(flat.mean(0), zeros, zeros[:, 0], zeros.T, torch.zeros(length) if posterior else None)
     pca = fit_pca(flat, n_components)
     missing = length - n_components
     components = F.pad(pca.components, (0, 0, 0, missing))
@@ -93,7 +116,9 @@ def fit_linear_code(flat: Float[Tensor, "n d"], length: int, *, posterior: bool)
         noise = torch.tensor(max(discarded, MIN_STD**2))
         log_variance = (noise / variance).clamp(max=1).log()
     std = (variance - noise).clamp(min=0).sqrt()
-    return LinearCode(pca.mean, components * (std / variance)[:, None], components.T * std, log_variance)
+    scale, inverse_scale = (std / variance, std) if whitened else (torch.ones(length), torch.ones(length))
+    weight = components * scale[:, None]
+    return LinearCode(pca.mean, weight, -weight @ pca.mean, components.T * inverse_scale, log_variance)
 
 
 class _PCAResidual(nn.Module):
@@ -127,18 +152,30 @@ class PCAEncoderResidual(_PCAResidual):
         """Return what the linear code encodes, one row each: image patches, or images."""
         raise TypeError(f"{type(self).__name__} must define flatten(images)")
 
-    def init_from_images(self, images: Float[Tensor, "n c h w"], *, posterior: bool) -> LinearCode:
-        """Set the linear map to principal components, each scaled to variance 1.
+    def init_from_images(
+        self,
+        images: Float[Tensor, "n c h w"],
+        corrupted: Float[Tensor, "n c h w"] | None = None,
+        *,
+        posterior: bool = False,
+        whitened: bool = True,
+    ) -> LinearCode:
+        """Set the linear map to principal components.
 
         Args:
             images: Training images in [0, 1].
+            corrupted: What the network sees of them, if that is not the images themselves.
             posterior: Whether the other channels are log variances of a posterior; see `fit_linear_code`.
+            whitened: Whether each element of the code is scaled to variance 1.
 
         Returns:
             The linear code, from which `PCADecoderResidual.init_from_code` initializes the decoder.
         """
-        code = fit_linear_code(self.flatten(images).cpu(), self.line.weight.shape[0], posterior=posterior)
-        self._set_linear(code.weight, -code.weight @ code.mean)
+        flat, length = self.flatten(images).cpu(), self.line.weight.shape[0]
+        code = fit_linear_code(flat, length, posterior=posterior, whitened=whitened)
+        if corrupted is not None:
+            code = code.restoring(self.flatten(corrupted).cpu(), flat)
+        self._set_linear(code.weight, code.offset)
         if code.log_variance is not None:
             last = self.body[-1]
             assert isinstance(last, nn.Linear | nn.Conv2d)

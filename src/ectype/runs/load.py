@@ -283,6 +283,7 @@ def _fit_density(run: RunDir, model: nn.Module, name: str, store: ImageStore) ->
     num_images = max(2, min(MAX_DENSITY_CODES, MAX_DENSITY_ELEMENTS // code_elements))
     size, context = evaluation_batches(store.info, recipe.train.seed, device)
     with evaluating(model):
-        codes = [model.encode(batch.image).cpu() for batch, _ in loader.batches(size, context, max_images=num_images)]
+        batches = loader.batches(size, context, max_images=num_images)
+        codes = [model.continuous_code(batch.image).cpu() for batch, _ in batches]
     model.densities[name] = fit_density(name, torch.cat(codes), seed=recipe.train.seed)
     store_density(run.model, name, model.densities[name])

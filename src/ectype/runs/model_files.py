@@ -60,8 +60,8 @@ class CodeSampler(Protocol):
     prior: str | None
     """Name of the density that the codes were trained towards; None if a density has to be fitted first."""
 
-    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, " b *code"]:
-        """Return the codes of images."""
+    def continuous_code(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, " b *code"]:
+        """Return the codes of images that densities are fitted to."""
         ...
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -50,10 +48,18 @@ def encode_once(model: LatentSpaceModel, loader: Loader) -> EncodedLoader | None
         model: The model whose coder encodes.
         loader: The training images.
     """
-    numbers = len(loader) * math.prod(model.code_shape) * 2
-    if loader.augment != Augment() or loader.config.binarise == "dynamic" or 4 * numbers > MAX_BYTES:
+    if loader.augment != Augment() or loader.config.binarise == "dynamic":
         return None
     batch_size, context = evaluation_batches(model.info, 0, loader.device, "encode")
+    codes, done = torch.empty(0), 0
     with evaluating(model):
-        codes = [model.encode_posterior(batch.image).cpu() for batch, _ in loader.batches(batch_size, context)]
-    return EncodedLoader(torch.cat(codes), loader.images.labels, loader.device)
+        for batch, _ in loader.batches(batch_size, context):
+            code = model.encode_posterior(batch.image).cpu()
+            if done == 0:
+                if len(loader) * code[0].nbytes > MAX_BYTES:
+                    return None
+                # Filled in place, because concatenation would need the memory twice.
+                codes = code.new_empty(len(loader), *code.shape[1:])
+            codes[done : done + len(code)] = code
+            done += len(code)
+    return EncodedLoader(codes, loader.images.labels, loader.device)

@@ -23,7 +23,7 @@ from ectype.analysis.run_view import RunView
 from ectype.evaluation.evaluate import corruption_of
 from ectype.evaluation.figures import format_number
 from ectype.evaluation.metrics.codes import HasPosterior
-from ectype.models.base import Encodes, Reconstructs, Samples, evaluating
+from ectype.models.base import LatentSampler, Reconstructs, Samples, evaluating
 from ectype.runs.model_files import CodeSampler
 
 __all__ = ["sections"]
@@ -145,11 +145,11 @@ def posterior_draws(view: RunView) -> Section | None:
 def samples(view: RunView) -> Section | None:
     """Show samples, for each density of codes if there are several."""
     model = view.model
-    if isinstance(model, CodeSampler) and isinstance(model, Encodes):
+    if isinstance(model, CodeSampler) and isinstance(model, LatentSampler):
         rows = []
         for name, about in _densities(view, model).items():
             code = model.densities[name].sample(NUM_SAMPLES, generator=view.generator("samples"))
-            images = model.decode(code.to(view.device))
+            images = model.render(code)
             title = f"{name} (default)" if name == model.density else name
             rows.append(Row(title, sample_pictures(images, name), about, narrow=True, tiles=True))
         caption = "Decoded random codes of each density, all from the same seed. None was picked by hand."

@@ -152,6 +152,8 @@ def _denoising(evaluation: Evaluation) -> str:
         before = ssim.baselines["corrupted_input"]
         verb = "raises" if ssim.value > before else "lowers"
         text += f" and {verb} their SSIM from {format_number(before)} to {format_number(ssim.value)}"
+    if (linear := psnr.baselines.get("linear_filter")) is not None:
+        text += f"; the best linear filter reaches {format_number(linear)} dB"
     return text + "."
 
 
