@@ -74,7 +74,7 @@ class NearPairs(NamedTuple):
     """Pairs of images that nearly equal each other."""
 
     rows: np.ndarray
-    """[m, 2] rows of the two images, int64. Of exact copies, each is paired with the first one only."""
+    """[m, 2] rows of the two images, int64. Each exact copy is paired with the one before it only."""
     distances: np.ndarray
     """[m] float32: 0 for copies, 1 at the limit."""
     num_crowded: int = 0
@@ -166,9 +166,11 @@ def compute_pairs(shards: Sequence[Path], channels: int, originals: np.ndarray, 
         kept: [n] which rows are images that are used.
     """
     is_copy = kept & (originals != np.arange(len(originals)))
-    copies, rows = np.flatnonzero(is_copy), np.flatnonzero(kept & ~is_copy)
-    found = [np.stack([originals[copies], copies], 1)]
-    distances, num_crowded = [np.zeros(len(copies), np.float32)], 0
+    rows, sorted_rows = np.flatnonzero(kept & ~is_copy), np.flatnonzero(kept)
+    sorted_rows = sorted_rows[np.argsort(originals[sorted_rows], kind="stable")]
+    later = np.flatnonzero(is_copy[sorted_rows])  # the original is the first of its copies
+    found = [np.stack([sorted_rows[later - 1], sorted_rows[later]], 1)]
+    distances, num_crowded = [np.zeros(len(later), np.float32)], 0
     if len(rows) > MAX_IMAGES:
         return NearPairs(np.zeros((0, 2), np.int64), np.zeros(0, np.float32), is_complete=False)
     if len(rows) > 1:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ectype.config.schema import DataConfig
+from ectype.core import files
 from ectype.core.errors import DataError
 from ectype.data import cache as entries
 from ectype.data.build_entry import EntryBuilder
@@ -88,7 +89,7 @@ def prepare(
                 entries.remove_outdated(entry)
                 found, built = entries.find_entry(entry), True
     assert found is not None
-    memory = entry.parent / "splits" / f"{_memory_name(source, config, background)}.npz"
+    memory = (cache or files.cache_root()) / "splits" / f"{_memory_name(source, config, background)}.npz"
     return open_entry(entry, found, config, memory, built=built, describe=describe)
 
 

@@ -1,7 +1,8 @@
 """What is remembered of splits, so that images that are added move no others: the split of each image.
 
-A file for each source, preparation and `split` section lies in the cache, next to prepared images. It contains hashes
-of names. If it is missing, damaged or cannot be written, images are assigned as if they were seen for the first time.
+A file for each source, preparation and `split` section lies in the cache, and stays when prepared images are removed.
+It contains hashes of names. If it is missing, damaged or cannot be written, images are assigned as if they were seen
+for the first time.
 """
 
 from __future__ import annotations

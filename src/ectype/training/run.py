@@ -121,9 +121,10 @@ def train_session(
             raise RecipeError(
                 f"train.batch={recipe.train.batch} is less than the number of processes, {world.size}: raise it."
             )
-        run = RunDir(
-            world.broadcast(str(_run_path(recipe, out, Path(root), resume, console)) if world.is_first else "")
+        path, recipe = world.broadcast(
+            _run_path(recipe, out, Path(root), resume, console) if world.is_first else (Path(), recipe)
         )
+        run = RunDir(path)
         if not world.is_first:
             console = None
         lock = run.locked() if world.is_first else nullcontext()
@@ -157,14 +158,17 @@ def _stop_text(run: RunDir, stop: StopSignal) -> str:
     return f"{stop.name}: '{run.path}' is trained and saved; repeat the command with --resume for what follows."
 
 
-def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None) -> Path:
+def _run_path(
+    recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None
+) -> tuple[Path, Recipe]:
+    """Return the run's directory, and the recipe with the splits that the run has if it was started before."""
     if out is not None:
         run = RunDir(out)
         if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
             raise RunError(f"'{out}' holds the images: a run there would mix with them; give an --out elsewhere.")
         if run.claim():
-            _check_same_recipe(run, recipe, console)
-        return run.path
+            recipe = _check_same_recipe(run, recipe, console)
+        return run.path, recipe
     if resume:
         started = list(reversed(find_runs(root)))
         # The report is written last: a trained run without one was interrupted while it was evaluated.
@@ -175,17 +179,22 @@ def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, 
             for run in left:
                 # Ignore other runs that cannot be read: damaged ones, or runs of another version.
                 with suppress(RecipeError, RunError):
-                    _check_same_recipe(run, recipe, console)
-                    return run.path
+                    return run.path, _check_same_recipe(run, recipe, console)
         raise RunError(f"no unfinished run of this recipe and data in '{root}': leave --resume out to start one.")
-    return next_numbered_dir(root, recipe.about.name)
+    return next_numbered_dir(root, recipe.about.name), recipe
 
 
-def _check_same_recipe(run: RunDir, recipe: Recipe, console: Console | None) -> None:
-    """Check that a run has this recipe. If only the place of its images differs, store the new one."""
+def _check_same_recipe(run: RunDir, recipe: Recipe, console: Console | None) -> Recipe:
+    """Check that a run has this recipe, and return it. If only the place of its images differs, store the new one.
+
+    A run of a version that did not look for near-duplicates keeps its splits.
+    """
+    if not run.has_key("data.split.duplicates"):
+        recipe = recipe.override({"data.split.duplicates": "ignore"})
     changed = differences(run.recipe, recipe)
     if set(changed) == {"data.source"} and recipe.data.source is not None and images_are_gone(run.recipe.data):
         move_images(run, recipe.data.source, console)
     elif changed:
         keys = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
         raise RunError(f"'{run.path}' was started with another recipe ({keys}): restore these, or give another --out.")
+    return recipe
