@@ -12,16 +12,13 @@ PyTorch import.
 
 from __future__ import annotations
 
-import contextlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ectype.core.files import atomic_file
+from ectype.data.array_file import read_arrays, write_arrays
 from ectype.data.decode_batch import DIGEST_BYTES
 from ectype.data.sources.base import TRAIN
 
@@ -137,22 +134,11 @@ def stored_pairs(entry: Path, shards: Sequence[Path], channels: int) -> NearPair
         shards: Its files of images.
         channels: Channels of an image; targets are stored after them, and are not compared.
     """
-    damaged = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-    with contextlib.suppress(*damaged), np.load(entry / _FILE) as file:
-        if int(file["version"]) == _VERSION:
-            return NearPairs(file["rows"], file["distances"], int(file["num_crowded"]), bool(file["is_complete"]))
+    if (found := read_arrays(entry / _FILE)).get("version") == _VERSION:
+        return NearPairs(found["rows"], found["distances"], int(found["num_crowded"]), bool(found["is_complete"]))
     kept = np.load(entry / "kept.npy")
     pairs = compute_pairs(shards, channels, _originals(entry, len(kept), np.flatnonzero(kept)), kept)
-    # Without the right to write, they are computed each time.
-    with contextlib.suppress(OSError), atomic_file(entry / _FILE) as scratch, scratch.open("wb") as file:
-        np.savez(
-            file,
-            version=np.array(_VERSION),
-            rows=pairs.rows,
-            distances=pairs.distances,
-            num_crowded=np.array(pairs.num_crowded),
-            is_complete=np.array(pairs.is_complete),
-        )
+    write_arrays(entry / _FILE, version=np.array(_VERSION), **{k: np.asarray(v) for k, v in pairs._asdict().items()})
     return pairs
 
 

@@ -8,8 +8,6 @@ for the first time.
 from __future__ import annotations
 
 import contextlib
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ectype.core.errors import DataError
-from ectype.core.files import atomic_file
+from ectype.data.array_file import read_arrays, write_arrays
 from ectype.data.cache import entry_lock
 from ectype.data.sources.base import TEST, TRAIN
 
@@ -61,11 +59,10 @@ def memory_lock(file: Path) -> Iterator[None]:
 
 def load_memory(file: Path) -> Remembered:
     """Return what is remembered; nothing if the file is missing or damaged."""
-    try:
-        with np.load(file) as content:
-            found = Remembered(content["hashes"], content["split_ids"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+    arrays = read_arrays(file)
+    if set(arrays) != {"hashes", "split_ids"}:
         return NOTHING
+    found = Remembered(**arrays)
     is_sound = (
         found.hashes.dtype == np.float64
         and found.split_ids.dtype == np.uint8
@@ -78,5 +75,4 @@ def load_memory(file: Path) -> Remembered:
 
 def save_memory(file: Path, memory: Remembered) -> None:
     """Write what is remembered, completely or not at all. In a cache that cannot be written, nothing is remembered."""
-    with contextlib.suppress(OSError), atomic_file(file) as scratch, scratch.open("wb") as content:
-        np.savez(content, hashes=memory.hashes, split_ids=memory.split_ids)
+    write_arrays(file, **memory._asdict())

@@ -7,9 +7,9 @@ and gives it back once it has a group of its own. The sizes of splits are theref
 groups there are.
 
 Images that nearly repeat each other form a group that is in one split (`duplicates: together`): the one that the number
-of its first name, in natural order, falls into. Names that are added later usually come later, so that this rarely
-changes. Since it can, the split of each image is remembered (`ectype.data.split_memory`), and no image is moved that
-was assigned before:
+of its first name, in natural order, falls into (`4.png` comes before `4-b.png`). Names that are added later usually
+come later, so that this rarely changes. Since it can, the split of each image is remembered
+(`ectype.data.split_memory`), and no image is moved that was assigned before:
 
 - An image that is added joins the split of its group.
 - If members of its group are in several splits, because they were not similar before it came, it joins the training
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,14 +131,19 @@ def _fractions_to_fill(source_split_ids: np.ndarray, split: Split) -> dict[int, 
 
 
 def _first_by_name(groups: Groups, name_of: Callable[[int], str]) -> np.ndarray:
-    """Return the member of each group whose name is the first one in natural order."""
+    """Return the member of each group whose name, without its suffix, is the first one in natural order."""
+
+    def sort_key(i: int) -> tuple[tuple[str | int, ...], str]:
+        name = name_of(i)
+        return natural_sort_key(os.path.splitext(name)[0]), name
+
     order = np.argsort(groups.group_of, kind="stable")
     sizes = np.bincount(groups.group_of)
     starts = np.cumsum(sizes) - sizes
     members = order[starts]
     for group in np.flatnonzero(sizes > 1):
         own = order[starts[group] : starts[group] + sizes[group]]
-        members[group] = min(own.tolist(), key=lambda i: natural_sort_key(name_of(int(i))))
+        members[group] = min(map(int, own), key=sort_key)
     return members
 
 

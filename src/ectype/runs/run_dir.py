@@ -96,7 +96,7 @@ class RunDir:
         return recipe
 
     def has_key(self, key: str) -> bool:
-        """Return whether the recipe's file contains a dotted key. Earlier versions did not know those that were added."""
+        """Return whether the recipe's file contains a dotted key; files of earlier versions lack those added since."""
         part: Any = read_yaml(self.recipe_file)
         for word in key.split("."):
             if not isinstance(part, dict) or word not in part:
