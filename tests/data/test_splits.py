@@ -17,7 +17,7 @@ from ectype.data.splits import assign_splits
 
 def split(names: list[str], source_split_ids: list[int] | None = None, **keys: object) -> dict[str, int]:
     given = np.array(source_split_ids or [0] * len(names), np.uint8)
-    return dict(zip(names, assign_splits(names, given, Split(**keys)).tolist(), strict=True))
+    return dict(zip(names, assign_splits(names, given, Split(**keys)).split_ids.tolist(), strict=True))
 
 
 names = st.lists(st.text("abcdef0123456789/", min_size=1, max_size=8), min_size=3, max_size=60, unique=True)

@@ -209,6 +209,35 @@ def test_images_that_changed_after_training_are_said_to_have(tmp_path: Path) -> 
     assert sum("images have changed" in remark for remark in found.remarks) == 1
 
 
+def test_a_run_of_an_earlier_version_keeps_its_splits(tmp_path: Path) -> None:
+    """Its stored recipe has no `split.duplicates`, and its images are similar in pairs."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for k in range(60):
+        image = np.random.default_rng(k // 2).integers(0, 255, (16, 16), np.uint8)
+        image[0, 0] = k
+        Image.fromarray(image).save(folder / f"{k:02d}.png")
+    source = {"data.source": str(folder), "data.size": "auto"}
+    recipe = tiny(**source, **{"data.split.duplicates": "together"})
+    with pytest.raises(ectype.core.errors.Interrupted):
+        train(tiny(**source), out=tmp_path / "run", callbacks=[Stop(7)])
+    run = RunDir.existing(tmp_path / "run")
+    plain = yaml.safe_load(run.recipe_file.read_text())
+    assert plain["data"]["split"].pop("duplicates") == "ignore"
+    run.recipe_file.write_text(yaml.safe_dump(plain))
+    run.environment_file.write_text(json.dumps({**run.environment(), "recipe_sha256": None}))
+    fingerprint = open_data(run.recipe.data)[0].fingerprint
+    assert open_data(recipe.data)[0].fingerprint != fingerprint
+    train(recipe, out=run.path)  # the same command as before, whose defaults have changed
+    assert run.training_ended
+    assert not any("images have changed" in remark for remark in evaluate(run).remarks)
+    assert train(recipe, root=tmp_path, resume=True).path == run.path
+    # A run that names the key is another recipe.
+    train(tiny(**source), out=tmp_path / "new")
+    with pytest.raises(RunError, match=r"data\.split\.duplicates was 'ignore', now 'together'"):
+        train(recipe, out=tmp_path / "new")
+
+
 def test_changed_images_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -83,6 +84,17 @@ class Split(Section):
     """Fraction of the images that are used for the final evaluation only."""
     group: str | None = None
     """A regular expression that is searched in the path. Files with the same match (or first group) share a split."""
+    duplicates: Literal["together", "ignore"] = "together"
+    """together: images that nearly repeat each other, which are found by comparing all, share a split. ignore: each
+    image is assigned by its name alone. Splits that the source names, `by: contiguous` and `group` are kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, value: Any) -> Any:
+        """Read a section that an earlier version has written with all its keys: it did not look for duplicates."""
+        if isinstance(value, Mapping) and {"by", "val", "test", "group"} == set(value):
+            return {**value, "duplicates": "ignore"}
+        return value
 
 
 class Augment(Section):

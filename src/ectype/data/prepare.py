@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ectype.config.schema import DataConfig
+from ectype.core import files
 from ectype.core.errors import DataError
 from ectype.data import cache as entries
 from ectype.data.build_entry import EntryBuilder
@@ -88,12 +89,13 @@ def prepare(
                 entries.remove_outdated(entry)
                 found, built = entries.find_entry(entry), True
     assert found is not None
-    return open_entry(entry, found, config, built=built, describe=describe)
+    memory = (cache or files.cache_root()) / "splits" / f"{_memory_name(source, config, background)}.npz"
+    return open_entry(entry, found, config, memory, built=built, describe=describe)
 
 
-def _entry_name(source: Source, config: DataConfig, background: tuple[int, int, int]) -> str:
-    """Return a readable name followed by hashes of how the source is decoded, and of its files."""
-    keys = [
+def _decoding_keys(source: Source, config: DataConfig, background: tuple[int, int, int]) -> list[object]:
+    """Return what images of a source are decoded by."""
+    return [
         source.location,
         config.size,
         config.channels,
@@ -103,11 +105,28 @@ def _entry_name(source: Source, config: DataConfig, background: tuple[int, int, 
         config.ignores_alpha,
         config.value_range,
         config.max_pixels,
-        entries.FORMAT_VERSION,
     ]
+
+
+def _slug(source: Source) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", Path(source.text).name).strip("-")[:40] or "images"
+
+
+def _memory_name(source: Source, config: DataConfig, background: tuple[int, int, int]) -> str:
+    """Return a readable name followed by a hash of what splits are remembered for.
+
+    It stays the same when files are added. Images of another size have other near-duplicates, and a memory of their
+    own, so that splits do not depend on the sizes that were prepared before.
+    """
+    keys = [*_decoding_keys(source, config, background), config.pairs, config.split.val, config.split.test]
+    return f"{_slug(source)}-{hashlib.sha256(repr(keys).encode(errors='surrogateescape')).hexdigest()[:16]}"
+
+
+def _entry_name(source: Source, config: DataConfig, background: tuple[int, int, int]) -> str:
+    """Return a readable name followed by hashes of how the source is decoded, and of its files."""
+    keys = [*_decoding_keys(source, config, background), entries.FORMAT_VERSION]
     if config.pairs != "none":
         keys += [config.pairs, config.class_names, config.class_values, config.ignore, config.target_orientation]
     key = hashlib.sha256(repr(keys).encode(errors="surrogateescape")).hexdigest()[:12]
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(source.text).name).strip("-")[:40] or "images"
     signature = hashlib.sha256(source.signature.encode()).hexdigest()[:12]
-    return f"{slug}-{key}-{signature}"
+    return f"{_slug(source)}-{key}-{signature}"

@@ -21,10 +21,12 @@ from ectype.data.decode import MIN_KEPT_AREA
 from ectype.data.decode_batch import DIGEST_BYTES
 from ectype.data.labels import read_labels
 from ectype.data.masks import MaskEncoding
+from ectype.data.near_duplicates import stored_pairs
 from ectype.data.packed_strings import PackedStrings, read_strings
 from ectype.data.pixel_problems import PixelProblem
 from ectype.data.sources.base import SPLIT_IDS, TRAIN, strip_tile_suffix
-from ectype.data.splits import assign_splits
+from ectype.data.split_memory import memory_lock
+from ectype.data.splits import assign_splits, depends_on_duplicates
 
 __all__ = ["Prepared", "Reject", "open_entry", "summarize_reasons"]
 
@@ -127,13 +129,16 @@ def summarize_reasons(rejects: Sequence[Reject]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common(MAX_SHOWN_REASONS))
 
 
-def open_entry(entry: Path, found: FoundEntry, config: DataConfig, *, built: bool, describe: bool = False) -> Prepared:
+def open_entry(
+    entry: Path, found: FoundEntry, config: DataConfig, memory: Path, *, built: bool, describe: bool = False
+) -> Prepared:
     """Open an entry of the cache, with the labels and splits of a configuration.
 
     Args:
         entry: The folder.
         found: The entry as `find_entry` returned it.
         config: Labels, splits and the limit of rejected images.
+        memory: The file in which the splits of images are remembered.
         built: As in `Prepared`.
         describe: As in `prepare`.
 
@@ -157,8 +162,19 @@ def open_entry(entry: Path, found: FoundEntry, config: DataConfig, *, built: boo
             raise DataError(problems[0])
     names = read_strings(entry).take(rows)
     split_ids = np.zeros(len(kept), np.uint8)
+    shards = tuple(entry / name for name in manifest["shards"])
+    channels, height, width = manifest["shape"]
+    split_note = ""
     try:
-        split_ids[rows] = assign_splits(names, np.load(entry / "split_ids.npy")[rows], config.split)
+        source_split_ids = np.load(entry / "split_ids.npy")[rows]
+        if depends_on_duplicates(source_split_ids, config.split):
+            with memory_lock(memory):
+                pairs = stored_pairs(entry, shards, channels)
+                pairs = pairs._replace(rows=np.searchsorted(rows, pairs.rows))
+                assigned = assign_splits(names, source_split_ids, config.split, pairs, memory)
+        else:
+            assigned = assign_splits(names, source_split_ids, config.split)
+        split_ids[rows], split_note = assigned
     except DataError as error:
         if not describe:
             raise
@@ -170,7 +186,6 @@ def open_entry(entry: Path, found: FoundEntry, config: DataConfig, *, built: boo
         counts = np.bincount(labels[split_ids == TRAIN], minlength=len(classes))
         frequencies = tuple((counts / max(1, counts.sum())).tolist())
         label_notes = (*label_notes, *_untrained_class_notes(classes, counts))
-    channels, height, width = manifest["shape"]
     target, target_notes = _target_info(entry, manifest, split_ids)
     info = DataInfo(channels, (height, width), classes, frequencies, config.binarise != "none", target)
     for text in manifest["warnings"]:
@@ -182,12 +197,13 @@ def open_entry(entry: Path, found: FoundEntry, config: DataConfig, *, built: boo
         *crop_notes,
         *label_notes,
         *target_notes,
+        *filter(None, [split_note]),
         *_copy_notes(entry, manifest, split_ids),
     )
     return Prepared(
         root=entry,
         info=info,
-        shards=tuple(entry / name for name in manifest["shards"]),
+        shards=shards,
         split_ids=split_ids,
         labels=labels,
         rejects=rejects,

@@ -127,18 +127,23 @@ def move_images(run: RunDir, source: str | Path, console: Console | None = None)
         changed.write_recipe(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": text})}))
 
 
-def check_same_recipe(run: RunDir, recipe: Recipe, console: Console | None) -> None:
-    """Check that a run has this recipe. If only the place of its images differs, store the new one.
+def check_same_recipe(run: RunDir, recipe: Recipe, console: Console | None) -> Recipe:
+    """Check that a run has this recipe, and return it. If only the place of its images differs, store the new one.
+
+    A run of a version that did not look for near-duplicates keeps its splits.
 
     Raises:
         RunError: It has another recipe.
     """
+    if not run.has_key("data.split.duplicates"):
+        recipe = recipe.override({"data.split.duplicates": "ignore"})
     changed = differences(run.recipe, recipe)
     if set(changed) == {"data.source"} and recipe.data.source is not None and images_are_gone(run.recipe.data):
         move_images(run, recipe.data.source, console)
     elif changed:
         keys = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
         raise RunError(f"'{run.path}' was started with another recipe ({keys}): restore these, or give another --out.")
+    return recipe
 
 
 def ship_checkpoint(run: RunDir | str | Path, step: int, *, store: ImageStore | None = None) -> None:

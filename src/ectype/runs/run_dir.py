@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ectype.config.recipe import Recipe, load_recipe
+from ectype.config.yaml_text import read_yaml
 from ectype.core.errors import EctypeWarning, RunError, TrainingError, similar_words
 from ectype.core.files import OWN_PREFIX, file_lock, recover_directory, write_text_atomically
 from ectype.core.outputs import RUN_FILES, claim_directory
@@ -96,6 +97,15 @@ class RunDir:
         if expected is not None and hashlib.sha256(self.recipe_file.read_bytes()).hexdigest() != expected:
             warn_once(f"'{self.recipe_file}' is not the file that the run was started with: it was changed or damaged.")
         return recipe
+
+    def has_key(self, key: str) -> bool:
+        """Return whether the recipe's file contains a dotted key; files of earlier versions lack those added since."""
+        part: Any = read_yaml(self.recipe_file)
+        for word in key.split("."):
+            if not isinstance(part, dict) or word not in part:
+                return False
+            part = part[word]
+        return True
 
     def claim(self) -> bool:
         """Check that the directory does not exist, is empty, or is a run, and return whether it is a run.

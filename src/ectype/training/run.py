@@ -130,9 +130,10 @@ def train_session(
                     f"--from '{start}' gives initial weights, but an autoencoder would be trained first: give the run "
                     "of one instead of images, or set autoencoder=none."
                 )
-        run = RunDir(
-            world.broadcast(str(_run_path(recipe, out, Path(root), resume, console)) if world.is_first else "")
+        path, recipe = world.broadcast(
+            _run_path(recipe, out, Path(root), resume, console) if world.is_first else (Path(), recipe)
         )
+        run = RunDir(path)
         if not world.is_first:
             console = None
         lock = run.locked() if world.is_first else nullcontext()
@@ -168,14 +169,17 @@ def _stop_text(run: RunDir, stop: StopSignal) -> str:
     return f"{stop.name}: '{run.path}' is trained and saved; repeat the command with --resume for what follows."
 
 
-def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None) -> Path:
+def _run_path(
+    recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None
+) -> tuple[Path, Recipe]:
+    """Return the run's directory, and the recipe with the splits that the run has if it was started before."""
     if out is not None:
         run = RunDir(out)
         if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
             raise RunError(f"'{out}' holds the images: a run there would mix with them; give an --out elsewhere.")
         if run.claim():
-            check_same_recipe(run, recipe, console)
-        return run.path
+            recipe = check_same_recipe(run, recipe, console)
+        return run.path, recipe
     if resume:
         started = list(reversed(find_runs(root)))
         # The report is written last: a trained run without one was interrupted while it was evaluated.
@@ -186,7 +190,6 @@ def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, 
             for run in left:
                 # Ignore other runs that cannot be read: damaged ones, or runs of another version.
                 with suppress(RecipeError, RunError):
-                    check_same_recipe(run, recipe, console)
-                    return run.path
+                    return run.path, check_same_recipe(run, recipe, console)
         raise RunError(f"no unfinished run of this recipe and data in '{root}': leave --resume out to start one.")
-    return next_numbered_dir(root, recipe.about.name)
+    return next_numbered_dir(root, recipe.about.name), recipe

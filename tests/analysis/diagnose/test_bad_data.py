@@ -45,7 +45,7 @@ def test_bad_images_are_told_by_kind(tmp_path: Path) -> None:
     Image.fromarray(picture(0)).save(root / "copy-2.png")
     for i in range(4):
         (root / f"broken-{i}.png").write_bytes(b"nothing")
-    (found,) = results.diagnose(str(root))
+    (found,) = results.diagnose(str(root), ["split.duplicates=ignore"])
     assert found.severity == "serious"
     told = {evidence.name: evidence.value for evidence in found.evidence}
     assert told["images rejected"] == 4
@@ -65,7 +65,7 @@ def test_what_differs_in_colour_alone_is_no_kin(tmp_path: Path) -> None:
         image = np.full((24, 24, 3), 255, np.uint8)
         image[4:20, 4 + i // 30 : 20] = colour
         Image.fromarray(image).save(root / f"square-{i}-{'-'.join(map(str, colour))}.png")
-    (found,) = results.diagnose(str(root))
+    (found,) = results.diagnose(str(root), ["split.duplicates=ignore"])
     pairs = zip(found.pictures["held out"], found.pictures["nearest in training"], strict=True)
     assert all(float((one - other).abs().max()) < 0.1 for one, other in pairs)
 
