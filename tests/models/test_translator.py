@@ -47,6 +47,22 @@ def test_a_fresh_residual_net_leaves_the_image_as_it_is() -> None:
         assert torch.equal(model.translate(image), image)
 
 
+@pytest.mark.parametrize("output", ["linear", "sigmoid"])
+def test_a_fresh_net_can_return_the_mean_color_of_the_targets(output: str) -> None:
+    model = build(PICTURES, output=output, start_at_mean=True)
+    pairs = torch.rand(5, 1 + 3, 20, 24) * torch.tensor([0.1, 0.3, 0.6, 0.9])[:, None, None]
+    before = model.translate(torch.rand(2, 1, 20, 24))
+    model.initialize_from_data(pairs.mean(0), lambda: pairs)
+    with torch.no_grad():
+        found = model.translate(torch.rand(2, 1, 20, 24))
+    torch.testing.assert_close(found, pairs[:, 1:].mean((0, 2, 3))[:, None, None].expand_as(found))
+    assert before.std() > 0
+    kept = build(PICTURES, output=output)
+    weights = {key: value.clone() for key, value in kept.state_dict().items()}
+    kept.initialize_from_data(pairs.mean(0), lambda: pairs)
+    assert all(torch.equal(value, weights[key]) for key, value in kept.state_dict().items())
+
+
 def test_a_restorer_is_shown_spoiled_images_and_wants_them_whole() -> None:
     model = build(PLAIN, degrade={"noise": 0.2})
     image = torch.rand(2, 3, 20, 24)
@@ -86,6 +102,7 @@ def test_what_cannot_be_is_refused(info: DataInfo, keys: dict, message: str) -> 
     [
         (["model.degrade={nois: 0.1}"], "did you mean 'noise'"),
         (["output=sigmoid", "residual=true"], "set output=linear"),
+        (["output=linear", "residual=true", "model.start_at_mean=true"], "set start_at_mean=false"),
     ],
 )
 def test_recipes_say_what_is_wrong(overrides: list[str], message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -24,6 +24,8 @@ from ectype.nets.unet import UNetConfig
 __all__ = ["ImageTranslator", "Restorer", "Segmenter", "Translator", "TranslatorConfig"]
 
 Image = Float[Tensor, "b c h w"]
+COLOR_MARGIN = 0.01
+"""A mean color is kept this far inside of [0, 1] before its logit is taken."""
 
 
 def _check(degradations: dict[str, Amount]) -> dict[str, Amount]:
@@ -47,6 +49,8 @@ class TranslatorConfig(ModelConfig):
     `ectype.models.degradations`."""
     deep: bool = False
     """Whether the network's lower levels have outputs too, for deep supervision."""
+    start_at_mean: bool = False
+    """Whether an untrained model returns the mean color of the training targets at every pixel. Masks have no color."""
 
     @model_validator(mode="after")
     def _check_residual(self) -> TranslatorConfig:
@@ -54,6 +58,8 @@ class TranslatorConfig(ModelConfig):
             raise ValueError(
                 f"residual=true adds to pixels, which output={self.output} would distort: set output=linear"
             )
+        if self.residual and self.start_at_mean:
+            raise ValueError("residual=true starts at the input, not at the mean color: set start_at_mean=false")
         return self
 
     def build(self, info: DataInfo) -> Translator:
@@ -141,6 +147,20 @@ class ImageTranslator(Translator):
             )
         if config.residual:
             self.net.zero_init_heads()  # so that an untrained model returns its input
+
+    def initialize_from_data(
+        self, mean: Float[Tensor, "c h w"], get_images: Callable[[], Float[Tensor, "n c h w"]]
+    ) -> None:
+        """Initialize the last layers so that an untrained model returns the mean color, if `start_at_mean` is set.
+
+        Args:
+            mean: Mean training image in [0, 1], with the channels of its target last.
+            get_images: Not used.
+        """
+        if self.config.start_at_mean:
+            color = mean[-self.channels :].mean((1, 2))
+            linear = self.config.output == "linear"
+            self.net.start_at(color if linear else torch.logit(color, COLOR_MARGIN))
 
     def translate_unclamped(self, image: Image) -> Float[Tensor, "b k h w"]:
         """Return the output image before it is clamped to [0, 1], as it is trained."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -59,6 +60,15 @@ class DensePredictor(nn.Module):
         """Set the last layers to 0, so that all outputs are 0 at first."""
         for parameter in self.heads.parameters():
             nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def start_at(self, values: Float[Tensor, " k"]) -> None:
+        """Initialize the last layers so that all outputs are these values, one for each of the output's channels."""
+        self.zero_init_heads()
+        for head in self.heads:
+            assert isinstance(head.bias, nn.Parameter)
+            # The channels that become the pixels of one block are neighbors.
+            head.bias.copy_(values.repeat_interleave(len(head.bias) // len(values)))
 
 
 class DensePredictorConfig(Choice):
