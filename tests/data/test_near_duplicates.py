@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ectype.data import near_duplicates
-from ectype.data.near_duplicates import NearPairs, compute_pairs, find_near_duplicates, stored_pairs
+from ectype.data.held_out_duplicates import find_held_out_duplicates
+from ectype.data.near_duplicates import NearPairs, compute_pairs, stored_pairs
 from ectype.data.prepare import prepare
 from tests.data.test_prepare import config
 
@@ -136,7 +137,7 @@ def test_copies_stand_for_each_other_in_held_out_images(tmp_path: Path) -> None:
     }.items():
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "images" / f"{name}.png")
-    found = find_near_duplicates(prepare(config(tmp_path / "images", size=32, split={"val": 0}), workers=1))
+    found = find_held_out_duplicates(prepare(config(tmp_path / "images", size=32, split={"val": 0}), workers=1))
     names = sorted([*(f"test/{name}" for name in "abcd"), *(f"train/{i:02d}" for i in range(30))])
     assert found.num_compared == 4
     pairs = zip(found.held_out, found.training, strict=True)

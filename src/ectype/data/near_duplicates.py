@@ -14,18 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ectype.data.array_file import read_arrays, write_arrays
 from ectype.data.decode_batch import DIGEST_BYTES
-from ectype.data.sources.base import TRAIN
 
-if TYPE_CHECKING:
-    from ectype.data.prepared import Prepared
-
-__all__ = ["NearDuplicates", "NearPairs", "compute_pairs", "find_near_duplicates", "stored_pairs"]
+__all__ = ["NearPairs", "compute_pairs", "original_rows", "stored_pairs"]
 
 GRAY_SIDE_PX = 16
 """Gray values and edges are compared at this many pixels per side."""
@@ -80,44 +76,7 @@ class NearPairs(NamedTuple):
     """Whether images were compared: False if there are more than `MAX_IMAGES`."""
 
 
-class NearDuplicates(NamedTuple):
-    """Pairs of a held-out and a training image."""
-
-    num_compared: int
-    """Number of held-out images that were compared."""
-    held_out: np.ndarray
-    """[n] rows of the held-out images that have a near-duplicate in training."""
-    training: np.ndarray
-    """[n] rows of the closest training images."""
-
-
-def find_near_duplicates(prepared: Prepared) -> NearDuplicates:
-    """Find the held-out images that nearly equal a training image."""
-    kept, is_training = np.flatnonzero(prepared.split_ids), prepared.split_ids == TRAIN
-    none = np.zeros(0, np.int64)
-    if not 0 < np.count_nonzero(is_training) < len(kept):
-        return NearDuplicates(0, none, none)
-    pairs = stored_pairs(prepared.root, prepared.shards, prepared.info.channels)
-    if not pairs.is_complete:
-        return NearDuplicates(0, none, none)
-    # Copies stand for each other: a pair of two images is a pair of all their copies.
-    originals = _originals(prepared.root, len(prepared.split_ids), kept)
-    training_copy = np.full(len(originals), -1)
-    training_copy[originals[is_training][::-1]] = np.flatnonzero(is_training)[::-1]
-    own = np.unique(originals[kept])
-    ends = [originals[pairs.rows[:, 0]], originals[pairs.rows[:, 1]]]
-    one, other = np.concatenate([own, *ends]), np.concatenate([own, *ends[::-1]])
-    distances = np.concatenate([np.full(len(own), -1, np.float32), pairs.distances, pairs.distances])
-    usable = np.flatnonzero(training_copy[other] >= 0)
-    usable = usable[np.argsort(-distances[usable], kind="stable")]
-    closest = np.full(len(originals), -1)
-    closest[one[usable]] = training_copy[other[usable]]  # the last one assigned has the smallest distance
-    held_out = kept[~is_training[kept]]
-    found = held_out[closest[originals[held_out]] >= 0]
-    return NearDuplicates(len(held_out), found, closest[originals[found]])
-
-
-def _originals(entry: Path, num_rows: int, rows: np.ndarray) -> np.ndarray:
+def original_rows(entry: Path, num_rows: int, rows: np.ndarray) -> np.ndarray:
     """Return, for each row, the first row with the same pixels; rows that are not asked for are their own."""
     digests = np.load(entry / "digests.npy").view(f"V{DIGEST_BYTES}")[:, 0]
     _, first, group = np.unique(digests[rows], return_index=True, return_inverse=True)
@@ -137,7 +96,7 @@ def stored_pairs(entry: Path, shards: Sequence[Path], channels: int) -> NearPair
     if (found := read_arrays(entry / _FILE)).get("version") == _VERSION:
         return NearPairs(found["rows"], found["distances"], int(found["num_crowded"]), bool(found["is_complete"]))
     kept = np.load(entry / "kept.npy")
-    pairs = compute_pairs(shards, channels, _originals(entry, len(kept), np.flatnonzero(kept)), kept)
+    pairs = compute_pairs(shards, channels, original_rows(entry, len(kept), np.flatnonzero(kept)), kept)
     write_arrays(entry / _FILE, version=np.array(_VERSION), **{k: np.asarray(v) for k, v in pairs._asdict().items()})
     return pairs
 

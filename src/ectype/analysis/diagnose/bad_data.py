@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ectype.analysis.diagnose.finding import Advice, Evidence, Finding, Severity
-from ectype.data.near_duplicates import find_near_duplicates
+from ectype.data.held_out_duplicates import find_held_out_duplicates
 from ectype.data.prepared import Prepared, summarize_reasons
 
 __all__ = ["find_in_data"]
@@ -50,7 +50,7 @@ def find_in_data(prepared: Prepared) -> Finding | None:
         messages.append(problem.message)
         evidence.append(Evidence(problem.evidence, problem.value, f"{n:,} images"))
         advice.append(Advice(problem.fix, "a model learns only from what the images show", problem.overrides))
-    near = find_near_duplicates(prepared)
+    near = find_held_out_duplicates(prepared)
     pictures: dict[str, Tensor] = {}
     if len(near.held_out) > MAX_NEAR_DUPLICATE_FRACTION * near.num_compared:
         messages.append(
