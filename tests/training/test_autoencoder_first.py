@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -107,6 +109,16 @@ def test_both_are_one_run(run: RunDir, tmp_path: Path) -> None:
     assert torch.equal(drawn(loaded(moved)), drawn(both))
     shown = CliRunner().invoke(app, ["sample", str(moved.path), "-n", "4", "--out", str(tmp_path / "s.png")])
     assert shown.exit_code == 0, shown.output
+
+
+def test_what_happens_is_said_once(run: RunDir, tmp_path: Path) -> None:
+    said = StringIO()
+    copy = cut(run, tmp_path / "run", "autoencoder")
+    train(recipe(), out=copy.path, console=Console(file=said, width=200))
+    lines = said.getvalue().splitlines()
+    assert "training an autoencoder first (320 images), then the flow on its codes" in lines
+    assert f"training flow on the codes of {copy.autoencoder} (1,280 images)" in lines
+    assert sum("rejected" in line for line in lines) == 1, "the images are described once"
 
 
 def test_the_summary_says_how_the_budget_was_shared(run: RunDir) -> None:

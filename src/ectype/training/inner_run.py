@@ -41,4 +41,6 @@ def inner_budget(train: TrainConfig, minutes: float | None, factor: float) -> di
 def train_inner_run(recipe: Recipe, run: RunDir, device: torch.device, world: World, console: Console | None) -> None:
     """Train the inner run, or continue training it; see `TrainingSession` for the arguments."""
     with run.locked() if world.is_first else nullcontext():
-        TrainingSession(recipe, run, device, world, console).go()
+        session = TrainingSession(recipe, run, device, world, None)  # the outer run has described the images
+        session.console = console
+        session.go()
