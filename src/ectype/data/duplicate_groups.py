@@ -129,16 +129,17 @@ def _united(images: np.ndarray, distances: np.ndarray, count: int, max_size: int
     # no pairs to SciPy.
     graph = coo_matrix((distances.astype(np.float64) + 1, (images[:, 0], images[:, 1])), shape=(count, count)).tocsr()
     tree = minimum_spanning_tree(graph).tocoo()
-    parent, size = np.arange(count), np.ones(count, np.int64)
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
-
-    for edge in np.lexsort((tree.col, tree.row, tree.data)):
-        one, other = root(int(tree.row[edge])), root(int(tree.col[edge]))
-        if one != other and size[one] + size[other] <= max_size:
-            parent[other], size[one] = one, size[one] + size[other]
-    return np.fromiter((root(i) for i in range(count)), np.int64, count)
+    order = np.lexsort((tree.col, tree.row, tree.data))
+    parent, size = list(range(count)), [1] * count
+    united: list[tuple[int, int]] = []
+    for one, other in zip(tree.row[order].tolist(), tree.col[order].tolist(), strict=True):
+        first, second = one, other
+        while parent[first] != first:
+            parent[first] = first = parent[parent[first]]
+        while parent[second] != second:
+            parent[second] = second = parent[parent[second]]
+        if size[first] + size[second] <= max_size:
+            parent[second] = first
+            size[first] += size[second]
+            united.append((one, other))
+    return _components(np.array(united, np.int64).reshape(-1, 2), count)

@@ -114,11 +114,14 @@ def assign_splits(
     groups = group_images(image_of_row, pairs, min(fractions.values()))
     if groups.group_of.max() < len(fractions):  # fewer groups than splits
         groups = groups._replace(group_of=np.arange(len(images)))
-    group_hashes = images[_first_by_name(groups, lambda i: key_of(names[int(available[first[i]])]))][groups.group_of]
     remembered = NOTHING if memory is None else load_memory(memory)
-    image_splits = _join_remembered(remembered.of(images), groups, _split_by_hash(group_hashes, fractions), fractions)
+    known = remembered.of(images)
+    known[~np.isin(known, [TRAIN, *fractions])] = UNASSIGNED
+    leaders = _first_by_name(groups, known, lambda i: key_of(names[int(available[first[i]])]))
+    group_hashes = images[leaders][groups.group_of]
+    image_splits = _join_remembered(known, groups, _split_by_hash(group_hashes, fractions))
     image_splits = _fill_empty(group_hashes, image_splits, fractions)
-    if memory is not None and (remembered.of(images) != image_splits).any():
+    if memory is not None and (known != image_splits).any():
         save_memory(memory, remembered.updated(images, image_splits))
     split_ids[available] = image_splits[image_of]
     return Assignment(split_ids, groups.note(image_splits))
@@ -130,8 +133,11 @@ def _fractions_to_fill(source_split_ids: np.ndarray, split: Split) -> dict[int, 
     return {i: fraction for i, fraction in fractions.items() if not (source_split_ids == i).any()}
 
 
-def _first_by_name(groups: Groups, name_of: Callable[[int], str]) -> np.ndarray:
-    """Return the member of each group whose name, without its suffix, is the first one in natural order."""
+def _first_by_name(groups: Groups, known: np.ndarray, name_of: Callable[[int], str]) -> np.ndarray:
+    """Return the member of each group whose name, without its suffix, is the first one in natural order.
+
+    Of a group whose split is remembered, any member is returned, since it decides nothing.
+    """
 
     def sort_key(i: int) -> tuple[tuple[str | int, ...], str]:
         name = name_of(i)
@@ -141,15 +147,15 @@ def _first_by_name(groups: Groups, name_of: Callable[[int], str]) -> np.ndarray:
     sizes = np.bincount(groups.group_of)
     starts = np.cumsum(sizes) - sizes
     members = order[starts]
-    for group in np.flatnonzero(sizes > 1):
+    is_new = np.bincount(groups.group_of, known != UNASSIGNED) == 0
+    for group in np.flatnonzero((sizes > 1) & is_new):
         own = order[starts[group] : starts[group] + sizes[group]]
         members[group] = min(map(int, own), key=sort_key)
     return members
 
 
-def _join_remembered(known: np.ndarray, groups: Groups, by_hash: np.ndarray, fractions: dict[int, float]) -> np.ndarray:
+def _join_remembered(known: np.ndarray, groups: Groups, by_hash: np.ndarray) -> np.ndarray:
     """Return the split of each image: the remembered one, else that of its group's remembered members, else by hash."""
-    known = np.where(np.isin(known, [TRAIN, *fractions]), known, UNASSIGNED)
     joined = np.full(len(known), UNASSIGNED, np.uint8)
     for split_id in (TEST, VAL, TRAIN):  # the last one counts if a group's members are in several
         joined[np.isin(groups.group_of, groups.group_of[known == split_id])] = split_id
