@@ -25,7 +25,7 @@ __all__ = ["prior_dir", "prior_overrides", "train_prior"]
 
 MIN_FLOW_UPDATES = 100
 MIN_FLOW_MINUTES = 1 / 6
-"""A flow that would get less than this is not trained."""
+"""A flow that would get less than this is not trained; one that turns out to make fewer updates is not used."""
 CHECKS = 20
 """Checks of a flow whose budget is given in images."""
 FLOW_IMAGES_PER_IMAGE = 4.0
@@ -86,6 +86,10 @@ def train_prior(recipe: Recipe, run: RunDir, device: torch.device, console: Cons
     say(console, f"training a flow on the codes, from which samples are drawn → {inner.path}")
     with inner.locked():
         TrainingSession(flow, inner, device, World(), console).go()
+    if (updates := inner.summary()["step"]) < MIN_FLOW_UPDATES:
+        few = f"only {updates:,} updates in its part of the budget"
+        say(console, f"the flow made {few}: samples are drawn from '{model.density}'; give more --minutes")
+        return
     trained = load_model(inner.model)
     assert isinstance(trained, LatentSpaceModel)
     assert isinstance(flow.model, LatentSpaceConfig)
