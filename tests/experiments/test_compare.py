@@ -44,7 +44,7 @@ def test_families_are_compared_on_what_each_can_do(compared: Comparison) -> None
     assert set(standing["psnr"].values) == {"ae", "vae"}
     assert set(standing["fd_pixels"].values) == {"ae", "vae", "gan"}
     assert all(len(value.per_seed) == 2 for one in compared.figures for value in one.values.values())
-    assert compared.conclusions[0].startswith("On these 1,430 training images, with 1,280 images each, measured on 186")
+    assert compared.conclusions[0].startswith("On these 1,427 training images, with 1,280 images each, measured on 193")
     assert "2 seeds each" in compared.conclusions[0]
     rankings = {text.split(",")[0]: text for text in compared.conclusions[1:]}
     assert set(rankings) == {"Reconstruction", "Samples", "Likelihood", "Codes"} & set(rankings)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import ectype
@@ -18,7 +19,7 @@ from ectype.models.autoencoder import Autoencoder, QuantizedAutoencoder
 from ectype.models.latent_space import LatentSpaceModel
 from ectype.runs.load import open_data
 from ectype.runs.run_dir import RunDir
-from ectype.training import session, tuning
+from ectype.training import prior, session, tuning
 from ectype.training.build import build_trainer
 from ectype.training.prior import prior_dir, prior_overrides
 from ectype.training.run import train
@@ -77,12 +78,23 @@ def test_a_small_budget_is_left_to_the_mixture(budget: dict, tmp_path: Path) -> 
     assert not list(short.path.glob("flow-*"))
 
 
+def test_a_flow_that_made_few_updates_is_not_drawn_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prior, "MIN_FLOW_MINUTES", 0.0)
+    monkeypatch.setattr(prior, "MIN_FLOW_UPDATES", 1_000_000)
+    console = Console(record=True, width=500)
+    slow = train(recipe().override({"train.minutes": 0.05}), out=tmp_path / "run", console=console)
+    updates = RunDir(prior_dir(slow)).summary()["step"]
+    assert 0 < updates < 1_000_000
+    assert loaded(slow).density == "gmm"
+    assert f"the flow made only {updates:,} updates" in console.export_text()
+
+
 def test_minutes_of_the_autoencoder_leave_room_for_the_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budgets = []
     ticks = iter(float(i) for i in range(100_000))
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(ticks))
-    for prior in ("none", "flow"):
-        this = recipe().override({"train.prior": prior, "train.minutes": 10})
+    for kind in ("none", "flow"):
+        this = recipe().override({"train.prior": kind, "train.minutes": 10})
         _, store = open_data(this.data)
         loader = Loader(store.split("train"), this.data, torch.device("cpu"), training=True, seed=0)
         trainer = build_trainer(this, store.info, loader, budget=1000, device=torch.device("cpu"))

@@ -25,7 +25,7 @@ __all__ = ["prior_dir", "prior_overrides", "train_prior"]
 
 MIN_FLOW_UPDATES = 100
 MIN_FLOW_MINUTES = 1 / 6
-"""A flow that would get less than this is not trained."""
+"""A flow that would get less than this is not trained; one that turns out to make fewer updates is not used."""
 
 
 def prior_dir(run: RunDir) -> Path:
@@ -76,6 +76,10 @@ def train_prior(recipe: Recipe, run: RunDir, device: torch.device, console: Cons
     inner = RunDir(prior_dir(run))
     say(console, f"training a flow on the codes, from which samples are drawn → {inner.path}")
     train_inner_run(flow, inner, device, World(), console)
+    if (updates := inner.summary()["step"]) < MIN_FLOW_UPDATES:
+        few = f"only {updates:,} updates in its part of the budget"
+        say(console, f"the flow made {few}: samples are drawn from '{model.density}'; give more --minutes")
+        return
     trained = load_model(inner.model)
     assert isinstance(trained, LatentSpaceModel)
     assert isinstance(flow.model, LatentSpaceConfig)
