@@ -223,7 +223,7 @@ def test_images_that_differ_are_not_weighed(tmp_path: Path) -> None:
 def test_images_that_are_split_differently_are_not_weighed(tmp_path: Path) -> None:
     arms, words = arms_of("vae-mlp", ["split.test=0.1,0.3", *QUICK, "hidden=[16]"])
     found = compare(arms, "digits", tmp_path / "splits", words=words, images="640")
-    expected = r"split.test=0.1: 186 test images, set \w{6}; split.test=0.3: \d+ test images"
+    expected = r"split.test=0.1: 193 test images, set \w{6}; split.test=0.3: \d+ test images"
     assert re.search(expected, found.conclusions[1])
     assert all(standing.winner is None for standing in found.figures)
 
