@@ -12,11 +12,11 @@ from typing import Any
 
 from ectype.config.recipe import Recipe, load_recipe
 from ectype.core.errors import EctypeWarning, RunError, TrainingError, similar_words
-from ectype.core.files import OWN_PREFIX, file_lock, recover_directory, write_text_atomically
+from ectype.core.files import OWN_PREFIX, file_lock, is_locked, recover_directory, write_text_atomically
 from ectype.core.outputs import RUN_FILES, claim_directory
 from ectype.runs.json_files import JsonLinesFile, read_json_file, read_json_lines, warn_once, write_json_file
 
-__all__ = ["NON_METRIC_KEYS", "RunDir", "find_runs", "next_numbered_dir"]
+__all__ = ["NON_METRIC_KEYS", "RunDir", "find_runs", "is_metrics_line", "is_summary", "next_numbered_dir"]
 
 NON_METRIC_KEYS = ("kind", "seen", "step", "best", "time", "seconds", "verdict", "evidence")
 """Keys of a line of metrics that are not a metric of the model."""
@@ -47,6 +47,7 @@ class RunDir:
         model: Directory of the run's model; see `ectype.runs.model_files`.
         report: The HTML report.
         evaluation_file: Metrics on the test images.
+        findings_file: What matters most about the run in one sentence, and the problems that were found last.
         monitor_file: Reference values of the sample monitor, measured between real images.
         summary_file: How the run ended.
     """
@@ -61,6 +62,7 @@ class RunDir:
         self.model = self.path / "model"
         self.report = self.path / "report.html"
         self.evaluation_file = self.path / "evaluation.json"
+        self.findings_file = self.path / "findings.json"
         self.monitor_file = self.path / "watch.json"
         self.summary_file = self.path / "summary.json"
 
@@ -177,13 +179,17 @@ class RunDir:
                 )
             yield
 
+    def is_locked(self) -> bool | None:
+        """Return whether a process is training the run; None if that cannot be known. Nothing is written."""
+        return is_locked(self.path / LOCK_NAME)
+
     def environment(self) -> dict[str, Any]:
         """Return versions and hardware at the start; empty if they are not known."""
         return read_json_file(self.environment_file) or {}
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of metrics so far. Lines that are damaged or not of Ectype are left out, with a warning."""
-        return read_json_lines(self.metrics_file, _is_metrics_line)
+        return read_json_lines(self.metrics_file, is_metrics_line)
 
     def truncate_metrics(self, seen: int) -> None:
         """Remove the metrics after this many images. They will be logged again by a run resumed from there."""
@@ -196,7 +202,7 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """Return how the run ended; empty if it has not."""
-        return read_json_file(self.summary_file, _is_summary) or {}
+        return read_json_file(self.summary_file, is_summary) or {}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace the summary of the run."""
@@ -256,7 +262,7 @@ class RunDir:
         return self.summary().get("state", "unfinished")
 
 
-def _is_metrics_line(line: Mapping[str, Any]) -> bool:
+def is_metrics_line(line: Mapping[str, Any]) -> bool:
     """Return whether a line of metrics has the keys and types that its readers rely on."""
     types: dict[str, type | tuple[type, ...]] = {"kind": str, "seen": int, "step": int, "best": bool}
     types |= {"verdict": str, "evidence": str}
@@ -266,7 +272,7 @@ def _is_metrics_line(line: Mapping[str, Any]) -> bool:
     )
 
 
-def _is_summary(summary: Mapping[str, Any]) -> bool:
+def is_summary(summary: Mapping[str, Any]) -> bool:
     """Return whether a summary has the types that its readers rely on."""
     return all(isinstance(summary[key], kind) for key, kind in SUMMARY_TYPES.items() if key in summary) and all(
         isinstance(entry, dict) and entry.keys() >= ATTEMPT_KEYS for entry in summary.get("attempts", [])

@@ -25,7 +25,7 @@ from ectype.training.prior import train_prior
 from ectype.training.retry import train_with_fixes, train_with_rollback
 from ectype.training.session import TrainingSession
 
-__all__ = ["resolve", "train", "train_session"]
+__all__ = ["choose_run_path", "resolve", "train", "train_session"]
 
 
 def resolve(
@@ -122,7 +122,7 @@ def train_session(
                 f"train.batch={recipe.train.batch} is less than the number of processes, {world.size}: raise it."
             )
         run = RunDir(
-            world.broadcast(str(_run_path(recipe, out, Path(root), resume, console)) if world.is_first else "")
+            world.broadcast(str(choose_run_path(recipe, out, Path(root), resume, console)) if world.is_first else "")
         )
         if not world.is_first:
             console = None
@@ -157,7 +157,8 @@ def _stop_text(run: RunDir, stop: StopSignal) -> str:
     return f"{stop.name}: '{run.path}' is trained and saved; repeat the command with --resume for what follows."
 
 
-def _run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None) -> Path:
+def choose_run_path(recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None) -> Path:
+    """Return the directory of a run, as `train_session` chooses it from the same arguments. A new one is created."""
     if out is not None:
         run = RunDir(out)
         if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
