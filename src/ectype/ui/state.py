@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from ectype.analysis.diagnose.finding import format_override
-from ectype.analysis.headline import headline_figures, short_number
+from ectype.analysis.headline import headline_figures, headline_sentence, short_number
 from ectype.config.yaml_text import parse_yaml
 from ectype.core.errors import EctypeError
 from ectype.core.escape import as_one_line, for_terminal
@@ -124,8 +124,9 @@ class RunStates:
         run, problems = entry.run, []
         evaluation = _evaluation(run, problems)
         found = _stored(run, run.findings_file, lambda content: isinstance(content.get("findings"), list), problems)
+        sentence = str((found or {}).get("sentence", "")) or (headline_sentence(evaluation, []) if evaluation else "")
         details: Values = {
-            "sentence": for_terminal(str((found or {}).get("sentence", ""))),
+            "sentence": as_one_line(sentence),
             "findings": [_finding(each) for each in (found or {}).get("findings", []) if isinstance(each, dict)],
             "diagnosed": found is not None,
             "figures": [] if evaluation is None else [_figure(figure) for figure in headline_figures(evaluation)],
@@ -235,7 +236,7 @@ def _evaluation(run: RunDir, problems: list[str]) -> Evaluation | None:
         return None
     try:
         found = Evaluation.from_json(json.dumps(held["evaluation"]))
-        headline_figures(found)
+        headline_figures(found), headline_sentence(found, [])
     except Exception as error:  # the types of its fields are not checked, and a run may come from anyone
         problems.append(as_one_line(f"evaluation.json is damaged: {error}"[:300]))
         return None

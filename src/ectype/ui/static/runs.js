@@ -13,6 +13,8 @@ const COLUMNS = [
   ["Verdict", (run) => run.verdict || "\uffff"],
   ["Changed", (run) => -run.changed],
 ];
+const GOOD = new Set(["healthy"]);
+const BAD = new Set(["collapsed", "memorising", "spoiled"]);
 let sorted = { column: 5, down: false };
 
 function compare(a, b) {
@@ -41,7 +43,7 @@ function cells(run) {
     el("span", {}, el("a", { className: "name", href: address }, run.name), el("small", {}, run.preset)),
     el("span", { className: "progress" }, ...progress(run, `Progress of ${run.name}`), problem ? el("small", { className: "problem" }, problem) : ""),
     el("span", { className: "figure" }, run.figure),
-    el("span", { className: `verdict ${run.verdict === "healthy" ? "good" : ""}` }, run.verdict),
+    el("span", { className: `verdict ${GOOD.has(run.verdict) ? "good" : BAD.has(run.verdict) ? "bad" : ""}` }, run.verdict),
     el("small", {}, ago(run.changed)),
   ];
 }
@@ -83,8 +85,8 @@ export function showRuns(main) {
     order.forEach((run, place) => {
       let row = rows.get(run.key);
       if (!row) {
-        row = el("tr", { role: "row" }, ...COLUMNS.map(([title], column) => column === 1
-          ? el("th", { scope: "row", role: "rowheader" }) : el("td", { role: "cell", "data-title": title })));
+        row = el("tr", { role: "row" }, ...COLUMNS.map((_, column) => column === 1
+          ? el("th", { scope: "row", role: "rowheader" }) : el("td", { role: "cell" })));
         rows.set(run.key, row);
       }
       cells(run).forEach((content, column) => {
