@@ -82,7 +82,7 @@ def write_run(
 ) -> RunDir:
     """Write the files of a run that was trained for a while."""
     run = RunDir(path)
-    run.samples.mkdir(parents=True)
+    run.samples.mkdir(parents=True, exist_ok=True)
     recipe = f"about: {{name: vae}}\ndata: {{source: digits}}\ntrain: {{images: {images}, minutes: null}}\n"
     run.recipe_file.write_text(recipe)
     write_json_file(run.environment_file, {"ectype": "0"})

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,7 +52,9 @@ def serving(root: Path, *options: str, **variables: str) -> Iterator[Served]:
     try:
         assert process.stdout is not None
         address = next(line for line in process.stdout if line.startswith("http"))
-        yield Served(address.strip(), process)
+        served = Served(address.strip(), process)
+        with closing(served.client):
+            yield served
     finally:
         process.terminate()
-        process.wait(30)
+        process.communicate(timeout=60)
