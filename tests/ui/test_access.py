@@ -39,7 +39,8 @@ def test_a_wrong_token_opens_nothing(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:80", f"10.0.0.7:{PORT}", f"a@{HOST}", "", "["]
+    "host",
+    ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:80", f"10.0.0.7:{PORT}", f"a@{HOST}", "", "["],
 )
 def test_other_host_names_are_refused(browser: Browser, host: str) -> None:
     assert browser.get("/api/runs", headers={"host": host}).status_code == 421

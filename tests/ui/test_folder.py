@@ -34,7 +34,19 @@ def test_names_are_data_whatever_they_contain(browser: Browser, root: Path) -> N
 
 @pytest.mark.parametrize(
     "key",
-    ["..", "../secret", "%2e%2e", "..%2f..%2fetc", "%2e%2e%2fsecret", ".", ".ectype-ui", "a/../../secret", "a%00", "~", "b"],
+    [
+        "..",
+        "../secret",
+        "%2e%2e",
+        "..%2f..%2fetc",
+        "%2e%2e%2fsecret",
+        ".",
+        ".ectype-ui",
+        "a/../../secret",
+        "a%00",
+        "~",
+        "b",
+    ],
 )
 def test_a_path_is_never_made_from_a_request(browser: Browser, root: Path, key: str) -> None:
     write_run(root / "a")

@@ -221,7 +221,7 @@ def open_regular(file: Path, *, follow: bool = True) -> BinaryIO:
 
     Raises:
         ValueError: It is not a regular file.
-        OSError: It does not exist, or cannot be opened.
+        OSError: It does not exist, is a directory, or cannot be opened.
     """
     # A pipe is opened at once with O_NONBLOCK, which regular files ignore. Windows has neither flag.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -235,8 +235,11 @@ def open_regular(file: Path, *, follow: bool = True) -> BinaryIO:
         if error.errno == errno.ENXIO:  # a socket
             raise ValueError("it is not a regular file") from None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
         raise ValueError("it is not a regular file")
     return os.fdopen(descriptor, "rb")
 
