@@ -56,6 +56,8 @@ def check_accessible(tab: Any) -> None:
 
 
 def test_a_run_is_started_from_the_page_and_watched_to_its_end(chromium: Any, root: Path) -> None:
+    from playwright.sync_api import expect
+
     problems: list[str] = []
     with serving(root) as served:
         tab = open_page(chromium, served, problems)
@@ -72,10 +74,10 @@ def test_a_run_is_started_from_the_page_and_watched_to_its_end(chromium: Any, ro
         tab.get_by_label("Images").fill("digits")
         tab.get_by_role("button", name="Start", exact=True).click()
         tab.get_by_role("link", name="vae-fast-001").click()
-        tab.wait_for_function("document.querySelectorAll('.pictures img').length > 0")
         picture = tab.locator(".pictures", has_text="Samples").locator("img")
-        first = picture.get_attribute("src")
-        tab.wait_for_function("src => document.querySelector('.pictures:last-of-type img').src !== src", arg=first)
+        picture.wait_for()
+        first = str(picture.get_attribute("src"))
+        expect(picture).not_to_have_attribute("src", first, timeout=SLOW_MS)  # the newest ones, as they are written
         tab.get_by_text("finished", exact=True).wait_for()
         tab.get_by_role("link", name="Report").wait_for()
         tab.get_by_role("table").wait_for()
@@ -83,7 +85,7 @@ def test_a_run_is_started_from_the_page_and_watched_to_its_end(chromium: Any, ro
         slider = tab.get_by_role("slider", name="Check whose samples are shown")
         last = picture.screenshot()
         slider.press("Home")
-        tab.wait_for_function("() => [...document.images].every((image) => image.complete)")
+        expect(picture).to_have_js_property("complete", True)
         assert picture.screenshot() != last
         check_accessible(tab)
         tab.reload()
@@ -127,15 +129,17 @@ def test_the_list_is_accessible_fits_and_shows_names_as_text(
 
 
 def test_a_page_says_so_when_the_server_is_gone_and_shows_the_truth_when_it_is_back(chromium: Any, root: Path) -> None:
+    from playwright.sync_api import expect
+
     write_run(root / "a")
     token = {"ECTYPE_UI_TOKEN": "a-token-that-stays"}
     problems: list[str] = []
     with serving(root, "--port", "8655", **token) as served:
         tab = open_page(chromium, served, problems)
         tab.get_by_role("link", name="a", exact=True).click()
-        tab.get_by_text("stopped, saved").wait_for()
+        tab.get_by_text("stopped, saved", exact=True).wait_for()
     tab.get_by_text("does not answer").wait_for()
     write_run(root / "a", summary={"state": "finished", "seen": 1000})
     with serving(root, "--port", "8655", **token):
         tab.get_by_text("finished", exact=True).wait_for()
-        tab.wait_for_function("document.getElementById('offline').hidden")
+        expect(tab.locator("#offline")).to_be_hidden(timeout=SLOW_MS)

@@ -82,32 +82,36 @@ class RunsFolder:
 
     def entries(self) -> list[Entry]:
         """Return all runs, the newest first."""
-        found: list[tuple[float, Entry]] = []
         try:
-            with os.scandir(self.root) as listed:
-                for item in listed:
-                    if (entry := self._entry(item)) is not None:
-                        found.append(entry)
+            names = os.listdir(self.root)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        found = [entry for name in names if (entry := self._entry(name)) is not None]
         found.sort(key=lambda each: each[0], reverse=True)
         return [entry for _, entry in found[:MAX_RUNS]]
 
-    def _entry(self, item: os.DirEntry[str]) -> tuple[float, Entry] | None:
-        if item.name.startswith("."):
+    def _entry(self, name: str) -> tuple[float, Entry] | None:
+        """Return when a directory was changed, and its entry; None if it is no run."""
+        if name.startswith("."):
             return None
-        run = RunDir(self.root / item.name)
+        run = RunDir(self.root / name)
+        changed, refused = 0.0, ""
         try:
-            changed = item.stat(follow_symlinks=False).st_mtime
-            if item.is_symlink():
-                refused = "a link: nothing outside of this folder is read" if item.is_dir() else None
-            elif not item.is_dir(follow_symlinks=False) or not os.path.lexists(run.recipe_file):
+            status = os.lstat(run.path)
+            changed = status.st_mtime
+            if stat.S_ISLNK(status.st_mode):
+                if not run.path.is_dir():
+                    return None
+                refused = "a link: nothing outside of this folder is read"
+            elif not stat.S_ISDIR(status.st_mode) or not os.path.lexists(run.recipe_file):
                 return None
             else:
                 refused = _refusal(run.path)
+        except FileNotFoundError:
+            return None
         except OSError as error:
-            changed, refused = 0.0, error.strerror or "it cannot be read"
-        return None if refused is None else (changed, Entry(key_of(item.name), run, refused))
+            refused = error.strerror or "it cannot be read"
+        return changed, Entry(key_of(name), run, refused)
 
     def find(self, key: str) -> Entry:
         """Return the run of a key.
@@ -115,7 +119,10 @@ class RunsFolder:
         Raises:
             RunError: There is no such run in the folder.
         """
-        for entry in self.entries():
+        # The key of a plain name is the name, which has no separator: the folder need not be searched.
+        found = self._entry(key) if PLAIN_NAME.fullmatch(key) else None
+        entries = [found[1]] if found is not None else self.entries() if key.startswith("~") else []
+        for entry in entries:
             if entry.key == key:
                 return entry
         raise RunError(f"no run '{as_one_line(key[:100])}' in this folder: it may have been moved or removed.")
