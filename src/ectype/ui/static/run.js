@@ -3,7 +3,6 @@
 import { ask, setOffline } from "./api.js";
 import { charts } from "./charts.js";
 import { el, fill, number, pictureAddress, progress, setText, stateOf } from "./dom.js";
-import { openStart } from "./start.js";
 
 const SILENT_MS = 25000; // the server gives a sign of life every ten seconds
 const TITLES = { samples: "Samples", reconstructions: "Images and their reconstructions", translations: "Inputs, outputs and targets" };
@@ -66,19 +65,13 @@ function copyButton(text) {
   return button;
 }
 
-function findings(details, run) {
+function findings(details) {
   return details.findings.map((finding) => el("li", { className: `finding ${finding.severity}` },
     el("h3", {}, finding.name, el("span", { className: "severity" }, finding.severity)),
     el("p", {}, finding.message.charAt(0).toUpperCase() + finding.message.slice(1), "."),
     finding.evidence.length ? el("p", { className: "soft" }, finding.evidence.join("; ")) : "",
     ...finding.advice.map((advice) => el("div", { className: "advice" }, el("p", {}, `Try ${advice.title}: `, el("span", { className: "soft" }, advice.why)),
-      advice.override ? el("div", { className: "override" }, el("code", {}, advice.override), copyButton(advice.override),
-        el("button", { type: "button", click: () => openStart({ preset: run()?.preset, data: run()?.source, overrides: words(advice.override).join("\n") }) }, "Start with it")) : ""))));
-}
-
-/** Split an override as a shell would: the server quotes values with spaces in single quotes. */
-function words(text) {
-  return (text.match(/(?:[^\s']+|'[^']*')+/g) ?? []).map((word) => word.replaceAll("'", ""));
+      advice.override ? el("div", { className: "override" }, el("code", {}, advice.override), copyButton(advice.override)) : ""))));
 }
 
 function figures(details) {
@@ -143,7 +136,7 @@ export function showRun(main, key) {
     details(value) {
       details = value;
       setText(sentence, value.sentence || (value.reason && value.reason[0].toUpperCase() + value.reason.slice(1) + "."));
-      found.replaceChildren(...findings(value, () => run));
+      found.replaceChildren(...findings(value));
       foundSection.hidden = !value.findings.length;
       rows.replaceChildren(...figures(value));
       figureTable.hidden = !value.figures.length;

@@ -57,8 +57,8 @@ export function prepareStart() {
   by("preset").addEventListener("change", describe);
 }
 
-/** Open the form, with the values of an earlier run if they are given. */
-export async function openStart(values = {}) {
+/** Open the form, with what was typed before. */
+export async function openStart() {
   fail("");
   by("start").showModal();
   if (presets === null) {
@@ -73,9 +73,6 @@ export async function openStart(values = {}) {
       el("optgroup", { label: family }, ...presets.filter((preset) => preset.family === family).map((preset) =>
         el("option", { value: preset.name, selected: preset.name === "vae" }, preset.name)))));
   }
-  if (values.preset) by("preset").value = values.preset;
-  if (values.data) by("data").value = values.data;
-  if (values.overrides !== undefined) by("overrides").value = values.overrides;
   describe();
   by("data").focus();
 }
