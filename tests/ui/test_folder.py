@@ -239,3 +239,13 @@ def test_progress_comes_from_the_newest_checkpoint_and_the_lock(browser: Browser
     row = browser.rows()["a"]
     assert (row["state"], row["left"]) == ("stopped", None)
     assert RunDir(run.path).is_locked() is False
+
+
+def test_a_run_that_trains_its_prior_or_another_attempt_is_not_yet_finished(browser: Browser, root: Path) -> None:
+    run = write_run(root / "a", summary={"state": "finished", "seen": 500})
+    with run.locked():
+        assert browser.rows()["a"]["state"] == "finishing"
+        run.report.write_text("")
+        assert browser.rows()["a"]["state"] == "finished"
+    run.report.unlink()
+    assert browser.rows()["a"]["state"] == "finished"

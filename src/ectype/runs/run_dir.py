@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from ectype.core.files import OWN_PREFIX, file_lock, is_locked, recover_director
 from ectype.core.outputs import RUN_FILES, claim_directory
 from ectype.runs.json_files import JsonLinesFile, read_json_file, read_json_lines, warn_once, write_json_file
 
-__all__ = ["NON_METRIC_KEYS", "RunDir", "find_runs", "is_metrics_line", "is_summary", "next_numbered_dir"]
+__all__ = [
+    "NON_METRIC_KEYS",
+    "RunDir",
+    "find_runs",
+    "is_metrics_line",
+    "is_summary",
+    "monitored_values",
+    "next_numbered_dir",
+]
 
 NON_METRIC_KEYS = ("kind", "seen", "step", "best", "time", "seconds", "verdict", "evidence")
 """Keys of a line of metrics that are not a metric of the model."""
@@ -227,9 +235,7 @@ class RunDir:
 
     def monitored_values(self) -> tuple[str, list[tuple[int, float]]]:
         """Return the name of the monitored metric and (images seen, value) of each check; empty before the first."""
-        checks = [line for line in self.metrics() if line["kind"] == "check"]
-        name = next((key for key in (checks[-1] if checks else {}) if key not in NON_METRIC_KEYS), "")
-        return name, [(line["seen"], line[name]) for line in checks if name in line]
+        return monitored_values(self.metrics())
 
     def last_verdict(self) -> str:
         """Return the verdict of the last two checks of a generator; empty if they disagree or there are none."""
@@ -260,6 +266,13 @@ class RunDir:
     def state(self) -> str:
         """Return finished, stopped early, collapsed, memorising, failed, or unfinished."""
         return self.summary().get("state", "unfinished")
+
+
+def monitored_values(lines: Iterable[Mapping[str, Any]]) -> tuple[str, list[tuple[int, float]]]:
+    """Return what `RunDir.monitored_values` does, of lines of metrics that were read already."""
+    checks = [line for line in lines if line["kind"] == "check"]
+    name = next((key for key in (checks[-1] if checks else {}) if key not in NON_METRIC_KEYS), "")
+    return name, [(line["seen"], line[name]) for line in checks if name in line]
 
 
 def is_metrics_line(line: Mapping[str, Any]) -> bool:

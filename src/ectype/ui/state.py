@@ -22,11 +22,11 @@ from ectype.config.yaml_text import parse_yaml
 from ectype.core.errors import EctypeError
 from ectype.core.escape import as_one_line, for_terminal
 from ectype.core.files import read_regular
-from ectype.evaluation.figure_names import display_name
 from ectype.evaluation.figures import Evaluation
+from ectype.evaluation.monitor import best_check_text
 from ectype.runs import checkpoint
 from ectype.runs.json_files import parse_json
-from ectype.runs.run_dir import NON_METRIC_KEYS, RunDir, is_summary
+from ectype.runs.run_dir import RunDir, is_summary, monitored_values
 from ectype.ui.folder import MAX_BYTES, Entry, file_stamp, pictures_of
 from ectype.ui.metrics import MetricsReader
 
@@ -56,7 +56,10 @@ class RunStates:
         if entry.refused:
             return {"key": entry.key, "name": entry.name, "refused": as_one_line(entry.refused), "state": "refused"}
         row = _cached(self._rows, entry, self._read_row)
-        return self._with_progress(entry.run, row) if row["state"] == "unfinished" else row
+        if row["state"] == "unfinished":
+            return self._with_progress(entry.run, row)
+        # Its prior is trained, or another attempt is made, before the report is written.
+        return {**row, "state": "finishing"} if not row["report"] and entry.run.is_locked() else row
 
     def details(self, entry: Entry) -> Values:
         """Return what the page of a run shows in addition to its row."""
@@ -93,7 +96,7 @@ class RunStates:
         verdict = self._verdict(run, evaluation)[0]
         figure, sort_value = _main_figure(evaluation)
         if not figure and (not summary or "state" not in summary or evaluation is None):
-            figure = self._best_check(run)
+            figure = as_one_line(best_check_text(*monitored_values(self.reader(run).lines()))[:200])
         pictures = pictures_of(run)
         kinds = {picture.kind for picture in pictures}
         kind = next((kind for kind in SHOWN_FIRST if kind in kinds), None)
@@ -147,13 +150,6 @@ class RunStates:
         recent = [line["images/s"] for line in self.reader(run).lines()[-RECENT_LINES:] if line.get("images/s")]
         left = max(0, budget - seen) / mean(recent) if locked and budget and recent and mean(recent) > 0 else None
         return {**row, "state": "training" if locked else "stopped", "share": share, "left": left}
-
-    def _best_check(self, run: RunDir) -> str:
-        """Return the best value of what the run is monitored by, as `ectype runs` prints it; empty before a check."""
-        checks = [line for line in self.reader(run).lines() if line["kind"] == "check"]
-        name = next((key for key in (checks[-1] if checks else {}) if key not in NON_METRIC_KEYS), "")
-        values = [line[name] for line in checks if name in line]
-        return f"held-out {as_one_line(display_name(name)[:100])} {min(values):.5g}" if values else ""
 
     def _budget(self, run: RunDir, recipe: Mapping[str, Any]) -> int | None:
         """Return the budget in images: of the newest checkpoint, where minutes have become images, or of the recipe."""
@@ -236,7 +232,8 @@ def _evaluation(run: RunDir, problems: list[str]) -> Evaluation | None:
         return None
     try:
         found = Evaluation.from_json(json.dumps(held["evaluation"]))
-        headline_figures(found), headline_sentence(found, [])
+        headline_figures(found)
+        headline_sentence(found, [])
     except Exception as error:  # the types of its fields are not checked, and a run may come from anyone
         problems.append(as_one_line(f"evaluation.json is damaged: {error}"[:300]))
         return None

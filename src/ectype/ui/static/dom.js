@@ -64,13 +64,13 @@ const STATES = {
   finished: ["finished", "good"],
   "stopped early": ["stopped early", "good"],
   refused: ["refused", "bad"],
-  measuring: ["measuring …", "going"],
+  finishing: ["finishing …", "going"],
 };
 
 /** Return the state of a run in words, and its class: going, held, good or bad. */
 export function stateOf(run) {
   if (run.queue === "waiting" || run.queue === "stopping") return STATES[run.queue];
-  if (run.queue === "training" && run.state !== "training") return run.share === 1 ? STATES.measuring : ["starting …", "going"];
+  if (run.queue === "training" && run.state !== "training") return run.share === 1 ? STATES.finishing : ["starting …", "going"];
   return STATES[run.state] ?? [run.state, "bad"];
 }
 
