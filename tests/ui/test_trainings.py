@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ectype.core.errors import EctypeError, RunError
+from ectype.config.recipe import load_recipe
+from ectype.core.errors import RunError
 from ectype.ui.app import Page
 from ectype.ui.folder import RunsFolder
-from ectype.ui.trainings import MAX_WAITING, TOKEN_VARIABLE, QueueFull, Trainings
+from ectype.ui.trainings import MAX_WAITING, TOKEN_VARIABLE, Trainings
 from tests.ui.conftest import PORT, TOKEN, Browser, write_run
 
 SLEEP = [sys.executable, "-c", "import sys, time; print(*sys.argv[1:], flush=True); time.sleep(60)"]
@@ -150,9 +151,18 @@ def test_the_log_is_never_written_through_a_link(root: Path) -> None:
     trainings.close()
 
 
-def test_a_run_is_resumed_only_if_something_is_left(browser: Browser, root: Path) -> None:
+def test_a_run_is_resumed_only_if_something_is_left_and_nobody_trains_it(browser: Browser, root: Path) -> None:
     run = write_run(root / "a")
+    run.recipe_file.write_text(load_recipe("ae-linear", ["source=digits"]).yaml())
     with run.locked():
-        answer = browser.post("/api/runs/a/resume")
-    assert answer.status_code in (404, 422)
-    assert issubclass(QueueFull, EctypeError)
+        assert "is being trained" in browser.post("/api/runs/a/resume").json()["error"]
+    run.write_summary({"state": "finished", "seen": 500})
+    run.report.write_text("")
+    assert "nothing is left to train" in browser.post("/api/runs/a/resume").json()["error"]
+    run.report.unlink()  # it was interrupted while it was measured
+    resumed = browser.post("/api/runs/a/resume")
+    assert resumed.status_code == 200
+    until(lambda: browser.page.trainings.all()[0].state == "ended")
+    words = ["train", f"--out={root.resolve() / 'a'}", "--", str(root.resolve() / "a" / "recipe.yaml"), "digits"]
+    assert browser.page.trainings.all()[0].arguments == words
+    assert run.recipe_file.is_file()
