@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from ectype.core import files
-from ectype.core.files import atomic_directory, atomic_file, file_lock, recover_directory, write_text_atomically
+from ectype.core.files import (
+    atomic_directory,
+    atomic_file,
+    file_lock,
+    is_locked,
+    read_regular,
+    recover_directory,
+    write_text_atomically,
+)
 from tests.crash import each_crash
 
 
@@ -217,3 +225,29 @@ def test_a_file_system_without_locks_is_reported(
 def test_a_lock_file_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), file_lock(tmp_path / "none" / "lock", wait=False):
         pass
+
+
+def test_whether_a_lock_is_held_is_known_without_touching_it(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    assert is_locked(lock) is False
+    assert not lock.exists()
+    with file_lock(lock, wait=False):
+        before = lock.stat().st_mtime_ns
+        assert is_locked(lock) is True
+        assert lock.stat().st_mtime_ns == before
+    assert is_locked(lock) is False
+
+
+def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
+    file, link, pipe = (tmp_path / name for name in ("file", "link", "pipe"))
+    file.write_bytes(b"12345")
+    link.symlink_to(file)
+    os.mkfifo(pipe)
+    assert read_regular(file, 5) == read_regular(link, 5) == b"12345"
+    with pytest.raises(ValueError, match="more than 4 bytes"):
+        read_regular(file, 4)
+    with pytest.raises(ValueError, match="a link"):
+        read_regular(link, 5, follow=False)
+    for other in (pipe, tmp_path):  # a pipe without a writer would block
+        with pytest.raises((ValueError, IsADirectoryError)):
+            read_regular(other, 5)

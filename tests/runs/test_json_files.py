@@ -105,6 +105,14 @@ def test_a_folder_or_a_file_without_permission_is_named(tmp_path: Path) -> None:
     assert "is ignored: Is a directory" in said(tmp_path / "a.json")[0]
 
 
+def test_a_pipe_or_a_file_of_any_size_is_named_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "a.json")  # reading it would wait for a writer
+    assert "is ignored: it is not a regular file" in said(tmp_path / "a.json")[0]
+    monkeypatch.setattr(json_files, "MAX_FILE_BYTES", 10)
+    (tmp_path / "b.json").write_text('{"seen": 12345}')
+    assert "is ignored: it has more than 10 bytes" in said(tmp_path / "b.json")[0]
+
+
 BAD_LINES = [
     b'{"seen": 2, "text": "\xc3',  # cut inside of a multi-byte character
     b'{"seen": 2, "loss": 0.',

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 
 from ectype.analysis.diagnose import check
 from ectype.analysis.diagnose.finding import Finding
+from ectype.analysis.headline import headline_sentence
 from ectype.analysis.open_view import open_view
 from ectype.analysis.run_view import RunView
 from ectype.config.recipe import data_recipe
-from ectype.core.errors import RecipeError, RunError
+from ectype.core.errors import RecipeError, RunError, TrainingError
 from ectype.core.images import to_uint8
 from ectype.core.outputs import check_output
 from ectype.data.prepare import prepare
@@ -19,6 +21,7 @@ from ectype.data.preview import save_grid
 from ectype.data.sources.walk import resolve_source
 from ectype.evaluation.comparison_stats import FigureComparison
 from ectype.evaluation.figures import Evaluation
+from ectype.runs.json_files import write_json_file
 from ectype.runs.run_dir import RunDir
 
 __all__ = [
@@ -78,8 +81,13 @@ def diagnose(what: str, overrides: Sequence[str] = (), *, device: str | None = N
 
 
 def all_findings(view: RunView) -> list[Finding]:
-    """Return the findings of an open run and of its images. They are computed once for each view."""
-    return check.check_view(view)
+    """Return the findings of an open run and of its images. They are computed once for each view, and stored."""
+    found = check.check_view(view)
+    with suppress(TrainingError):  # the run of someone else may be read only
+        sentence = headline_sentence(view.evaluation, found)
+        stored = {"sentence": sentence, "findings": [finding.to_dict() for finding in found]}
+        write_json_file(view.run.findings_file, stored)
+    return found
 
 
 def save_evidence(found: Sequence[Finding], out: Path) -> list[Path]:

@@ -29,7 +29,7 @@ __all__ = ["Device", "Moved", "Run", "Seed", "app", "columns", "err", "finite", 
 GROUPS = {
     "Train": ("train", "presets", "data", "compare", "study"),
     "Use": ("sample", "reconstruct", "translate", "score", "nearest", "encode", "decode"),
-    "Understand": ("evaluate", "diagnose", "report", "runs", "keep"),
+    "Understand": ("ui", "evaluate", "diagnose", "report", "runs", "keep"),
     "Share": ("export", "push"),
 }
 """Headings of `ectype --help` → commands, in the order in which they are shown."""

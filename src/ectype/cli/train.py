@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,7 @@ def train(
     every_figure: Annotated[
         bool, typer.Option("--all", help="Show all figures at the end, not the main ones.")
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Open the local page on this run (`ectype ui`).")] = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
 ) -> None:
     """Train a model on images: `ectype train vae photos/`."""
@@ -55,9 +57,18 @@ def train(
 
             print(for_terminal(resolve(recipe, data, changes, start=start).yaml()), end="")
             return
-        run = training.train(recipe, data, changes, out=to, resume=resume, start=start, fix=fix, progress=out)
-        if os.environ.get("RANK", "0") == "0":  # of several processes, the first one reports
-            show_results(run, every_figure=every_figure)
+        is_first = os.environ.get("RANK", "0") == "0"  # of several processes, the first one reports
+        page: AbstractContextManager[None] = nullcontext()
+        if watch and is_first:
+            from ectype.cli.ui import page_on
+            from ectype.training.run import choose_run_path, resolve
+
+            to, _ = choose_run_path(resolve(recipe, data, changes, start=start), to, Path("runs"), resume, out)
+            page = page_on(to)
+        with page:
+            run = training.train(recipe, data, changes, out=to, resume=resume, start=start, fix=fix, progress=out)
+            if is_first:
+                show_results(run, every_figure=every_figure)
 
 
 def show_results(run: Any, *, every_figure: bool) -> None:

@@ -14,6 +14,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = [
     "OWN_PREFIX",
@@ -22,12 +23,17 @@ __all__ = [
     "cache_root",
     "file_lock",
     "flush_to_disk",
+    "is_locked",
+    "open_regular",
+    "read_regular",
     "recover_directory",
     "write_text_atomically",
 ]
 
 OWN_PREFIX = ".ectype"
 """How the names of records of outputs, and of unfinished files and directories, begin."""
+LOCK_SECONDS = 0.2
+"""How long a lock is tried for: another process that asks whether it is held may hold it for a moment."""
 
 
 def cache_root() -> Path:
@@ -172,7 +178,7 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
 
     path.open("ab").close()
     # A lock file whose existence is the lock would survive a killed process.
-    lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
+    lock = FileLock(path, timeout=-1 if wait else LOCK_SECONDS, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
@@ -184,3 +190,69 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool | None:
+    """Return whether a process holds the lock on a file (see `file_lock`). The file is neither created nor written.
+
+    Returns:
+        None if it cannot be known: on a file system without locks, or on Windows.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        with open_regular(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, ValueError):
+        return False
+    except OSError as error:
+        return True if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN) else None
+    return False
+
+
+def open_regular(file: Path, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading. A pipe, which could block for ever, or a device is never read.
+
+    Args:
+        file: The file.
+        follow: Whether a link is followed; if not, it is refused.
+
+    Raises:
+        ValueError: It is not a regular file.
+        OSError: It does not exist, is a directory, or cannot be opened.
+    """
+    # A pipe is opened at once with O_NONBLOCK, which regular files ignore. Windows has neither flag.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if not follow:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(file, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("it is a link") from None
+        if error.errno == errno.ENXIO:  # a socket
+            raise ValueError("it is not a regular file") from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        raise ValueError("it is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(file: Path, max_bytes: int, *, follow: bool = True) -> bytes:
+    """Return the content of a regular file of at most `max_bytes`; see `open_regular`.
+
+    Raises:
+        ValueError: It is not a regular file, or is larger.
+        OSError: It does not exist, or cannot be read.
+    """
+    with open_regular(file, follow=follow) as opened:
+        raw = opened.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes:,} bytes")
+    return raw

@@ -9,14 +9,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ectype.evaluation.figure_names import display_name
 from ectype.objectives.base import CriticPhase
 from ectype.runs.run_dir import RunDir
 
-__all__ = ["CHECKS_TO_CONFIRM", "FATAL_VERDICTS", "Monitor", "Verdict", "best_check"]
+__all__ = ["CHECKS_TO_CONFIRM", "FATAL_VERDICTS", "Monitor", "Verdict", "best_check", "best_check_text"]
 
 FATAL_VERDICTS = ("collapsed", "memorising", "spoiled")
 """Verdicts that end a run or an attempt where the recipe says so."""
@@ -184,5 +184,9 @@ class Monitor:
 
 def best_check(run: RunDir) -> str:
     """Return the name and the best value of what a run is monitored by; empty before its first check."""
-    key, checks = run.monitored_values()
+    return best_check_text(*run.monitored_values())
+
+
+def best_check_text(key: str, checks: Sequence[tuple[int, float]]) -> str:
+    """Return what `best_check` does, of the name and the (images seen, value) of each check."""
     return f"held-out {display_name(key)} {min(value for _, value in checks):.5g}" if checks else ""

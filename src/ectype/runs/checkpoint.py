@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ectype.core.errors import CheckpointError, TrainingError
-from ectype.core.files import atomic_directory
+from ectype.core.files import atomic_directory, read_regular
 from ectype.core.safe_loading import load_tensors, path_inside, read_json
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+MAX_JSON_BYTES = 64 * 2**20
 
 
 def _sha256(file: Path) -> str:
@@ -156,7 +157,7 @@ def load_json(file: Path) -> dict[str, Any]:
         CheckpointError: The file is missing or damaged.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_regular(file, MAX_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"'{file}' cannot be read ({reason}): it is missing or damaged.") from None

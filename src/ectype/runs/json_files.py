@@ -16,12 +16,25 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ectype.core.errors import EctypeWarning, TrainingError
-from ectype.core.files import write_text_atomically
+from ectype.core.files import read_regular, write_text_atomically
 
-__all__ = ["JsonLinesFile", "read_json_file", "read_json_lines", "warn_once", "write_json_file"]
+__all__ = [
+    "JsonLinesFile",
+    "parse_json",
+    "parse_json_lines",
+    "read_json_file",
+    "read_json_lines",
+    "warn_once",
+    "write_json_file",
+]
 
 CHECKSUM = "crc32"
 """Key of the checksum. A file or line without it, such as one that a user wrote, is not checked."""
+
+MAX_FILE_BYTES = 64 * 2**20
+"""Size above which a JSON file is not read; the largest ones that Ectype writes have a few hundred kilobytes."""
+MAX_LINES_BYTES = 1024 * 2**20
+"""The same for a file of lines: a line every five seconds for a year has four times less."""
 
 Form = Callable[[Mapping[str, Any]], bool]
 """Whether a mapping has the keys and types that its readers rely on."""
@@ -53,8 +66,12 @@ def _dump(content: Mapping[str, Any], indent: int | None = None) -> str:
     return text if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text) else json.dumps(plain)
 
 
-def _parse(raw: bytes, form: Form) -> dict[str, Any]:
-    """Return the mapping in a JSON text. Raises `ValueError` with the reason if there is none of this form."""
+def parse_json(raw: bytes, form: Form) -> dict[str, Any]:
+    """Return the mapping in a JSON text without its checksum.
+
+    Raises:
+        ValueError: There is none, its checksum is wrong, or it has another form. The message is the reason.
+    """
     try:
         content = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError:
@@ -96,7 +113,7 @@ def read_json_file(file: Path, form: Form = lambda content: True) -> dict[str, A
         None if there is no file. Also if it cannot be read, is damaged, or has another form: then with a warning.
     """
     try:
-        return _parse(file.read_bytes(), form)
+        return parse_json(read_regular(file, MAX_FILE_BYTES), form)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -115,26 +132,32 @@ def read_json_lines(file: Path, form: Form) -> list[dict[str, Any]]:
         form: Whether a line has the keys and types that the caller relies on.
     """
     try:
-        raw = file.read_bytes()
+        raw = read_regular(file, MAX_LINES_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except OSError as error:
-        warn_once(f"'{file}' is ignored: {error.strerror}.")
+    except (OSError, ValueError) as error:
+        warn_once(f"'{file}' is ignored: {error.strerror if isinstance(error, OSError) else error}.")
         return []
+    found, bad = parse_json_lines(raw, form)
+    if bad:
+        numbers = ", ".join(str(number) for number, _ in bad[:5]) + (", …" if len(bad) > 5 else "")
+        which = f"line {numbers} is" if len(bad) == 1 else f"{len(bad):,} lines ({numbers}) are"
+        warn_once(f"'{file}': {which} left out: {bad[0][1]}.")
+    return found
+
+
+def parse_json_lines(raw: bytes, form: Form) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """Return the lines of a text as `read_json_lines` does, and the number and problem of each that is left out."""
     found: list[dict[str, Any]] = []
     bad: list[tuple[int, str]] = []
     for number, line in enumerate(raw.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            found.append(_parse(line, form))
+            found.append(parse_json(line, form))
         except ValueError as error:
             bad.append((number, str(error)))
-    if bad:
-        numbers = ", ".join(str(number) for number, _ in bad[:5]) + (", …" if len(bad) > 5 else "")
-        which = f"line {numbers} is" if len(bad) == 1 else f"{len(bad):,} lines ({numbers}) are"
-        warn_once(f"'{file}': {which} left out: {bad[0][1]}.")
-    return found
+    return found, bad
 
 
 class JsonLinesFile:

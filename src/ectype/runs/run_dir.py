@@ -6,18 +6,26 @@ import contextlib
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ectype.config.recipe import Recipe, load_recipe
 from ectype.config.yaml_text import read_yaml
 from ectype.core.errors import EctypeWarning, RunError, TrainingError, similar_words
-from ectype.core.files import OWN_PREFIX, file_lock, recover_directory, write_text_atomically
+from ectype.core.files import OWN_PREFIX, file_lock, is_locked, recover_directory, write_text_atomically
 from ectype.core.outputs import RUN_FILES, claim_directory
 from ectype.runs.json_files import JsonLinesFile, read_json_file, read_json_lines, warn_once, write_json_file
 
-__all__ = ["NON_METRIC_KEYS", "RunDir", "find_runs", "next_numbered_dir"]
+__all__ = [
+    "NON_METRIC_KEYS",
+    "RunDir",
+    "find_runs",
+    "is_metrics_line",
+    "is_summary",
+    "monitored_values",
+    "next_numbered_dir",
+]
 
 NON_METRIC_KEYS = ("kind", "seen", "step", "best", "time", "seconds", "verdict", "evidence")
 """Keys of a line of metrics that are not a metric of the model."""
@@ -50,6 +58,7 @@ class RunDir:
         report: The HTML report.
         evaluation_file: Metrics on the test images.
         autoencoder: Directory of the run of the autoencoder that was trained first, if the run trains one.
+        findings_file: What matters most about the run in one sentence, and the problems that were found last.
         monitor_file: Reference values of the sample monitor, measured between real images.
         summary_file: How the run ended.
     """
@@ -65,6 +74,7 @@ class RunDir:
         self.autoencoder = self.path / "autoencoder"
         self.report = self.path / "report.html"
         self.evaluation_file = self.path / "evaluation.json"
+        self.findings_file = self.path / "findings.json"
         self.monitor_file = self.path / "watch.json"
         self.summary_file = self.path / "summary.json"
 
@@ -190,13 +200,17 @@ class RunDir:
                 )
             yield
 
+    def is_locked(self) -> bool | None:
+        """Return whether a process is training the run; None if that cannot be known. Nothing is written."""
+        return is_locked(self.path / LOCK_NAME)
+
     def environment(self) -> dict[str, Any]:
         """Return versions and hardware at the start; empty if they are not known."""
         return read_json_file(self.environment_file) or {}
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of metrics so far. Lines that are damaged or not of Ectype are left out, with a warning."""
-        return read_json_lines(self.metrics_file, _is_metrics_line)
+        return read_json_lines(self.metrics_file, is_metrics_line)
 
     def truncate_metrics(self, seen: int) -> None:
         """Remove the metrics after this many images. They will be logged again by a run resumed from there."""
@@ -209,7 +223,7 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """Return how the run ended; empty if it has not."""
-        return read_json_file(self.summary_file, _is_summary) or {}
+        return read_json_file(self.summary_file, is_summary) or {}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace the summary of the run."""
@@ -234,9 +248,7 @@ class RunDir:
 
     def monitored_values(self) -> tuple[str, list[tuple[int, float]]]:
         """Return the name of the monitored metric and (images seen, value) of each check; empty before the first."""
-        checks = [line for line in self.metrics() if line["kind"] == "check"]
-        name = next((key for key in (checks[-1] if checks else {}) if key not in NON_METRIC_KEYS), "")
-        return name, [(line["seen"], line[name]) for line in checks if name in line]
+        return monitored_values(self.metrics())
 
     def last_verdict(self) -> str:
         """Return the verdict of the last two checks of a generator; empty if they disagree or there are none."""
@@ -269,7 +281,14 @@ class RunDir:
         return self.summary().get("state", "unfinished")
 
 
-def _is_metrics_line(line: Mapping[str, Any]) -> bool:
+def monitored_values(lines: Iterable[Mapping[str, Any]]) -> tuple[str, list[tuple[int, float]]]:
+    """Return what `RunDir.monitored_values` does, of lines of metrics that were read already."""
+    checks = [line for line in lines if line["kind"] == "check"]
+    name = next((key for key in (checks[-1] if checks else {}) if key not in NON_METRIC_KEYS), "")
+    return name, [(line["seen"], line[name]) for line in checks if name in line]
+
+
+def is_metrics_line(line: Mapping[str, Any]) -> bool:
     """Return whether a line of metrics has the keys and types that its readers rely on."""
     types: dict[str, type | tuple[type, ...]] = {"kind": str, "seen": int, "step": int, "best": bool}
     types |= {"verdict": str, "evidence": str}
@@ -279,7 +298,7 @@ def _is_metrics_line(line: Mapping[str, Any]) -> bool:
     )
 
 
-def _is_summary(summary: Mapping[str, Any]) -> bool:
+def is_summary(summary: Mapping[str, Any]) -> bool:
     """Return whether a summary has the types that its readers rely on."""
     return all(isinstance(summary[key], kind) for key, kind in SUMMARY_TYPES.items() if key in summary) and all(
         isinstance(entry, dict) and entry.keys() >= ATTEMPT_KEYS for entry in summary.get("attempts", [])

@@ -26,7 +26,7 @@ from ectype.training.prior import train_prior
 from ectype.training.retry import train_with_fixes, train_with_rollback
 from ectype.training.session import TrainingSession
 
-__all__ = ["resolve", "train", "train_session"]
+__all__ = ["choose_run_path", "resolve", "train", "train_session"]
 
 
 def resolve(
@@ -131,7 +131,7 @@ def train_session(
                     "of one instead of images, or set autoencoder=none."
                 )
         path, recipe = world.broadcast(
-            _run_path(recipe, out, Path(root), resume, console) if world.is_first else (Path(), recipe)
+            choose_run_path(recipe, out, Path(root), resume, console) if world.is_first else (Path(), recipe)
         )
         run = RunDir(path)
         if not world.is_first:
@@ -169,10 +169,13 @@ def _stop_text(run: RunDir, stop: StopSignal) -> str:
     return f"{stop.name}: '{run.path}' is trained and saved; repeat the command with --resume for what follows."
 
 
-def _run_path(
+def choose_run_path(
     recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None
 ) -> tuple[Path, Recipe]:
-    """Return the run's directory, and the recipe with the splits that the run has if it was started before."""
+    """Return the directory of a run, as `train_session` chooses it from the same arguments. A new one is created.
+
+    The recipe that is returned with it has the splits that the run has if it was started before.
+    """
     if out is not None:
         run = RunDir(out)
         if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
