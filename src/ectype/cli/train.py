@@ -63,7 +63,8 @@ def train(
             from ectype.cli.ui import page_on
             from ectype.training.run import choose_run_path, resolve
 
-            to, _ = choose_run_path(resolve(recipe, data, changes, start=start), to, Path("runs"), resume, out)
+            asked = resolve(recipe, data, changes, start=start)
+            to, _ = choose_run_path(asked, to, Path("runs"), resume, out, start)
             page = page_on(to)
         with page:
             run = training.train(recipe, data, changes, out=to, resume=resume, start=start, fix=fix, progress=out)

@@ -122,16 +122,8 @@ def train_session(
             raise RecipeError(
                 f"train.batch={recipe.train.batch} is less than the number of processes, {world.size}: raise it."
             )
-        if trains_autoencoder(recipe):
-            doing(console, "loading the images")
-            recipe = world.broadcast(choose_codes(recipe, console) if world.is_first else recipe)
-            if start is not None and trains_autoencoder(recipe):
-                raise RecipeError(
-                    f"--from '{start}' gives initial weights, but an autoencoder would be trained first: give the run "
-                    "of one instead of images, or set autoencoder=none."
-                )
         path, recipe = world.broadcast(
-            choose_run_path(recipe, out, Path(root), resume, console) if world.is_first else (Path(), recipe)
+            choose_run_path(recipe, out, Path(root), resume, console, start) if world.is_first else (Path(), recipe)
         )
         run = RunDir(path)
         if not world.is_first:
@@ -170,12 +162,26 @@ def _stop_text(run: RunDir, stop: StopSignal) -> str:
 
 
 def choose_run_path(
-    recipe: Recipe, out: str | Path | None, root: Path, resume: bool, console: Console | None
+    recipe: Recipe,
+    out: str | Path | None,
+    root: Path,
+    resume: bool,
+    console: Console | None,
+    start: str | Path | None = None,
 ) -> tuple[Path, Recipe]:
     """Return the directory of a run, as `train_session` chooses it from the same arguments. A new one is created.
 
-    The recipe that is returned with it has the splits that the run has if it was started before.
+    The recipe that is returned with it says whether an autoencoder is trained first, and has the splits that the run
+    has if it was started before.
     """
+    if trains_autoencoder(recipe):
+        doing(console, "loading the images")
+        recipe = choose_codes(recipe, console)
+        if start is not None and trains_autoencoder(recipe):
+            raise RecipeError(
+                f"--from '{start}' gives initial weights, but an autoencoder would be trained first: give the run of "
+                "one instead of images, or set autoencoder=none."
+            )
     if out is not None:
         run = RunDir(out)
         if recipe.data.source is not None and run.path.resolve() == Path(recipe.data.source).resolve():
