@@ -85,13 +85,3 @@ def test_digits_of_other_scripts_and_infinite_numbers_are_refused(value: str) ->
 def test_weights_of_losses_are_bounded(loss: str) -> None:
     with pytest.raises(RecipeError, match="loss"):
         load_recipe("ae", [f"loss={loss}"])
-
-
-def test_one_key_in_two_spellings_is_refused() -> None:
-    same = "'lr' and 'optimizer.lr' are the same key, optimizer.lr: leave one out"
-    with pytest.raises(RecipeError, match=same):
-        load_recipe("vae", ["lr=0.1", "optimizer.lr=0.2"])
-    with pytest.raises(RecipeError, match=same):
-        load_recipe("vae", {"lr": 0.1, "optimizer.lr": 0.1})
-    both = load_recipe("vae", ["model.net={kind: conv, latent_dim: 8}", "latent_dim=4"]).plain()["model"]
-    assert both["net"]["latent_dim"] == 4, "a section and one of its keys may be given both"

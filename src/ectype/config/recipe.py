@@ -135,14 +135,11 @@ def _resolve_budget(plain: dict[str, Any], changes: Mapping[str, Any]) -> dict[s
 def _apply(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a section as plain values, with changes."""
     plain = section.model_dump(mode="json", serialize_as_any=True)
-    spelled: dict[tuple[str, ...], str] = {}
     for key, value in changes.items():
         new = _parse_value(value) if isinstance(value, str) else value
         path = _find(plain, key)
         if isinstance(new, str):
             path = _redirect_word(section, plain, path)
-        if (other := spelled.setdefault(path, key)) != key:
-            raise RecipeError(f"'{other}' and '{key}' are the same key, {'.'.join(path)}: leave one out.")
         node, parent = plain, section
         for part in path[:-1]:
             node, parent = node[part], getattr(parent, part, None)
