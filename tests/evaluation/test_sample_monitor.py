@@ -50,7 +50,14 @@ class Data:
 
     def __init__(self) -> None:
         config = load_recipe(
-            "gan", {"data.source": "digits", "data.size": 8, "data.split.val": 0.3, "data.split.test": 0.3}
+            "gan",
+            {
+                "data.source": "digits",
+                "data.size": 8,
+                "data.split.val": 0.3,
+                "data.split.test": 0.3,
+                "data.split.duplicates": "ignore",
+            },
         ).data
         self.prepared = prepare(config)
         store = open_store(self.prepared, config)
