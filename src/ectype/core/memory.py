@@ -22,9 +22,6 @@ _CGROUP_FILES = (
 )
 
 
-_highest = [0]
-"""The highest peak read so far by `peak_memory`."""
-
 OUT_OF_MEMORY = re.compile(
     r"out of memory"  # CUDA and MPS
     r"|can't allocate memory|not enough memory"  # PyTorch's allocator of the CPU
@@ -94,6 +91,10 @@ def _unused_address_space() -> int | None:
     return None
 
 
+_highest_peak = 0
+"""Bytes; the highest peak that `peak_memory` has read."""
+
+
 def peak_memory(device: torch.device) -> int | None:
     """Return the peak memory so far in bytes: of tensors on CUDA, else of the whole process, with mapped images.
 
@@ -101,13 +102,14 @@ def peak_memory(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    global _highest_peak
     # `getrusage` would also count the peak of the process that started this one.
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         read = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
         # Linux counts pages per thread and adds them up now and then, so that a later reading may be a little lower.
-        _highest[0] = max(_highest[0], read)
-        return _highest[0]
+        _highest_peak = max(_highest_peak, read)
+        return _highest_peak
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Held-out images that nearly equal a training image, where the source has put them apart."""
+"""Held-out images that nearly equal a training image, such as in splits that the source names."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class VectorQuantizer(Quantizer):
 
     costs = ("commitment",)
     weights: ClassVar[Mapping[str, float]] = {"commitment": 0.25}
-    whitened = False  # the code at the least distance should be that of the least error in pixels
+    whitened = False  # so that the closest entry of the codebook is the one with the smallest error in pixels
 
     codebook: Tensor
     """Codes [K, d]."""

@@ -33,7 +33,7 @@ class Thumbnails:
         """Return a thumbnail as PNG.
 
         Args:
-            file: The file of the picture, which tells thumbnails apart.
+            file: The file of the picture; it identifies the thumbnail.
             raw: The picture.
 
         Raises:

@@ -79,7 +79,7 @@ def _advice(view: RunView, updates: int, shown: int, needed: float | None) -> li
         view: The run.
         updates: Updates made.
         shown: Images seen.
-        needed: Images after which its samples should be close to real ones; None if that cannot be told.
+        needed: Forecast of the images after which samples are close to real ones; None if there is no forecast.
     """
     run, train = view.run.selected_attempt, view.recipe.train
     growth = max(MIN_GROWTH, math.ceil(TARGET_UPDATES / max(1, updates)), math.ceil((needed or 0) / max(1, shown)))
