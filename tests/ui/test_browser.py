@@ -67,7 +67,7 @@ def test_a_run_is_started_from_the_page_and_watched_to_its_end(chromium: Any, ro
         tab.get_by_label("Model").select_option("vae-fast")
         tab.get_by_label("Images").fill("digts")
         tab.get_by_label("Minutes").fill("")
-        tab.get_by_label("Changes").fill("size=8\ntrain.images=24000\nmonitor.every=4000\ntrain.prior=none")
+        tab.get_by_label("Changes").fill("size=8\ntrain.images=160000\nmonitor.every=8000\ntrain.prior=none")
         tab.get_by_role("button", name="Start", exact=True).click()
         tab.get_by_text("did you mean 'digits'?").wait_for()  # the hint of the command
         problems.clear()  # Chromium logs every answer of an error
