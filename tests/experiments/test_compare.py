@@ -216,7 +216,9 @@ def test_images_that_differ_are_not_weighed(tmp_path: Path) -> None:
     arms, words = arms_of("ae", ["size=8,12", "width=8", "latent_dim=8", "run.pictures=0", "monitor.every=640"])
     found = compare(arms, "digits", tmp_path / "sizes", words=words, images="640")
     # Near-duplicates are found among the images as they were prepared, so that another size is split in another way.
-    expected = r"size=8: 64 values each, 193 test images, set \w{6}; size=12: 144 values each, \d+ test images, set \w{6}"
+    expected = (
+        r"size=8: 64 values each, 193 test images, set \w{6}; size=12: 144 values each, \d+ test images, set \w{6}"
+    )
     assert re.search(expected, found.conclusions[1])
     assert not any("better than" in text or "cannot be told" in text for text in found.conclusions)
     assert all(standing.winner is None for standing in found.figures)

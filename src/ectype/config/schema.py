@@ -128,6 +128,10 @@ class ObjectiveConfig(Choice):
 
     family: ClassVar[str] = "objective"
 
+    def on_codes(self, shape: tuple[int, ...]) -> ObjectiveConfig:
+        """Return the configuration that suits codes of this shape instead of images."""
+        return self
+
     def build(self, model: nn.Module, info: DataInfo, *, images: int) -> nn.Module:
         """Return the objective that trains a model with a budget of this many images."""
         raise TypeError(f"{type(self).__name__} must define build(model, info, images=…)")

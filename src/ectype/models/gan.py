@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from ectype.config.schema import DataInfo, ModelConfig
 from ectype.core.errors import ModelError
+from ectype.models.latent_space import LatentSpaceConfig
 from ectype.models.noise_to_image import NoiseToImageModel, truncated_normal
-from ectype.nets.generators import ConvGeneratorConfig, GeneratorConfig
+from ectype.nets.generators import ConvGeneratorConfig, GeneratorConfig, MLPGeneratorConfig
 
 __all__ = ["Generator", "GeneratorModelConfig"]
 
 Image = Float[Tensor, "b c h w"]
+CODE_WIDTHS = (512, 512, 512)
+"""Widths of the hidden layers of a generator of codes."""
 
 
 class GeneratorModelConfig(ModelConfig):
@@ -34,6 +37,23 @@ class GeneratorModelConfig(ModelConfig):
     """How a class label is concatenated to the noise: one-hot, or as a learned embedding."""
     embedding: int = Field(default=64, ge=1, le=16_384)
     """Dimensions of an embedded label."""
+    autoencoder: str = "none"
+    """The preset of an autoencoder that is trained first, in the same run and within its budget, so that the generator
+    learns its codes. none: the generator learns pixels. auto: `ae` for images with a side of more than 32 pixels; none
+    for smaller ones, and if the preset's networks or the critic's augmentation were changed."""
+    autoencoder_share: float = Field(default=0.5, gt=0, lt=1)
+    """Fraction of the budget that is spent on it, as in `LatentSpaceConfig`."""
+
+    def on_codes(self, shape: tuple[int, ...]) -> GeneratorModelConfig:
+        """Replace convolutions by an MLP: maps of codes are small, and it is many times as fast."""
+        if isinstance(self.net, ConvGeneratorConfig):
+            return self.model_copy(update={"net": MLPGeneratorConfig(hidden=CODE_WIDTHS, activation="leaky_relu")})
+        return self
+
+    def with_autoencoder(self, name: str) -> LatentSpaceConfig:
+        """Return the configuration of a generator of the codes of an autoencoder that is trained first."""
+        inner = self.model_copy(update={"autoencoder": "none"})
+        return LatentSpaceConfig(autoencoder=name, autoencoder_share=self.autoencoder_share, inner=inner)
 
     def build(self, info: DataInfo) -> Generator:
         return Generator(self, info)

@@ -13,8 +13,11 @@ from ectype.core.errors import ModelError
 from ectype.core.random import StepContext
 from ectype.data.batch import Batch
 from ectype.models.gan import Generator
+from ectype.models.latent_space import LatentSpaceModel
+from ectype.nets.critics import ConvCriticConfig, MLPCriticConfig
 from ectype.objectives.adversary import Adversary, AdversaryConfig, Conditioning
 from ectype.objectives.base import LossTerms, Objective, Turn
+from ectype.objectives.latent_space import LatentSpaceObjective
 
 __all__ = ["Adversarial", "AdversarialConfig"]
 
@@ -85,5 +88,13 @@ class AdversarialConfig(ObjectiveConfig):
     critic_steps: int = Field(default=1, ge=1, le=1000)
     """Updates of the critic for each of the generator."""
 
-    def build(self, model: nn.Module, info: DataInfo, *, images: int) -> Adversarial:
+    def on_codes(self, shape: tuple[int, ...]) -> AdversarialConfig:
+        """Replace a critic of convolutions by an MLP, as `GeneratorModelConfig.on_codes` does with the generator."""
+        if not isinstance(self.adversary.critic, ConvCriticConfig):
+            return self
+        return self.model_copy(update={"adversary": self.adversary.model_copy(update={"critic": MLPCriticConfig()})})
+
+    def build(self, model: nn.Module, info: DataInfo, *, images: int) -> Adversarial | LatentSpaceObjective:
+        if isinstance(model, LatentSpaceModel):
+            return LatentSpaceObjective(model, Adversarial(model.inner, self, model.code_info))
         return Adversarial(model, self, info)

@@ -6,6 +6,8 @@ complete, and the run has its recipe, before the autoencoder is trained.
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from rich.console import Console
 
@@ -18,6 +20,7 @@ from ectype.core.errors import ModelError, RecipeError, did_you_mean
 from ectype.core.meta_device import meta_device
 from ectype.data.prepare import prepare
 from ectype.models.base import Encodes, is_trained_to_encode
+from ectype.models.gan import GeneratorModelConfig
 from ectype.models.latent_space import FrozenCoderConfig, LatentSpaceConfig
 from ectype.runs import checkpoint
 from ectype.runs.load import check_same_recipe
@@ -29,11 +32,13 @@ from ectype.training.trainer import Diverged
 __all__ = ["autoencoder_recipe", "choose_codes", "train_autoencoder"]
 
 AUTO_PRESET = "ae"
+_PIXEL_SETTINGS = ("model.net", "model.output", "objective.adversary.critic", "objective.adversary.augment")
+"""Settings of a GAN that change only one that learns pixels."""
 MAX_PIXEL_SIDE = 32
 """Images with a longer side are modelled by their codes, if the recipe leaves it open."""
 
 
-def choose_codes(recipe: Recipe, console: Console | None) -> Recipe:
+def choose_codes(recipe: Recipe, console: Console | None, *, has_weights: bool = False) -> Recipe:
     """Return the recipe with the autoencoder that is trained first, and with an inner model that suits its codes.
 
     A recipe that has these already stays as it is, so that a run's own recipe continues the run.
@@ -41,29 +46,53 @@ def choose_codes(recipe: Recipe, console: Console | None) -> Recipe:
     Args:
         recipe: A resolved recipe. Its images are prepared if it leaves the choice to their size.
         console: Where progress is printed; None prints nothing.
+        has_weights: Whether initial weights were given, which a GAN that learns pixels can start from.
 
     Raises:
         RecipeError: `model.autoencoder` is no preset.
         ModelError: It has no codes, or the model cannot be built on them.
     """
     model = recipe.model
-    if not isinstance(model, LatentSpaceConfig) or model.autoencoder == "none":
+    if not isinstance(model, LatentSpaceConfig | GeneratorModelConfig) or model.autoencoder == "none":
         return recipe
     info = prepare(recipe.data, progress=progress_line(console)).info
     name = model.autoencoder
     if name == "auto":
-        name = AUTO_PRESET if max(info.size) > MAX_PIXEL_SIDE else "none"
+        name = "none" if max(info.size) <= MAX_PIXEL_SIDE else AUTO_PRESET
+        if name != "none" and (settings := _pixel_settings(recipe, has_weights)):
+            say(console, f"the generator learns pixels, since {settings[0]} was set (autoencoder=ae: learn codes)")
+            name = "none"
     if name == "none":
         return recipe.model_copy(update={"model": model.model_copy(update={"autoencoder": name})})
+    if isinstance(model, GeneratorModelConfig):
+        model = model.with_autoencoder(name)
     config = model.coder.model or _preset(name).model
     with meta_device():
         coder = config.build(info)
     if not (isinstance(coder, Encodes) and is_trained_to_encode(coder)):
         raise ModelError(f"model.autoencoder={name} has no codes of its own: name the preset of an autoencoder.")
     changes = {"autoencoder": name, "coder": FrozenCoderConfig(model=config)}
-    found = model.on_codes(tuple(coder.code_shape)).model_copy(update=changes)
-    _check_buildable(complete := recipe.model_copy(update={"model": found}), info)
+    shape = tuple(coder.code_shape)
+    found = model.on_codes(shape).model_copy(update=changes)
+    complete = recipe.model_copy(update={"model": found, "objective": recipe.objective.on_codes(shape)})
+    _check_buildable(complete, info)
     return complete
+
+
+def _pixel_settings(recipe: Recipe, has_weights: bool) -> list[str]:
+    """Return what was set for a GAN that only one that learns pixels uses."""
+    if not isinstance(recipe.model, GeneratorModelConfig):
+        return []
+    if has_weights:
+        return ["--from"]
+    if recipe.about.name not in preset_names():
+        return []
+    default = load_recipe(recipe.about.name)
+    return [name for name in _PIXEL_SETTINGS if _setting(recipe, name) != _setting(default, name)]
+
+
+def _setting(recipe: Recipe, name: str) -> object:
+    return reduce(getattr, name.split("."), recipe)
 
 
 def _preset(name: str) -> Recipe:

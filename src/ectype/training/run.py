@@ -176,7 +176,7 @@ def choose_run_path(
     """
     if trains_autoencoder(recipe):
         doing(console, "loading the images")
-        recipe = choose_codes(recipe, console)
+        recipe = choose_codes(recipe, console, has_weights=start is not None)
         if start is not None and trains_autoencoder(recipe):
             raise RecipeError(
                 f"--from '{start}' gives initial weights, but an autoencoder would be trained first: give the run of "

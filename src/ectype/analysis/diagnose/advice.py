@@ -5,6 +5,7 @@ from __future__ import annotations
 from ectype.analysis.diagnose.finding import Advice
 from ectype.config.recipe import Recipe
 from ectype.config.schema import ObjectiveConfig
+from ectype.models.latent_space import LatentSpaceConfig
 
 __all__ = ["adversarial_objective", "advice_for_verdict"]
 
@@ -73,7 +74,7 @@ def advice_for_verdict(recipe: Recipe, verdict: str, channels: int | None = None
     )
     is_stable = critic.loss == "relativistic" and critic.penalty.r1 > 0 and critic.penalty.r2 > 0
     # Codes can be neither shifted nor recolored.
-    can_augment = not critic.augment.policy and prefix == "objective"
+    can_augment = not critic.augment.policy and not isinstance(recipe.model, LatentSpaceConfig)
     if verdict.startswith("memorising"):
         return [augment] if can_augment else []
     candidates = [
