@@ -99,6 +99,15 @@ def test_a_difference_too_small_to_matter_is_no_copying_however_certain() -> Non
     assert decide_verdict({**GOOD, "membership_z": 2.0, "membership_auc": 0.6}, REFERENCE).name == "healthy"
 
 
+def test_real_images_say_how_near_training_images_are_without_memorization() -> None:
+    # Related images are in one split, so that training images are nearer to each other than to held-out images.
+    grouped = {**REFERENCE, "membership_auc": RealReference(0.7, 0.004)}
+    for auc, name in ((0.65, "healthy"), (0.72, "healthy"), (0.8, "memorising")):
+        found = decide_verdict({**GOOD, "membership_z": (auc - 0.5) / 0.018, "membership_auc": auc}, grouped)
+        assert found.name == name, auc
+    assert "in 80% of pairs, of other real images in 70%" in found.evidence
+
+
 def test_a_generator_that_still_learns_is_not_blamed() -> None:
     poor = {"coverage": 0.1, "lost_clusters": 0.6, "recall": 0.3}
     before = [look(fd_classifier=value, **poor) for value in (40, 30, 22, 17)]

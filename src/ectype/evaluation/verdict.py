@@ -30,9 +30,10 @@ ALIKE = ("vendi_ratio", "duplicates")
 CONSTANT_VARIANCE = 1e-3
 """Variance of samples ÷ that of real images below which a generator outputs one image, whatever its input. With its
 initial weights the ratio is above 0.01, with saturated units it is 0."""
-MIN_MEMBERSHIP_Z, MIN_MEMBERSHIP_AUC = 3.0, 0.55
-"""Memorization: standard errors by which training images are nearer to samples than held-out images, and the fraction
-of pairs in which they are. With many images a difference may be significant and too small to matter."""
+MIN_MEMBERSHIP_Z, MIN_MEMBERSHIP_EXCESS = 3.0, 0.05
+"""Memorization: standard errors by which training images are nearer to samples than held-out images are, beyond what
+they are to other real images, and the fraction of pairs beyond that of real images. With many images a difference may
+be significant and too small to matter."""
 SHRUNKEN_BELOW = 0.8
 """Fraction of real images' authenticity below which samples lie too close to training images, for whatever reason."""
 DISTANCE_RISE, DIVERSITY_DROP, GROUP_COVERAGE_DROP, LOST_FRACTION_RISE = 1.2, 0.95, 0.8, 0.05
@@ -216,10 +217,20 @@ def _is_worse(key: str, value: float, best: float) -> bool:
 
 
 def _memorization_verdict(values: Mapping[str, float], reference: Mapping[str, RealReference]) -> Verdict | None:
-    auc = values.get("membership_auc", 0.5)
-    if not (values.get("membership_z", 0.0) > MIN_MEMBERSHIP_Z and auc > MIN_MEMBERSHIP_AUC):
+    """Return the verdict on a model whose samples are nearer to training images than other real images are.
+
+    Training images are nearer to each other than to held-out images where a split keeps related images together. So
+    real images, not only one half, are what samples are compared with.
+    """
+    auc, z = values.get("membership_auc", 0.5), values.get("membership_z", 0.0)
+    real = reference.get("membership_auc", RealReference(0.5, 0.0))
+    expected = max(0.5, real.mean)
+    # z is the distance from one half in standard errors.
+    error = math.hypot((auc - 0.5) / z if z > 0 else 0.0, real.spread)
+    if not (z > MIN_MEMBERSHIP_Z and auc - expected > max(MIN_MEMBERSHIP_EXCESS, MIN_MEMBERSHIP_Z * error)):
         return None
-    evidence = [f"training images are nearer to a sample than held-out images in {auc:.0%} of pairs, not in half"]
+    to_real = f"of other real images in {expected:.0%}" if expected >= 0.505 else "not in half"
+    evidence = [f"training images are nearer to a sample than held-out images in {auc:.0%} of pairs, {to_real}"]
     if "authenticity" in reference:
         evidence.append(_authenticity_text(values, reference))
     return Verdict("memorising", "; ".join(evidence))
