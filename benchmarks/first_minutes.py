@@ -93,7 +93,7 @@ def trained(ectype: Sequence[str], command: Command, folder: Path, seconds: floa
     """Train by one command; return its figures. A run that was interrupted is continued."""
     key = zlib.crc32(repr((tuple(ectype), command, str(folder), seconds, seed)).encode())
     place = KEPT / "first-minutes" / "runs" / f"{command.preset}-{key:08x}"
-    minutes = seconds / 60 / (os.cpu_count() or 1)
+    minutes = seconds / 60 / len(os.sched_getaffinity(0))
     limits = ["--minutes", f"{minutes:.3f}", f"train.seed={seed}", "--out", str(place)]
     process([*ectype, "train", command.preset, folder, *command.words, *limits], ECTYPE_CACHE=KEPT)
     return {**figures(place), "run": str(place)}
@@ -221,7 +221,7 @@ def main() -> None:
             rows.append(Row(f"{other} (peer) on {name}: fd", distance["value"], float("nan"), None, "", None, detail))
             raw[f"{other} (peer) on {name}"] = found
             console.print(rows[-1].what, distance["value"], detail)
-    notes = [f"{seconds:g} CPU seconds of training for each command, over {os.cpu_count()} threads; {seeds} seed(s)."]
+    notes = [f"{seconds:g} CPU seconds of training for each command, over {len(os.sched_getaffinity(0))} threads; {seeds} seed(s)."]
     tell("first_minutes", "The first ten minutes", rows, notes, runs=raw)
 
 
