@@ -43,8 +43,6 @@ PLACE = HERE / "site" / "systems"
 COLUMNS, ROWS = 8, 2
 DIGITS = {"train": 10_000, "t10k": 1_000}
 """Number of digits used of each part of MNIST."""
-CODER = "vae"
-"""Preset whose codes are learned by presets that are trained on a run."""
 SIDE = 512
 """Approximate width of a picture in pixels; small images are enlarged by an integer factor."""
 FIRST = ("mean_dice", "psnr", "fd", "log_likelihood_iw", "negative_elbo", "coverage", "ssim")
@@ -57,8 +55,8 @@ def images(recipe: Recipe) -> tuple[Path, list[str]]:
     if data.pairs == "masks":
         return SHARED / "brain", ["size=64", "data.resize=squash"]
     if data.pairs == "images":
-        return SHARED / "pairs128", ["size=64", "data.input=outline", "data.target=colour"]
-    if recipe.about.family == "U-Net" or large(recipe) or starts_as_pca(recipe):
+        return SHARED / "styles64", ["size=64", "data.input=twitter", "data.target=google"]
+    if recipe.about.family == "U-Net" or large(recipe) or starts_as_pca(recipe) or learns_codes(recipe):
         return SHARED / "emoji64", ["size=64"]
     return digits(), []
 
@@ -77,7 +75,7 @@ def longer(recipe: Recipe) -> float:
     """Return the factor by which a preset must train longer than others for recognizable pictures."""
     if recipe.about.family == "GAN":
         return 6
-    is_longer = recipe.about.family == "U-Net" or large(recipe) or starts_as_pca(recipe) or on_codes(recipe.about.name)
+    is_longer = recipe.about.family == "U-Net" or large(recipe) or starts_as_pca(recipe) or learns_codes(recipe)
     return 4 if is_longer else 1
 
 
@@ -97,9 +95,9 @@ def digits() -> Path:
     return file
 
 
-def on_codes(name: str) -> bool:
-    """Return whether a preset is trained on the codes of another run."""
-    return load_recipe(name).model.kind == "on_codes"
+def learns_codes(recipe: Recipe) -> bool:
+    """Return whether a preset learns the codes of large images, and trains an autoencoder first."""
+    return getattr(recipe.model, "autoencoder", "none") != "none"
 
 
 def trained(name: str, minutes: float, console: Console) -> tuple[RunDir, str]:
@@ -108,10 +106,8 @@ def trained(name: str, minutes: float, console: Console) -> tuple[RunDir, str]:
     source, words = images(recipe)
     words, taken = [*words, "run.threads=1"], minutes * longer(recipe)
     place = cache_root() / "systems" / f"{name}-{taken:g}"
-    data, shown_source = source, source.name + ("" if source.is_file() else "/")
-    if on_codes(name):
-        data, shown_source, words = (trained(CODER, minutes, console)[0].path, f"runs/{CODER}", words[-1:])
-    run = train(name, data, [*words, f"train.minutes={taken:g}"], out=place, console=console)
+    shown_source = source.name + ("" if source.is_file() else "/")
+    run = train(name, source, [*words, f"train.minutes={taken:g}"], out=place, console=console)
     return run, shlex.join(["ectype", "train", name, shown_source, *words, "--minutes", f"{taken:g}"])
 
 
@@ -172,15 +168,12 @@ def main() -> None:
     file = PLACE / "systems.json"
     said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     names = given.names or preset_names()
-    # Presets that are trained on a run come after that run.
-    for turn in (False, True):
-        work = [(name, given.minutes) for name in names if on_codes(name) == turn]
-        with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
-            for name, found in pool.imap_unordered(made, work):
-                if found is not None:
-                    said[name] = found
-                    text = json.dumps(dict(sorted(said.items())), indent=1, ensure_ascii=False)
-                    file.write_text(text + "\n", encoding="utf-8")
+    with get_context("spawn").Pool(given.processes, maxtasksperchild=1) as pool:
+        for name, found in pool.imap_unordered(made, [(name, given.minutes) for name in names]):
+            if found is not None:
+                said[name] = found
+                text = json.dumps(dict(sorted(said.items())), indent=1, ensure_ascii=False)
+                file.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
