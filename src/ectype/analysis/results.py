@@ -137,6 +137,7 @@ def comparison_page(
     found: Sequence[FigureComparison],
     conclusions: Sequence[str],
     *,
+    sentence: str = "",
     details: Sequence[str] = (),
     out: Path,
     command: str,
@@ -147,20 +148,21 @@ def comparison_page(
         runs: Arm → its runs, one for each seed.
         found: The figures of all arms.
         conclusions: What the figures show, sentence by sentence.
+        sentence: The most important one; by default, which model is best at what.
         details: Further sentences, which are folded away.
         out: The file.
         command: The command that repeats the comparison.
     """
+    from ectype.analysis.report.comparison import comparison_view
     from ectype.analysis.report.frontier import quality_against_time, training_minutes
     from ectype.analysis.report.page import write_report
-    from ectype.analysis.report.side_by_side import side_by_side
 
     views = {arm: open_view(some[0]) for arm, some in runs.items() if some}
-    return write_report(
-        out,
-        list(views.values()),
-        comparisons=found,
-        conclusions=conclusions,
+    shown = comparison_view(
+        views,
+        found,
+        conclusions,
+        sentence=sentence,
         details=details,
         used={
             arm: (mean(map(training_minutes, some)), mean(run.seen() for run in some))
@@ -168,7 +170,6 @@ def comparison_page(
             if some
         },
         charts=quality_against_time(runs, found),
-        pictures=side_by_side(views),
         command=command,
-        owned=True,
     )
+    return write_report(out, list(views.values()), comparison=shown, owned=True)

@@ -15,6 +15,7 @@ from ectype.core.console import heartbeat
 from ectype.core.errors import RecipeError
 from ectype.core.escape import for_html
 from ectype.core.table import Table
+from ectype.evaluation.comparison_stats import comparison_table
 from ectype.experiments import compare as comparing
 from ectype.experiments import search as searching
 
@@ -76,22 +77,7 @@ class Comparison(_Results):
 
         `best` is True for the arm that is better than every other beyond chance; no arm has it where that is not known.
         """
-        rows = [
-            {
-                "key": figure.key,
-                "figure": figure.name,
-                "arm": arm,
-                "mean": value.mean,
-                "low": value.low,
-                "high": value.high,
-                "unit": figure.unit,
-                "better": figure.better,
-                "best": figure.winner == arm,
-            }
-            for figure in self._figures
-            for arm, value in figure.values.items()
-        ]
-        return Table(rows)
+        return comparison_table(self._figures)
 
 
 class Study(_Results):

@@ -10,10 +10,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
+from ectype.core.table import Table
 from ectype.evaluation.figure_names import clip_to_range, display_name
 from ectype.evaluation.figures import Evaluation, Figure, format_number
 
-__all__ = ["ArmValue", "FigureComparison", "compare_figures", "comparison_sentences", "multiple_comparison_note"]
+__all__ = [
+    "ArmValue",
+    "FigureComparison",
+    "compare_figures",
+    "comparison_sentences",
+    "comparison_table",
+    "multiple_comparison_note",
+]
 
 CONFIDENCE = 0.95
 
@@ -243,3 +251,27 @@ def _sentence(comparison: FigureComparison, arms: Sequence[str]) -> str:
 def _join_names(names: Iterable[str]) -> str:
     *rest, last = names
     return f"{', '.join(rest)} and {last}" if rest else last
+
+
+def comparison_table(figures: Sequence[FigureComparison]) -> Table:
+    """Return one row for each figure and arm: key, figure, arm, mean, low, high (95%), unit, better, best.
+
+    `best` is True for the arm that is better than every other beyond chance; no arm has it where that is not known.
+    """
+    return Table(
+        [
+            {
+                "key": figure.key,
+                "figure": figure.name,
+                "arm": arm,
+                "mean": value.mean,
+                "low": value.low,
+                "high": value.high,
+                "unit": figure.unit,
+                "better": figure.better,
+                "best": figure.winner == arm,
+            }
+            for figure in figures
+            for arm, value in figure.values.items()
+        ]
+    )

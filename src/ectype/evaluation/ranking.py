@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ectype.evaluation.comparison_stats import FigureComparison
 from ectype.evaluation.figure_names import metric_of
 from ectype.evaluation.figures import format_number
 
-__all__ = ["ranking_sentences"]
+__all__ = ["best_models_sentence", "ranking_sentences"]
 
 QUESTIONS = (
     ("Masks", "masks", ("mean_dice",)),
@@ -31,13 +31,41 @@ def ranking_sentences(comparisons: Sequence[FigureComparison], arms: Sequence[st
         comparisons: As `compare_figures` returns them.
         arms: All arms, those without a figure included.
     """
-    sentences = []
+    return [_sentence(question, comparison, arms) for question, comparison in _answers(comparisons)]
+
+
+def best_models_sentence(comparisons: Sequence[FigureComparison]) -> str:
+    """Return one sentence that says which model is best at what; empty if no question can be answered.
+
+    Args:
+        comparisons: As `compare_figures` returns them.
+    """
+    won: dict[str, list[str]] = {}
+    open_questions = []
+    for question, comparison in _answers(comparisons):
+        if comparison.winner is None:
+            open_questions.append(question.lower())
+            continue
+        value = f"{format_number(comparison.values[comparison.winner].mean)} {comparison.unit}".strip()
+        won.setdefault(comparison.winner, []).append(f"{question.lower()} ({comparison.name} {value})")
+    parts = [f"{arm} is best at {_and(questions)}" for arm, questions in won.items()]
+    if open_questions:
+        parts.append(f"no model is clearly best at {_and(open_questions)}")
+    text = "; ".join(parts)
+    return f"{text if won else text[:1].upper() + text[1:]}." if text else ""
+
+
+def _and(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _answers(comparisons: Sequence[FigureComparison]) -> Iterator[tuple[str, FigureComparison]]:
+    """Yield each question that at least two arms have a comparable figure for, with that figure."""
     for question, group, metrics in QUESTIONS:
         candidates = [each for each in comparisons if each.group == group and each.comparable and len(each.values) > 1]
         found = (each for metric in metrics for each in candidates if metric_of(each.key) == metric)
         if (comparison := next(found, None)) is not None:
-            sentences.append(_sentence(question, comparison, arms))
-    return sentences
+            yield question, comparison
 
 
 def _sentence(question: str, comparison: FigureComparison, arms: Sequence[str]) -> str:

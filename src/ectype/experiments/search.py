@@ -203,6 +203,7 @@ def search(
         {name: [run] for name, run in runs.items()},
         compare_figures(found),
         conclusions,
+        sentence=conclusions[0],
         out=place / "study.html",
         command=command,
     )

@@ -24,11 +24,13 @@ class Advice(NamedTuple):
         title: The change in a few words that complete "try …".
         why: The reason, in one clause.
         overrides: Recipe overrides that make the change; empty if the recipe is not what has to change.
+        options: Options of `ectype train` that make the change instead, such as `--images 4000`.
     """
 
     title: str
     why: str
     overrides: dict[str, Any]
+    options: str = ""
 
     def as_arguments(self) -> str:
         """Return the overrides as arguments of `ectype train`, quoted for a shell."""
@@ -94,7 +96,7 @@ class Finding:
             "severity": self.severity,
             "sign": self.message,
             "evidence": [{"name": e.name, "value": e.value, "beside": e.reference} for e in self.evidence],
-            "advice": [advice._asdict() for advice in self.advice],
+            "advice": [{k: v for k, v in a._asdict().items() if k != "options" or v} for a in self.advice],
         }
 
 

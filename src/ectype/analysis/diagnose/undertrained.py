@@ -9,7 +9,7 @@ from ectype.analysis.diagnose.finding import Advice, Evidence, Finding
 from ectype.analysis.run_view import RunView
 from ectype.evaluation.training_progress import FAR_RATIO, FEW_UPDATES, MIN_UPDATES, progress_of_run, shortfall
 
-__all__ = ["find_in_run"]
+__all__ = ["find_in_run", "longer_training"]
 
 TARGET_UPDATES = 2 * FEW_UPDATES
 """Updates that a longer run should make at least."""
@@ -82,13 +82,7 @@ def _advice(view: RunView, updates: int, shown: int, needed: float | None) -> li
         needed: Forecast of the images after which samples are close to real ones; None if there is no forecast.
     """
     run, train = view.run.selected_attempt, view.recipe.train
-    growth = max(MIN_GROWTH, math.ceil(TARGET_UPDATES / max(1, updates)), math.ceil((needed or 0) / max(1, shown)))
-    target = updates * growth
-    if train.minutes is not None:
-        budget = f"--minutes {growth * train.minutes:.3g} would be about {target:,} updates"
-    else:
-        budget = f"--images {growth * shown} would be {target:,} updates"
-    advice = [Advice("longer training", budget, {})]
+    advice = [longer_training(view, needed)]
     if run.state() == "stopped early":
         why = "the run was stopped before it had learned much"
         advice.insert(0, Advice("training without early stopping", why, {"monitor.patience": None}))
@@ -96,3 +90,21 @@ def _advice(view: RunView, updates: int, shown: int, needed: float | None) -> li
     if smaller < train.batch and updates < MIN_UPDATES and len(view.train) < MIN_UPDATES * train.batch:
         advice.append(Advice("smaller batches", "the same images give more updates", {"train.batch": smaller}))
     return advice
+
+
+def longer_training(view: RunView, needed: float | None = None) -> Advice:
+    """Return the advice to train for at least four times as long, and for at least 2,000 updates.
+
+    Args:
+        view: The run.
+        needed: Images that training should see at least; None if that is not known.
+    """
+    run, train = view.run.selected_attempt, view.recipe.train
+    updates, shown = progress_of_run(run).updates, run.seen()
+    growth = max(MIN_GROWTH, math.ceil(TARGET_UPDATES / max(1, updates)), math.ceil((needed or 0) / max(1, shown)))
+    target = updates * growth
+    if train.minutes is not None:
+        options, about = f"--minutes {growth * train.minutes:.3g}", "about "
+    else:
+        options, about = f"--images {growth * shown}", ""
+    return Advice("longer training", f"{options} would be {about}{target:,} updates", {}, options)

@@ -1,47 +1,62 @@
-"""The section of a page that lists findings, with evidence, pictures and advice."""
+"""The findings of a page, each with its evidence, its pictures, and the commands that follow its advice."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ectype.analysis.diagnose.check import check_view
-from ectype.analysis.diagnose.finding import format_override
-from ectype.analysis.report.components import Row, Section
+from ectype.analysis.diagnose.finding import Finding, Severity, format_override
+from ectype.analysis.report.components import Row
+from ectype.analysis.report.next_step import advice_command
 from ectype.analysis.report.pictures import strip
 from ectype.analysis.run_view import RunView
 from ectype.evaluation.figures import format_number
 
-__all__ = ["findings_section"]
+__all__ = ["FindingCard", "attempt_facts", "finding_cards"]
 
 
-def findings_section(view: RunView) -> Section | None:
-    """List all findings, the most serious first, after the attempts to fix them. None if there are neither."""
-    facts = _attempts(view.run.summary())
-    rows = []
-    for finding in check_view(view):
-        facts.append((f"{finding.name} ({finding.severity})", f"{finding.message[:1].upper()}{finding.message[1:]}."))
-        evidence = [
-            f"{each.name} {format_number(each.value)}{f' ({each.reference})' if each.reference else ''}"
-            for each in finding.evidence
-        ]
-        if evidence:
-            facts.append(("Evidence", "; ".join(evidence)))
-        for advice in finding.advice:
-            change = ": ".join(filter(None, (advice.title, advice.as_arguments())))
-            facts.append(("Try", f"{change} ({advice.why})"))
-        for title, images in finding.pictures.items():
-            rows.append(Row(f"{finding.name}: {title}", [strip(images, f"{finding.name}: {title}")]))
-    if not facts:
-        return None
-    caption = (
-        "Problems with this run or its images, the evidence for each, and what to change. Changes are given as "
-        "arguments of ectype train."
-    )
-    return Section("findings", "Findings", caption, rows, facts=facts)
+@dataclass(frozen=True)
+class FindingCard:
+    """A finding as a page shows it.
+
+    Attributes:
+        name: The problem.
+        severity: How serious it is.
+        message: What was observed, as a sentence.
+        evidence: What is measured, its value, and what it is compared with.
+        advice: What to try, why, the recipe overrides that do it, and the whole command; both may be empty.
+        rows: Pictures of the problem.
+    """
+
+    name: str
+    severity: Severity
+    message: str
+    evidence: list[tuple[str, str, str]]
+    advice: list[tuple[str, str, str, str]]
+    rows: list[Row]
 
 
-def _attempts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Describe the attempts to fix problems of the run."""
+def finding_cards(view: RunView, findings: Sequence[Finding]) -> list[FindingCard]:
+    """Return findings as a page shows them, in the same order."""
+    return [
+        FindingCard(
+            finding.name,
+            finding.severity,
+            f"{finding.message[:1].upper()}{finding.message[1:]}.",
+            [(each.name, format_number(each.value), each.reference) for each in finding.evidence],
+            [
+                (advice.title, advice.why, advice.as_arguments(), advice_command(view, advice))
+                for advice in finding.advice
+            ],
+            [Row(title, [strip(images, f"{finding.name}: {title}")]) for title, images in finding.pictures.items()],
+        )
+        for finding in findings
+    ]
+
+
+def attempt_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return terms and descriptions of the attempts to fix problems of a run."""
     facts = []
     for entry in summary.get("attempts", []):
         selected = ", selected" if summary.get("shipped_attempt") == entry["attempt"] else ""

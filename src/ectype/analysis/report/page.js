@@ -54,7 +54,8 @@
     Plotly.newPlot(target, spec.data, layout(spec.layout, height), settings);
     drawn.push({ target, spec, height });
   };
-  // Browsers limit the number of WebGL contexts of a page, so these charts are drawn when they come into view.
+  // Charts are drawn when they come into view: a folded one has no width, and browsers limit the number of WebGL
+  // contexts of a page.
   const later = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (entry.isIntersecting) {
@@ -63,10 +64,7 @@
       }
     }
   }, { rootMargin: "400px" });
-  for (const place of document.querySelectorAll("figure.plot")) {
-    if (place.dataset.webgl) later.observe(place);
-    else draw(place);
-  }
+  for (const place of document.querySelectorAll("figure.plot")) later.observe(place);
   dark.addEventListener("change", () => {
     for (const { target, spec, height } of drawn) Plotly.react(target, spec.data, layout(spec.layout, height), settings);
   });

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,22 @@ from plotly.offline import get_plotlyjs
 
 from ectype.analysis.cost import format_gflop, format_gigabytes
 from ectype.analysis.diagnose.check import check_view
+from ectype.analysis.diagnose.finding import Finding
 from ectype.analysis.headline import headline_figures, headline_sentence, short_number
-from ectype.analysis.report.charts import Chart
+from ectype.analysis.report.comparison import ComparisonView
 from ectype.analysis.report.components import Row, Section
+from ectype.analysis.report.findings import FindingCard, attempt_facts, finding_cards
+from ectype.analysis.report.next_step import next_command
 from ectype.analysis.report.opening import opening_rows
 from ectype.analysis.report.sections import sections
 from ectype.analysis.report.summary_text import describe_density, format_compression, summary_text
+from ectype.analysis.report.tiles import Standing, Tile, tiles
+from ectype.analysis.report.verdict import RunVerdict, run_verdict
 from ectype.analysis.run_view import RunView
 from ectype.core.errors import CheckpointError, RunError
 from ectype.core.escape import for_terminal
 from ectype.core.files import atomic_file
 from ectype.core.outputs import output_file
-from ectype.evaluation.comparison_stats import FigureComparison
 from ectype.evaluation.figure_names import display_name
 from ectype.evaluation.figures import Evaluation, Figure, format_number
 from ectype.models.base import Encodes
@@ -38,6 +42,8 @@ __all__ = ["reproduction_commands", "write_report"]
 TEMPLATES = Path(__file__).parent
 COMPARED = ("mean_dice", "psnr", "psnr_above_pca", "ssim", "effective_rank", "linear_probe_accuracy")
 """Figures of the table at the top of a page of several runs, if any of them has it."""
+MAX_FIGURES = 6
+"""Number of figures on the first screen."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,15 @@ class _Part:
     name: str
     preset: str
     opening: list[Row]
+    tiles: list[Tile]
     sentence: str
+    standing: Standing
+    next_step: tuple[str, str]
+    verdict: RunVerdict
     headline: list[Figure]
+    remarks: list[str]
+    findings: list[FindingCard]
+    attempts: list[tuple[str, str]]
     facts: list[tuple[str, str]]
     summary: list[str]
     evaluation: Evaluation
@@ -63,13 +76,7 @@ def write_report(
     target: Path,
     views: Sequence[RunView],
     *,
-    comparisons: Sequence[FigureComparison] = (),
-    conclusions: Sequence[str] = (),
-    details: Sequence[str] = (),
-    used: Mapping[str, tuple[float, float]] | None = None,
-    charts: Sequence[Chart] = (),
-    pictures: Section | None = None,
-    command: str = "",
+    comparison: ComparisonView | None = None,
     owned: bool = False,
 ) -> Path:
     """Write one page about one or more runs.
@@ -80,13 +87,7 @@ def write_report(
     Args:
         target: The HTML file.
         views: The runs, at least one.
-        comparisons: Figures of all arms over all seeds, if the runs were trained to be compared.
-        conclusions: What the comparison shows, sentence by sentence.
-        details: Further sentences on the comparison, which are folded away.
-        used: Arm → mean minutes of training and mean images seen of its runs.
-        charts: Charts of the comparison.
-        pictures: The same images through all models.
-        command: The command that repeats the comparison.
+        comparison: What the page shows above the runs, if they were trained to be compared.
         owned: Whether the file is in a run or comparison, where it may be replaced whatever is in it.
 
     Returns:
@@ -108,24 +109,18 @@ def write_report(
     parts = [_part(view, f"run-{i}") for i, view in enumerate(views, 1)]
     compared = {key: display_name(key) for key in COMPARED if any(key in part.evaluation for part in parts)}
     page = template.render(
-        title=f"Comparison of {target.parent.resolve().name}" if conclusions else _title(parts),
-        comparisons=comparisons,
-        arms=list(dict.fromkeys(arm for comparison in comparisons for arm in comparison.values)),
-        conclusions=conclusions,
-        details=details,
-        used=used or {},
-        comparison_charts=charts,
-        side_by_side=pictures,
-        command=command,
+        title=f"Comparison of {target.parent.resolve().name}" if comparison is not None else _title(parts),
+        comparison=comparison,
         parts=parts,
-        compared=compared if len(parts) > 1 and not comparisons else {},
+        compared=compared if len(parts) > 1 and comparison is None else {},
         number=format_number,
         short_number=short_number,
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
         sorting=(TEMPLATES / "sort.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
-        has_charts=bool(charts) or any(section.charts for part in parts for section in part.sections),
+        has_charts=bool(comparison is not None and comparison.charts)
+        or any(section.charts for part in parts for section in part.sections),
     )
     try:
         with atomic_file(target) if owned else output_file(target) as scratch:
@@ -146,14 +141,22 @@ def _title(parts: Sequence[_Part]) -> str:
 
 def _part(view: RunView, key: str) -> _Part:
     evaluation, about = view.evaluation, view.recipe.about
-    built = sections(view)
+    built, findings = sections(view), check_view(view)
+    verdict = run_verdict(view)
     return _Part(
         key=key,
         name=view.run.name,
         preset=f"{about.name}: {about.summary}" if about.summary else about.name,
         opening=opening_rows(built),
-        sentence=headline_sentence(evaluation, check_view(view)),
-        headline=headline_figures(evaluation),
+        tiles=tiles(view),
+        sentence=headline_sentence(evaluation, findings),
+        standing=_standing(findings, verdict.standing),
+        next_step=next_command(view, findings),
+        verdict=verdict,
+        headline=headline_figures(evaluation)[:MAX_FIGURES],
+        remarks=[each for each in evaluation.remarks if not (verdict.evidence and verdict.evidence in each)],
+        findings=finding_cards(view, findings),
+        attempts=attempt_facts(view.run.summary()),
         facts=_facts(view),
         summary=[
             " ".join(summary_text(evaluation, view.info)),
@@ -165,6 +168,14 @@ def _part(view: RunView, key: str) -> _Part:
         environment=_environment(view.run),
         commands=reproduction_commands(view.run),
     )
+
+
+def _standing(findings: Sequence[Finding], verdict: Standing) -> Standing:
+    """Return how a run stands as a whole: badly if anything is serious."""
+    severities = {finding.severity for finding in findings}
+    if verdict == "bad" or "serious" in severities:
+        return "bad"
+    return "held" if verdict == "held" or "warning" in severities else "good"
 
 
 def _facts(view: RunView) -> list[tuple[str, str]]:

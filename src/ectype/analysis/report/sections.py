@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ectype.analysis.report.code_map import code_map
 from ectype.analysis.report.codes import code_scatter, code_usage, interpolations, traversals
 from ectype.analysis.report.components import Row, Section, image_title, sample_pictures
-from ectype.analysis.report.findings import findings_section
 from ectype.analysis.report.generation import (
     nearest_training_images,
     sample_quality,
@@ -37,7 +37,6 @@ NUM_SAMPLES = 24
 def sections(view: RunView) -> list[Section]:
     """Return all sections that this run can have, in the order of the page."""
     builders: Sequence[Callable[[RunView], Section | None]] = (
-        findings_section,
         translations,
         confusion_matrix,
         degradation_strength,
@@ -51,10 +50,11 @@ def sections(view: RunView) -> list[Section]:
         verdict_evidence,
         interpolations,
         traversals,
-        code_scatter,
-        code_usage,
         training_curves,
         training_progress,
+        code_usage,
+        code_scatter,
+        code_map,
     )
     with evaluating(view.model):
         built = [build(view) for build in builders]
