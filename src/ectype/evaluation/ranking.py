@@ -40,23 +40,25 @@ def best_models_sentence(comparisons: Sequence[FigureComparison]) -> str:
     Args:
         comparisons: As `compare_figures` returns them.
     """
-    won: dict[str, list[str]] = {}
+    won: dict[tuple[str, ...], list[str]] = {}
     open_questions = []
     for question, comparison in _answers(comparisons):
-        if comparison.winner is None:
+        ranks = comparison.ranks
+        if len(ranks) == 1:
             open_questions.append(question.lower())
             continue
-        value = f"{format_number(comparison.values[comparison.winner].mean)} {comparison.unit}".strip()
-        won.setdefault(comparison.winner, []).append(f"{question.lower()} ({comparison.name} {value})")
-    parts = [f"{arm} is best at {_and(questions)}" for arm, questions in won.items()]
+        values = _and([format_number(comparison.values[arm].mean) for arm in ranks[0]])
+        text = f"{question.lower()} ({' '.join(filter(None, [comparison.name, values, comparison.unit]))})"
+        won.setdefault(tuple(ranks[0]), []).append(text)
+    parts = [f"{_and(arms)} {'are' if len(arms) > 1 else 'is'} best at {_and(texts)}" for arms, texts in won.items()]
     if open_questions:
-        parts.append(f"no model is clearly best at {_and(open_questions)}")
+        parts.append(f"no model is clearly best at {_and(open_questions, 'or')}")
     text = "; ".join(parts)
     return f"{text if won else text[:1].upper() + text[1:]}." if text else ""
 
 
-def _and(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+def _and(words: Sequence[str], last: str = "and") -> str:
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else words[0]
 
 
 def _answers(comparisons: Sequence[FigureComparison]) -> Iterator[tuple[str, FigureComparison]]:

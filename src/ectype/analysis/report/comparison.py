@@ -28,6 +28,8 @@ __all__ = ["ComparisonView", "Download", "ModelColumn", "comparison_view"]
 NUM_OUTPUTS, NUM_SAMPLES = 8, 16
 MAX_FIGURES = 5
 """Rows of the heat table."""
+NO_DIFFERENCE = 0.4
+"""Color of all cells of a figure in which no model clearly differs from another."""
 METRICS = (
     *("mean_dice", "psnr_restored", "psnr", "fd", "coverage", "log_likelihood_iw", "ssim", "precision", "recall"),
     *("effective_rank", "linear_probe_accuracy", "l1"),
@@ -169,7 +171,10 @@ def comparison_view(
 
 
 def heat_rows(figures: Sequence[FigureComparison], arms: Sequence[str]) -> list[HeatRow]:
-    """Return at most five figures for the heat table, the most important first; a cell is None if it does not apply."""
+    """Return at most five figures for the heat table, the most important first; a cell is None if it does not apply.
+
+    Colors follow ranks, not values: models that do not differ beyond chance have the same color.
+    """
     order = {metric: place for place, metric in reversed(list(enumerate(METRICS)))}
     chosen: dict[str, FigureComparison] = {}
     for figure in figures:
@@ -179,16 +184,15 @@ def heat_rows(figures: Sequence[FigureComparison], arms: Sequence[str]) -> list[
     rows = []
     for metric in sorted(chosen, key=lambda each: order[each])[:MAX_FIGURES]:
         figure = chosen[metric]
-        means = [value.mean for value in figure.values.values()]
-        low, high = min(means), max(means)
+        ranks = figure.ranks if figure.comparable else [list(figure.values)]
+        place = {arm: at for at, rank in enumerate(ranks) for arm in rank}
         cells: list[HeatCell | None] = []
         for arm in arms:
             value = figure.values.get(arm)
             if value is None:
                 cells.append(None)
                 continue
-            share = (value.mean - low) / (high - low) if figure.comparable and high > low else 0.0
-            share = 1 - share if figure.better == "lower" and figure.comparable and high > low else share
+            share = 1 - place[arm] / (len(ranks) - 1) if len(ranks) > 1 else NO_DIFFERENCE
             text = f"{format_number(value.mean)} {figure.unit}".strip()
             cells.append(HeatCell(text, round(share, 3), figure.winner == arm))
         rows.append(HeatRow(figure.name, figure.better, cells))

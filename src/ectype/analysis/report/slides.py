@@ -17,8 +17,10 @@ __all__ = ["HeatCell", "HeatRow", "figures_slide", "pictures_slide"]
 
 SIZE = (1920, 1080)
 MARGIN = 80
-TOP = 250
+TOP = 230
 """Where the content begins below the sentence."""
+BOTTOM = SIZE[1] - 85
+"""Where it ends above the note."""
 INK, SOFT, PAPER, FILL, HATCH = "#1d2327", "#59636b", "#ffffff", (143, 179, 209), "#dfe3e6"
 MAX_MODELS = 6
 """Models that fit side by side; further ones are left out, and their number is written below."""
@@ -51,7 +53,7 @@ def pictures_slide(sentence: str, models: Mapping[str, tuple[str, Tensor | None,
     slide, draw = _blank(sentence)
     shown = list(models.items())[:MAX_MODELS]
     width = (SIZE[0] - 2 * MARGIN) / max(3, len(shown))
-    tile = int(min(width - 40, 4 * 112) / 4)
+    tile = int(min((width - 40) / 4, (BOTTOM - TOP - 96 - 30) / 6))
     for place, (name, (used, outputs, samples)) in enumerate(shown):
         left = int(MARGIN + place * width)
         draw.text((left, TOP), shorten(name, font(34), width - 40), INK, font(34))
@@ -96,7 +98,8 @@ def figures_slide(sentence: str, models: Sequence[str], rows: Sequence[HeatRow])
             at = (left + 16, top + height / 2 - 3)
             stroke = 1 if cell.best else 0
             draw.text(at, shorten(cell.text, font(32), width - 32), INK, font(32), anchor="lm", stroke_width=stroke)
-    note = "Darker is better. Bold: clearly different from all others. Hatched: does not apply."
+    note = "More color: a better rank; models of one rank do not clearly differ. Bold: clearly the best. "
+    note += "Hatched: does not apply."
     draw.text((MARGIN, SIZE[1] - 60), note, SOFT, font(22))
     return _png(slide)
 

@@ -9,6 +9,8 @@ from ectype.analysis.run_view import RunView
 
 __all__ = ["RunVerdict", "run_verdict"]
 
+MAX_CLAUSES = 2
+"""Clauses of the evidence that the short form keeps."""
 HELD = ("learning", "undertrained", "unfinished")
 """Verdicts and states that are neither good nor bad yet."""
 GOOD = ("healthy", "finished", "stopped early")
@@ -26,6 +28,12 @@ class RunVerdict(NamedTuple):
     name: str
     evidence: str
     standing: Standing
+
+    @property
+    def short_evidence(self) -> str:
+        """The first clauses of the evidence."""
+        clauses = self.evidence.split("; ")
+        return "; ".join(clauses[:MAX_CLAUSES]) + " …" * (len(clauses) > MAX_CLAUSES)
 
 
 def run_verdict(view: RunView) -> RunVerdict:
