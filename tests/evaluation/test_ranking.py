@@ -7,7 +7,7 @@ import pytest
 from ectype.evaluation.comparison_stats import compare_figures
 from ectype.evaluation.figure_names import clip_to_range
 from ectype.evaluation.figures import Evaluation, Figure
-from ectype.evaluation.ranking import ranking_sentences
+from ectype.evaluation.ranking import best_models_sentence, ranking_sentences
 
 
 def evaluation(*figures: Figure) -> Evaluation:
@@ -25,6 +25,15 @@ def test_arms_that_do_not_differ_share_a_rank() -> None:
     expected = "Reconstruction, by PSNR (higher is better): 1. b (25 dB), c (24.98 dB); 2. a (20 dB); 3. d (10 dB)"
     assert ranking_sentences(found, list(arms)) == [f"{expected}."]
     assert ranking_sentences(found, [*arms, "e"]) == [f"{expected}; without this figure: e."]
+
+
+def test_one_sentence_says_which_models_are_best() -> None:
+    arms = {"a": psnr(20.0), "b": psnr(25.0), "c": psnr(24.98)}
+    found = compare_figures({name: [evaluation(figure)] for name, figure in arms.items()})
+    assert best_models_sentence(found) == "b and c are best at reconstruction (PSNR 25 and 24.98 dB)."
+    two = compare_figures({name: [evaluation(arms[name])] for name in ("b", "c")})
+    assert best_models_sentence(two) == "No model is clearly best at reconstruction."
+    assert best_models_sentence(compare_figures({"a": [evaluation(arms["a"])]})) == ""
 
 
 def test_what_cannot_be_compared_is_not_ranked() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import json
 import os
 import re
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ectype.analysis.report.comparison import heat_rows
 from ectype.analysis.results import evaluate
 from ectype.core.errors import DataError, RecipeError, RunError
 from ectype.experiments.compare import Arm, Comparison, _premise, arms_of, compare
@@ -70,9 +74,39 @@ def test_the_page_says_what_was_found_and_how_to_repeat_it(compared: Comparison)
     for arm, used in minutes.items():
         row = page.split(f'<th scope="row">{arm}</th>')[1].split("</tr>")[0]
         assert row.endswith(f'>{used:.1f}</td><td class="value" data-value="1280">1,280</td>')
+        column = page.split(f"<h2>{arm}</h2>")[1].split("<h2>")[0]
+        assert f"{60 * used:,.0f} seconds used, 1,280 images seen" in column
+        assert column.count(f'alt="output of {arm}:') == (0 if arm == "gan" else 8)
+        assert column.count(f'alt="sample {16} of {arm}"') == 1
     assert "aria-sort" in page
     assert page.count("<article") == 3  # one run of each arm
     assert "ectype compare ae vae gan" in page
+
+
+def test_the_heat_table_is_honest_about_what_applies_and_what_differs(compared: Comparison) -> None:
+    rows = {row.name: row.cells for row in heat_rows(compared.figures, ["ae", "vae", "gan"])}
+    assert 2 < len(rows) <= 5
+    assert rows["PSNR"][2] is None
+    for figure in compared.figures:
+        if figure.name in rows and len(figure.ranks) == 1:
+            shares = {cell.share for cell in rows[figure.name] if cell is not None}
+            assert len(shares) == 1, "models that do not differ beyond chance have one color"
+    page = compared.page.read_text()
+    heat = page.split('<table class="heat">')[1].split("</table>")[0]
+    assert heat.count('class="hatched"') == sum(cell is None for cells in rows.values() for cell in cells)
+
+
+def test_the_page_carries_its_files(compared: Comparison) -> None:
+    found = re.findall(r'href="data:[^"]*?;base64,([^"]+)" download="([^"]+)"', compared.page.read_text())
+    files = {name: base64.b64decode(content) for content, name in found}
+    rows = list(csv.DictReader(io.StringIO(files["comparison.csv"].decode())))
+    value = next(each for each in compared.figures if each.key == "psnr").values["ae"].mean
+    assert float(next(r["mean"] for r in rows if (r["key"], r["arm"]) == ("psnr", "ae"))) == pytest.approx(value)
+    assert files["comparison.tex"].startswith(b"\\begin{tabular}")
+    for name in ("comparison-pictures.png", "comparison-figures.png"):
+        with Image.open(io.BytesIO(files[name])) as slide:
+            assert slide.size == (1920, 1080)
+            assert len(slide.convert("L").getcolors(256) or []) > 30
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ectype.core.errors import DataError, ModelError
-from ectype.data.preview import contact_sheet
+from ectype.data.picture_rows import RowTile, picture_of_rows
 from ectype.data.sources.base import strip_tile_suffix
 from ectype.export.commands import export
 from ectype.inference.anomaly import score
@@ -154,7 +154,7 @@ def test_neighbours_are_found_by_their_codes(run: RunDir, discs: Path, tmp_path:
     assert [row["neighbor"] for row in rows] == result.table["neighbor"]
     assert [float(row["distance"]) for row in rows] == pytest.approx(distances)
     with Image.open(tmp_path / "near.png") as sheet:
-        assert sheet.width > 4 * sheet.height
+        assert sheet.width == 5 * (128 + 12) - 12 + 2 * 24
     # Another disc's neighbours are discs where it is.
     Image.fromarray(disc(5000)).save(tmp_path / "new.png")
     result = nearest(run.path, [str(tmp_path / "new.png")], str(discs), tmp_path / "new-near.png", k=3)
@@ -226,8 +226,9 @@ def test_the_overview_shows_the_oddest_of_many_odd_ones(run: RunDir, tmp_path: P
     assert len({row["share of held-out images"] for row in rows[:9]}) == 1
     assert rows[0]["image"] == "11.png"
     with Image.open(tmp_path / "in/11.png") as oddest, Image.open(tmp_path / "scores.png") as overview:
-        first = contact_sheet(np.asarray(oddest)[None, None])
-        assert np.array_equal(np.asarray(overview.convert("L").crop((0, 0, *first.size))), np.asarray(first))
+        alone = picture_of_rows([[RowTile(np.asarray(oddest)[None], "11.png")]], headings=["image"])
+        place = (0, 0, alone.width - 24, alone.height - 24)
+        assert np.array_equal(np.asarray(overview.crop(place)), np.asarray(alone.crop(place)))
 
 
 def test_pixels_that_are_drawn_are_compared_undrawn(discs: Path, tmp_path: Path) -> None:

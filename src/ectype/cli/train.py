@@ -137,7 +137,7 @@ def data(
 ) -> None:
     """Check and prepare images: how many, and which are rejected and why."""
     from ectype.core.console import progress_line
-    from ectype.data import cache, preview
+    from ectype.data import cache, overview, preview
     from ectype.data import prepare as preparing
     from ectype.data.sources.walk import resolve_source
 
@@ -165,7 +165,7 @@ def data(
     if among:
         say("no picture was written, because it would be among the images: give --out a place outside")
     else:
-        preview.save_overview(prepared, picture)
+        overview.save_overview(prepared, picture, config)
         say(f"picture of the images → {picture}")
     if prepared.rejects:
         say(f"rejected images and reasons → {prepared.root / 'rejects.csv'}")

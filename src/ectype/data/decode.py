@@ -22,7 +22,7 @@ from ectype.data.image_file import (
 from ectype.data.masks import MaskEncoding
 from ectype.data.raw_image import Rejected, Single
 
-__all__ = ["DARK_VALUE", "Decoded", "Spec", "TargetSpec", "decode", "resize_image"]
+__all__ = ["DARK_VALUE", "Decoded", "Spec", "TargetSpec", "decode", "kept_box", "resize_image"]
 
 MAX_ENLARGEMENT = 1.5
 """An image that is enlarged by more than this factor is marked `enlarged`: it will look blurred."""
@@ -267,10 +267,27 @@ def _fit_image(
     if spec.resize == "pad":
         inner = (min(width, max(1, round(extent[0] * x))), min(height, max(1, round(extent[1] * y))))
         return image.resize(inner, resampling, box=(0, 0, *extent), reducing_gap=REDUCING_GAP)
+    box = _kept_part(extent, spec)
+    return image.resize((width, height), resampling, box=box, reducing_gap=REDUCING_GAP)
+
+
+def _kept_part(extent: tuple[float, float], spec: Spec) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of the part of an image of this width and height that is kept."""
+    height, width = spec.size
+    x, y = _scale_factors(extent, (width, height), spec.resize)
     kept_width, kept_height = (width / x, height / y) if spec.resize == "crop" else extent
     left, top = max(0.0, (extent[0] - kept_width) / 2), max(0.0, (extent[1] - kept_height) / 2)
-    box = (left, top, min(extent[0], left + kept_width), min(extent[1], top + kept_height))
-    return image.resize((width, height), resampling, box=box, reducing_gap=REDUCING_GAP)
+    return (left, top, min(extent[0], left + kept_width), min(extent[1], top + kept_height))
+
+
+def kept_box(size: tuple[int, int], spec: Spec) -> tuple[float, float, float, float]:
+    """Return the part of an upright image that is kept: left, top, right, bottom, as fractions of width and height.
+
+    >>> kept_box((200, 100), Spec((64, 64), 3))
+    (0.25, 0.0, 0.75, 1.0)
+    """
+    left, top, right, bottom = _kept_part(size, spec)
+    return (left / size[0], top / size[1], right / size[0], bottom / size[1])
 
 
 def _pad_image(image: Image.Image, spec: Spec, *, border_index: int | None = None) -> Image.Image:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,22 +17,17 @@ from ectype.core.errors import DataError
 from ectype.core.files import atomic_file
 from ectype.core.outputs import ForeignFileError, check_output, output_file
 
-if TYPE_CHECKING:
-    from ectype.data.prepared import Prepared
-
 __all__ = [
     "check_file_writable",
     "check_folder_writable",
     "contact_sheet",
     "interleave_targets",
     "save_grid",
-    "save_overview",
     "writing_file",
 ]
 
 MIN_SHOWN_SIDE_PX = 64
 """Images with a shorter side are enlarged by the smallest integer factor that reaches it."""
-NUM_OVERVIEW_IMAGES = 64
 IGNORED_GRAY = 128
 """Gray value of ignored pixels of masks."""
 
@@ -197,26 +191,3 @@ def writing_file(out: Path, *, owned: bool = False) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         fix = "move it" if isinstance(error, ForeignFileError) else "free disk space"
         raise DataError(f"cannot write '{out}' ({reason}): {fix}, or choose another path.") from None
-
-
-def save_overview(prepared: Prepared, out: Path) -> None:
-    """Write a contact sheet of 64 evenly spaced usable images, or of 32 images and their targets.
-
-    Args:
-        prepared: The images.
-        out: The file.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
-    target = prepared.info.target
-    usable = np.flatnonzero(prepared.split_ids)
-    count = NUM_OVERVIEW_IMAGES if target is None else NUM_OVERVIEW_IMAGES // 2
-    rows = usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
-    shards = [np.load(path, mmap_mode="r") for path in prepared.shards]
-    starts = np.cumsum([0, *map(len, shards)])
-    shard_index = [int(np.searchsorted(starts, row, side="right")) - 1 for row in rows]
-    pixels = np.stack([shards[i][row - starts[i]] for i, row in zip(shard_index, rows, strict=True)])
-    if target is not None:
-        pixels = interleave_targets(pixels, prepared.info.channels, target.colours)
-    save_grid(pixels, out)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 
 from ectype.config.schema import DataConfig
@@ -18,7 +20,8 @@ from ectype.core.table import Table
 from ectype.core.tiling import apply_in_tiles
 from ectype.data.dataset import ImageSplit
 from ectype.data.loader import Loader, evaluation_batches, evenly_spaced
-from ectype.data.preview import check_file_writable, save_grid, writing_file
+from ectype.data.picture_rows import ColorBar, Histogram, RowTile, picture_of_rows, whole_image
+from ectype.data.preview import check_file_writable, writing_file
 from ectype.data.sources.base import strip_tile_suffix
 from ectype.evaluation.metrics.error_maps import ErrorMaps, error_maps
 from ectype.inference.image_io import (
@@ -53,6 +56,9 @@ MAX_REFERENCE_TILES = 20_000
 """Maximum number of their tiles, for a run that was trained on tiles."""
 NUM_SHOWN_IMAGES = 8
 """Number of the oddest images in the overview."""
+ITEMS_PER_LINE = 2
+CUTOFF_SHARE = 0.05
+"""Fraction of the images that scores are compared with beyond the cut-off that the overview shows."""
 
 
 def _errors(image: Float[Tensor, "b c h w"], back: Float[Tensor, "b c h w"]) -> ErrorMaps:
@@ -121,7 +127,8 @@ def score(
     batch_size, context = evaluation_batches(info, recipe.train.seed, here)
     skipped: list[str] = []
     found: list[tuple[str, float, float]] = []
-    kept: list[tuple[tuple[float, float], Tensor]] = []
+    kept: list[_Odd] = []
+    paths = {name: path for name, path, _ in files}
 
     def reconstruct_pixels(pixels: Tensor) -> Tensor:
         return capable.reconstruct(pixels.to(here).float() / 255)
@@ -164,7 +171,8 @@ def score(
             oddness = _oddness(
                 _fraction_at_least(mean, found[-1][1]), _fraction_at_least(peak, found[-1][2]), found[-1][1]
             )
-            kept = sorted([*kept, (oddness, torch.stack(picture))], key=lambda k: k[0])[:NUM_SHOWN_IMAGES]
+            entry = _Odd(oddness, name, found[-1][1], torch.stack(picture))
+            kept = sorted([*kept, entry], key=lambda each: each.oddness)[:NUM_SHOWN_IMAGES]
     note = rejected_note(skipped) + unusable
     if not found:
         raise DataError(f"no image in {', '.join(images)} can be used{note}: name others.")
@@ -177,9 +185,11 @@ def score(
         headings = ("image", "error", f"share of {kind} images", "peak", f"share of {kind} images' peaks")
         with writing_file(out) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
             write_csv(file, [headings, *((name, *(f"{value:.6g}" for value in values)) for name, *values in rows)])
-    pictures = torch.cat([picture for _, picture in kept])
+    pictures = torch.cat([each.pictures for each in kept])
     if overview is not None:
-        save_grid(to_uint8(pictures), overview, columns=6)
+        outlines = {} if parts else {each.name: whole_image(str(paths[each.name]), spec) for each in kept}
+        with writing_file(overview) as scratch:
+            _overview(kept, outlines, mean, white, kind).save(scratch)
     name, error, share, _, share_of_peak = rows[0]
     written = f" → {out}" if out is not None else ""
     summary = (
@@ -192,6 +202,49 @@ def score(
         [dict(zip(("image", "error", "error_share", "peak", "peak_share"), row, strict=True)) for row in rows]
     )
     return InferenceResult(summary + note, out, table, pictures)
+
+
+class _Odd(NamedTuple):
+    """One of the oddest images."""
+
+    oddness: tuple[float, float]
+    name: str
+    error: float
+    pictures: Tensor
+    """[3, 3, h, w] in [0, 1]: the image, its reconstruction, and its errors."""
+
+
+def _overview(
+    kept: Sequence[_Odd], outlines: Mapping[str, RowTile | None], reference: np.ndarray, white: float, kind: str
+) -> Image.Image:
+    """Draw the oddest images, their reconstructions and errors, above the errors that are usual.
+
+    Args:
+        kept: The images, the oddest first.
+        outlines: Name → whole image with the part outlined that the model sees.
+        reference: Errors of the images that are compared with.
+        white: The error that is white in a heat map.
+        kind: What the images of the reference are called.
+    """
+    rows = []
+    for each in kept:
+        image, back, heat = to_uint8(each.pictures).numpy()
+        first = outlines.get(each.name) or RowTile(image)
+        share = f"{each.oddness[0]:.1%} are as odd"
+        rows.append([first._replace(name=each.name), RowTile(back, f"error {each.error:.4g}"), RowTile(heat, share)])
+    cutoff = float(np.quantile(reference, 1 - CUTOFF_SHARE))
+    histogram = Histogram(
+        f"errors of {len(reference):,} {kind} images, and of the images above",
+        reference,
+        cutoff,
+        f"{CUTOFF_SHARE:.0%} lie beyond {cutoff:.3g}",
+        [each.error for each in kept],
+    )
+    colors = to_uint8(_heat(torch.linspace(0, 1, 256)[None])[None])[0, :, 0].T.numpy()
+    labels = [f"{white * i / 3:.2g}" for i in range(4)]
+    bar = ColorBar("local squared error", colors, labels)
+    headings = ("image", "reconstruction", "errors")
+    return picture_of_rows(rows, headings=headings, items_per_line=ITEMS_PER_LINE, histogram=histogram, color_bar=bar)
 
 
 def _reference(config: DataConfig, *, own: bool) -> tuple[ImageSplit, str]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from ectype.core.errors import DataError
 from ectype.core.table import Table
 from ectype.data.loader import Loader, evaluation_batches
-from ectype.data.preview import check_file_writable, save_grid
+from ectype.data.picture_rows import RowTile, picture_of_rows, whole_image
+from ectype.data.preview import check_file_writable, writing_file
 from ectype.evaluation.metrics.precision_recall import nearest_neighbors
 from ectype.inference.image_io import (
     InferenceResult,
@@ -30,6 +31,8 @@ from ectype.runs.locate import locate_run
 
 __all__ = ["nearest"]
 
+MAX_DRAWN_ROWS = 100
+"""Images in the picture; all are in the table."""
 COLUMNS = ("image", "rank", "neighbor", "class", "distance")
 
 
@@ -98,9 +101,12 @@ def nearest(
         part, i = where[place]
         return part.gather(torch.tensor([i]))[:, : info.channels]
 
-    pictures, rows, same = [], [], 0
+    paths = {name: path for name, path, _ in files}
+    pictures, rows, same, drawn = [], [], 0, []
     for (name, image), point in zip(asked, points.float().flatten(1), strict=True):
         pictures.append(image[None])
+        whole = whole_image(str(paths[name]), spec) if len(drawn) < MAX_DRAWN_ROWS else None
+        line = [(whole or RowTile(image.numpy()))._replace(name=name)]
         neighbors = []
         for place, distance in _by_distance(point, code, k):
             picture = pixels_of(place)
@@ -116,15 +122,22 @@ def nearest(
             row = {"image": name, "rank": rank, "neighbor": names[place], "class": label, "distance": distance}
             rows.append(row)
             pictures.append(picture)
+            value = f"{distance:.4g}" if label is None else f"{distance:.4g} · {label}"
+            line.append(RowTile(picture[0].numpy(), names[place], value))
         pictures += [torch.full_like(image[None], 255)] * (k - len(neighbors))
+        drawn.append([*line, *[RowTile(None)] * (k - len(neighbors))])
     images_in_rows, table = torch.cat(pictures), Table(rows, COLUMNS)
     summary = f"{k} nearest of {len(names):,} images to each of {len(asked)}"
     if same:
         summary += f"; identical images left out ({same})"
     if out is not None:
-        save_grid(images_in_rows, out, columns=k + 1)
+        headings = ["image", *(f"{rank}. nearest" for rank in range(1, k + 1))]
+        with writing_file(out) as scratch:
+            picture_of_rows(drawn[:MAX_DRAWN_ROWS], headings=headings).save(scratch)
         table.to_csv(csv)
         summary += f" → {out}, {csv}"
+        if len(drawn) > MAX_DRAWN_ROWS:
+            summary += f" (the picture has the first {MAX_DRAWN_ROWS})"
     summary += f"{rejected_note(skipped)}{prepared.rejects_note}"
     return InferenceResult(summary, out, table, images_in_rows.float() / 255)
 

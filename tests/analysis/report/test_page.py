@@ -18,8 +18,12 @@ from markupsafe import escape
 from PIL import Image
 
 from ectype.analysis.diagnose.check import check_view
-from ectype.analysis.headline import headline_figures, headline_sentence
+from ectype.analysis.diagnose.finding import Advice, Finding
+from ectype.analysis.headline import headline_figures, headline_sentence, short_number
+from ectype.analysis.report.code_map import thumbnail_cells
+from ectype.analysis.report.next_step import next_command
 from ectype.analysis.report.page import write_report
+from ectype.analysis.report.tiles import tiles
 from ectype.analysis.run_view import RunView
 from ectype.core.errors import RunError
 from ectype.data.dataset import open_store
@@ -115,12 +119,11 @@ def test_nothing_is_fetched_from_anywhere(pages):
 
 
 def test_sections_follow_from_what_a_model_can_do(pages):
-    always = ["figures", "reconstructions", "samples", "interpolations", "traversals", "latents", "spectra"]
-    always += ["curves", "progress", "recipe"]
-    # These are hardly trained, which the findings may say.
-    assert [key for key in pages["ae"].sections() if key != "findings"] == always
-    assert set(pages["vae"].sections()) - {*always, "findings"} == {"draws"}
-    assert set(pages["dae"].sections()) - {*always, "findings"} == {"denoising"}
+    always = ["findings", "figures", "reconstructions", "samples", "interpolations", "traversals", "curves"]
+    always += ["progress", "spectra", "latents", "map", "recipe"]
+    assert pages["ae"].sections() == always
+    assert set(pages["vae"].sections()) - {*always} == {"draws"}
+    assert set(pages["dae"].sections()) - {*always} == {"denoising"}
 
 
 def test_pictures_are_whole_and_described(pages):
@@ -147,20 +150,79 @@ def test_small_pictures_lose_nothing(views, pages):
     assert torch.equal(pixels.view(8, 8), expected)
 
 
-def test_pictures_come_first_then_the_sentence_then_the_headline_and_all_figures_are_collapsed(views, pages, tmp_path):
+def test_the_sentence_comes_first_then_pictures_answers_figures_findings_and_the_rest_is_folded(views, pages, tmp_path):
     for name, view in views.items():
         text = write_report(tmp_path / f"{name}.html", [view]).read_text(encoding="utf-8")
-        sentence = headline_sentence(view.evaluation, check_view(view))
-        marks = ["<img", str(escape(sentence)), 'class="figures headline"', "<details><summary>All figures</summary>"]
+        findings = check_view(view)
+        sentence = str(escape(headline_sentence(view.evaluation, findings)))
+        command = str(escape(next_command(view, findings)[1]))
+        marks = [sentence, command, "<img", 'class="tile', 'class="figures headline"', 'id="run-1-findings"']
+        marks.append("<summary><h2>All measurements</h2></summary>")
         assert [text.index(mark) for mark in marks] == sorted(text.index(mark) for mark in marks)
-        assert text.index("</details>") < text.index('id="run-1-reconstructions"')
-        for figure in headline_figures(view.evaluation):
-            assert f'<th scope="row">{escape(figure.name)}</th>' in text
+        headline = text.split('class="figures headline"')[1].split("</table>")[0]
+        shown = headline_figures(view.evaluation)[:6]
+        assert re.findall(r'<th scope="row">(.*?)</th>', headline) == [str(escape(figure.name)) for figure in shown]
+        # Of what may be folded, only the worst finding and the map at the end are open.
+        assert text.count("<details") > 8
+        opened = ["finding"] * bool(findings) + ["part"]
+        assert [found.split()[0] for found in re.findall(r'<details class="([\w ]+)" open>', text)] == opened
     overview = [
         str(picture["alt"]) for picture in pages["dae"].all("img") if str(picture["alt"]).endswith("(overview)")
     ]
-    assert sum(alt.startswith("clean, corrupted, restored") for alt in overview) == 12
-    assert sum(alt.startswith("sample ") for alt in overview) == 12
+    assert sum(alt.startswith("clean, corrupted, restored") for alt in overview) == 8
+    assert sum(alt.startswith("sample ") for alt in overview) == 16
+
+
+def test_the_first_screen_needs_no_script(pages):
+    for page in (pages["ae"], pages["vae"], pages["dae"]):
+        scripts = [place for place, (tag, _) in enumerate(page.elements) if tag == "script"]
+        first = next(i for i, (_, attributes) in enumerate(page.elements) if attributes.get("id") == "run-1-findings")
+        assert min(scripts) > first
+
+
+def test_the_command_to_try_next_follows_the_first_advice(views):
+    view = views["ae"]
+    found = check_view(view)
+    what, command = next_command(view, found)
+    undertrained = next(finding for finding in found if finding.name == "undertrained")
+    assert what == f"Try {undertrained.advice[0].title}"
+    recipe = view.run.recipe_file
+    assert re.fullmatch(rf"ectype train {re.escape(str(recipe))} digits (--images \d+|monitor\.patience=null)", command)
+    fine = replace(view, evaluation=replace(view.evaluation, figures=[]))
+    assert next_command(fine, [])[1].startswith("ectype score ")
+    overrides = Advice("a larger code", "it is small", {"model.latent_dim": 32})
+    finding = Finding("small code", "warning", "the code is small", [], [Advice("look", "no command", {}), overrides])
+    assert next_command(view, [finding]) == (
+        "Try a larger code",
+        f"ectype train {recipe} digits model.latent_dim=32",
+    )
+
+
+def test_tiles_hold_the_figures_and_their_baselines(views):
+    view = views["vae"]
+    quality, samples, training = tiles(view)
+    psnr = view.evaluation["psnr"]
+    assert quality.title == "Quality against the linear baseline"
+    assert quality.value == f"{short_number(psnr.value)} dB"
+    pca = next(value for key, value in psnr.baselines.items() if key.startswith("pca"))
+    assert quality.percent / quality.ticks[0].percent == pytest.approx(psnr.value / pca, abs=0.01)
+    assert tiles(views["ae"])[0].standing == "bad", "so little training should not beat PCA"
+    distance = view.evaluation.first_of("fd")
+    assert distance is not None
+    assert samples.value == short_number(distance.value)
+    assert samples.percent / samples.ticks[0].percent == pytest.approx(
+        distance.value / distance.baselines["real_images"], rel=0.1
+    )
+    assert training.text.startswith("No: ")
+    bare = replace(view, evaluation=replace(view.evaluation, figures=[]))
+    assert [tile.name for tile in tiles(bare)[:2]] == ["", ""], "what does not apply has no bar"
+
+
+def test_thumbnails_lie_where_their_codes_do():
+    points = torch.tensor([[0.0, 0.0], [0.1, 0.1], [1.0, 1.0], [0.0, 1.0]])
+    chosen, cells = thumbnail_cells(points, 2, 2)
+    # The second point is nearer to the middle of the cell that it shares with the first; cells count from the top left.
+    assert dict(zip(chosen.tolist(), cells.tolist(), strict=True)) == {1: 2, 2: 1, 3: 0}
 
 
 def test_figures_of_the_evaluation_are_in_the_text(views, pages):
@@ -315,6 +377,8 @@ def browse(page: Path, scratch: Path) -> tuple[str, list[str]]:
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
 def test_a_browser_draws_every_chart_and_asks_nobody(views, tmp_path):
     page = write_report(tmp_path / "page.html", [views["vae"]])
+    unfold = "<script>document.querySelectorAll('details').forEach((each) => { each.open = true; });</script></main>"
+    page.write_text(page.read_text(encoding="utf-8").replace("</main>", unfold), encoding="utf-8")
     document, asked = browse(page, tmp_path / "report")
     planned = document.count('class="plot"')
     assert planned >= 8

@@ -305,7 +305,7 @@ def test_what_is_prepared_depends_on_how_pairs_are_meant(tmp_path: Path) -> None
 
 
 def test_the_picture_of_the_data_shows_partners_in_their_colours(tmp_path: Path) -> None:
-    from ectype.data.preview import save_overview
+    from ectype.data.overview import save_overview
 
     files: dict = {f"images/{i}.png": picture(channels=1) for i in range(4)}
     root = write(tmp_path, files | {f"masks/{i}.png": palette(mask, COLOURS) for i, mask in enumerate(MASKS)})
