@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from torch import nn
 
+from ectype.analysis.headline import headline_sentence
 from ectype.api.run import Run
 from ectype.config.recipe import Recipe, parse_overrides
 from ectype.config.schema import DataInfo
 from ectype.core.console import ActivityConsole, heartbeat
-from ectype.core.errors import RecipeError
+from ectype.core.errors import EctypeError, RecipeError
+from ectype.training.loggers import Results, RunLoggers
 from ectype.training.loop import Callback
 from ectype.training.run import resolve, train_session
 
@@ -100,7 +103,22 @@ def train(
         session = train_session(
             resolved, out=out, root=root, resume=resume, start=start, fix=fix, callbacks=callbacks, console=console
         )
-    return Run(session.run.path, console=console, opener=session.open_data)
+        run = Run(session.run.path, console=console, opener=session.open_data)
+        if session.loggers:
+            _log_results(session.loggers, run)
+    return run
+
+
+def _log_results(loggers: RunLoggers, run: Run) -> None:
+    """Send figures and findings of a trained run to its loggers, and close them."""
+    try:
+        with suppress(EctypeError):  # what cannot be measured says so when it is asked for
+            evaluation, findings = run.evaluate(), run.findings()
+            figures = {figure.key: figure.value for figure in evaluation.figures}
+            texts = ["\n".join(finding.lines()) for finding in findings]
+            loggers.results(Results(figures, headline_sentence(evaluation, findings), texts))
+    finally:
+        loggers.close()
 
 
 def changes_of(overrides: Sequence[str] | Mapping[str, Any] | None, **options: Any) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from ectype.config.sections import Count, Section
 
@@ -162,8 +163,31 @@ class RunConfig(Section):
     """Keep the best checkpoint."""
     keep_every: Annotated[Count, Field(gt=0)] | None = None
     """Also keep one checkpoint per this many images."""
-    tensorboard: bool = False
-    """Also write the metrics for TensorBoard."""
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default=[], max_length=3)
+    """Where metrics, pictures, recipe, model and results are logged as well: tensorboard, wandb, mlflow. Each needs the
+    extra of its name."""
     evaluation: Literal["full", "quick"] = "full"
     """How the run is measured at its end. quick: on at most 1,000 test images, by as many samples, and without a bound
     on the likelihood."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, value: Any) -> Any:
+        """Read a section of an earlier version, which had a key for TensorBoard alone."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("tensorboard"), bool):
+            return value
+        rest = {key: each for key, each in value.items() if key != "tensorboard"}
+        loggers = rest.get("loggers", [])
+        if value["tensorboard"] and isinstance(loggers, list) and "tensorboard" not in loggers:
+            rest["loggers"] = ["tensorboard", *loggers]
+        return rest
+
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _one_logger(cls, value: Any) -> Any:
+        """Accept the name of one logger instead of a list, and each name once."""
+        return [value] if isinstance(value, str) else list(dict.fromkeys(value)) if _is_words(value) else value
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)

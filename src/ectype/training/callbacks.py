@@ -1,4 +1,4 @@
-"""Callbacks that show a training run: JSON lines, TensorBoard, pictures, and a progress display."""
+"""Callbacks that show a training run: JSON lines, pictures, and a progress display."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from ectype.core.console import doing, say
-from ectype.core.errors import RecipeError
 from ectype.core.escape import for_terminal
 from ectype.core.images import to_uint8
-from ectype.core.optional import optional_import
 from ectype.core.random import StepContext
 from ectype.data.batch import Batch
 from ectype.data.preview import save_grid
@@ -29,7 +27,7 @@ from ectype.training.loop import Callback, Check, Outcome
 from ectype.training.notebook import NotebookBar
 from ectype.training.trainer import Trainer
 
-__all__ = ["JsonLines", "Pictures", "ProgressDisplay", "TensorBoard"]
+__all__ = ["JsonLines", "Pictures", "ProgressDisplay"]
 
 
 PICTURES_PER_GROUP = {"reconstructions": 2, "translations": 3, "samples": 1}
@@ -67,27 +65,6 @@ class JsonLines(Callback):
     def ended(self, outcome: Outcome | None) -> None:
         if self._open is not None:
             self._open.close()
-
-
-class TensorBoard(Callback):
-    """Writes metrics and checks for TensorBoard, over images seen."""
-
-    def __init__(self, directory: Path) -> None:
-        tensorboard = optional_import(
-            "torch.utils.tensorboard", "tensorboard", "run.tensorboard=true", library="TensorBoard", error=RecipeError
-        )
-        self.writer = tensorboard.SummaryWriter(str(directory))
-
-    def logged(self, seen: int, step: int, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            self.writer.add_scalar(f"train/{name}", value, seen)
-
-    def checked(self, trainer: Trainer, check: Check) -> None:
-        for name, value in check.values.items():
-            self.writer.add_scalar(f"held-out/{display_name(name)}", value, check.seen)
-
-    def ended(self, outcome: Outcome | None) -> None:
-        self.writer.close()
 
 
 class Pictures(Callback):

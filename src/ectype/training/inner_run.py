@@ -44,3 +44,4 @@ def train_inner_run(recipe: Recipe, run: RunDir, device: torch.device, world: Wo
         session = TrainingSession(recipe, run, device, world, None)  # the outer run has described the images
         session.console = console
         session.go()
+        session.loggers.close()

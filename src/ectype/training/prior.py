@@ -42,7 +42,7 @@ def prior_overrides(recipe: Recipe, seconds: float) -> dict[str, Any]:
         seconds: How long the run's own model was trained. What is left of a budget in minutes is the flow's as well.
     """
     train = recipe.train
-    same = ("device", "threads", "log_every", "pictures", "tensorboard")
+    same = ("device", "threads", "log_every", "pictures", "loggers")
     common: dict[str, Any] = {f"run.{key}": getattr(recipe.run, key) for key in same}
     common["train.seed"] = train.seed
     # Cheap, and rises as soon as the flow memorizes; samples are measured once, at the end of the run.

@@ -171,7 +171,9 @@ def _attempts(
             # Another seed, because the same draws could lead to the same result.
             changed = recipe.override({**advice.overrides, "train.seed": (recipe.train.seed + 1) % (MAX_SEED + 1)})
             autoencoder = autoencoder_run(recipe, run)
-            TrainingSession(changed, attempt, device, world, console, autoencoder).go(callbacks, start)
+            session = TrainingSession(changed, attempt, device, world, console, autoencoder)
+            session.go(callbacks, start)
+            session.loggers.close()
         except Interrupted:
             raise
         except EctypeError as error:

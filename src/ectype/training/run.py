@@ -20,6 +20,7 @@ from ectype.nets.diffusers_weights import diffusers_overrides, find_diffusers_fo
 from ectype.runs.load import check_same_recipe
 from ectype.runs.run_dir import RunDir, find_runs, next_numbered_dir
 from ectype.training.autoencoder_first import choose_codes, train_autoencoder
+from ectype.training.loggers import check_loggers
 from ectype.training.loop import Callback
 from ectype.training.on_codes import autoencoder_run, recipe_on_codes, trains_autoencoder
 from ectype.training.prior import train_prior
@@ -84,7 +85,9 @@ def train(
     """Train, or continue training, and return the run's directory. See `train_session` for the arguments and errors."""
     found = resolve(recipe, data, overrides, start=start)
     options: dict[str, Any] = {"out": out, "root": root, "resume": resume, "start": start, "fix": fix}
-    return train_session(found, callbacks=callbacks, console=console, **options).run
+    session = train_session(found, callbacks=callbacks, console=console, **options)
+    session.loggers.close()
+    return session.run
 
 
 def train_session(
@@ -98,7 +101,7 @@ def train_session(
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> TrainingSession:
-    """Train, or continue training, and return the session, whose images are open for what follows.
+    """Train, or continue training, and return the session, whose images and loggers are open for what follows.
 
     Args:
         recipe: A resolved recipe; see `resolve`.
@@ -116,6 +119,7 @@ def train_session(
     Raises:
         EctypeError: Anything that a user can fix, in one line.
     """
+    check_loggers(recipe.run.loggers)
     device = choose_device(recipe.run.device)
     with process_group(device) as world:
         if recipe.train.batch < world.size:

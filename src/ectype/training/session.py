@@ -39,10 +39,11 @@ from ectype.runs.json_files import write_json_file
 from ectype.runs.load import open_data, ship_checkpoint
 from ectype.runs.run_dir import RunDir
 from ectype.training.build import build_trainer
-from ectype.training.callbacks import JsonLines, Pictures, ProgressDisplay, TensorBoard
+from ectype.training.callbacks import JsonLines, Pictures, ProgressDisplay
 from ectype.training.early_warning import EarlyWarning
 from ectype.training.encoded import encode_once
 from ectype.training.initialization import load_initial_weights, mean_image, sample_images
+from ectype.training.loggers import RunLoggers
 from ectype.training.loop import Callback, Outcome, fit
 from ectype.training.micro_batch import find_micro_batch
 from ectype.training.monitoring import MonitoredImages, Monitoring, find_monitoring, new_monitor
@@ -95,6 +96,7 @@ class TrainingSession:
         world.broadcast(None)
         if not world.is_first:
             self.prepared, self.store = open_data(recipe.data)
+        self.loggers = RunLoggers(recipe.run.loggers if world.is_first else (), recipe, run)
         self.info = self.store.info
         self.loader: BatchLoader = Loader(
             self.store.split("train"), recipe.data, device, training=True, seed=recipe.train.seed
@@ -241,6 +243,7 @@ class TrainingSession:
                 self._save(trainer, monitor, choices, spent + time.perf_counter() - begun)
 
         if new:
+            self.loggers.forget()
             save()
         own = [lines, *self._callbacks()]
         if monitoring is not None and monitoring.evidence is not None:
@@ -258,6 +261,7 @@ class TrainingSession:
             if self.world.is_first:
                 here = time.perf_counter() - begun
                 self._finish(outcome, monitor, spent + here, outcome.check_seconds / max(here, 1e-9))
+                self.loggers.model()
         except Diverged as error:
             self._save_evidence(error)
             raise
@@ -318,8 +322,7 @@ class TrainingSession:
             batch = Batch(torch.cat([each.image for each in shown]), None, torch.cat(target) if target else None)
             here = context(0, len(batch.image))
             callbacks.append(Pictures(self.run.samples, batch, here, seed=recipe.train.seed))
-        if recipe.run.tensorboard and self.world.is_first:
-            callbacks.append(TensorBoard(self.run.path / "tensorboard"))
+        callbacks.append(self.loggers)
         if self.console is not None:
             callbacks += [ProgressDisplay(self.console), EarlyWarning(self.held_out, self.info, self.say)]
         return callbacks
