@@ -1,50 +1,68 @@
-"""Take the picture of a report with numbered marks for the README and the site (needs Chromium).
+"""Take the pictures of a report and of a comparison that the README and the site show (needs Chromium).
 
-Usage: `python docs/report_picture.py runs/picture/report.html`
+Usage: `python docs/report_picture.py runs/vae-001/report.html comparison/comparison.html`
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from playwright.sync_api import sync_playwright
 
-WIDTH_PX, HEIGHT_PX = 1200, 1640
-MARKS_Y_PX = (185, 390, 448, 690, 920, 1120, 1490)
-"""Heights of the marks: reconstructions, samples, main sentence, figures, verdict, facts, findings."""
-MARK_X_PX, RADIUS_PX = 44, 21
+SITE = Path(__file__).parent / "site"
+SCHEMES = {1400: "light", 400: "dark"}
+HEIGHTS_PX = {1400: 1000, 400: 1000}
+MARKS = (
+    ".banner .sentence",
+    ".banner .command",
+    ".large",
+    ".large:nth-of-type(2)",
+    ".tile",
+    ".headline",
+    ".findings h2",
+)
+"""What the numbers in the picture of a report stand next to, by CSS selectors."""
+RADIUS_PX = 19
 
 
-def screenshot(page: Path) -> Image.Image:
-    """Return the top of an HTML page as Chromium draws it."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        raise SystemExit("no Chromium found: install it first.")
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "page.png"
-        options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=20000"]
-        size = f"--window-size={WIDTH_PX},{HEIGHT_PX}"
-        command = [browser, *options, size, f"--screenshot={file}", page.resolve().as_uri()]
-        subprocess.run(command, check=True, capture_output=True)
-        return Image.open(file).convert("RGB")
+def take(browser: Any, page: Path, out: str, width: int, marks: tuple[str, ...] = ()) -> None:
+    """Take the picture of the top of a page, with numbered marks next to some of its parts."""
+    view = {"width": width, "height": HEIGHTS_PX[width]}
+    context = browser.new_context(viewport=view, color_scheme=SCHEMES[width])
+    tab = context.new_page()
+    tab.goto(page.resolve().as_uri())
+    tab.wait_for_timeout(500)
+    boxes = [tab.locator(mark).first.bounding_box() for mark in marks]
+    file = SITE / f"{out}-{width}.png"
+    tab.screenshot(path=file)
+    context.close()
+    with Image.open(file) as taken:
+        picture = taken.convert("RGB")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(24)
+    for number, box in enumerate(boxes, 1):
+        if box is not None:
+            place = (max(RADIUS_PX + 2, box["x"] - RADIUS_PX - 4), box["y"] + RADIUS_PX)
+            pen.circle(place, RADIUS_PX, fill="#c2410c")
+            pen.text(place, str(number), fill="white", font=font, anchor="mm")
+    picture.quantize(256).save(file, optimize=True)
 
 
 def main() -> None:
-    """Write docs/site/report.png."""
+    """Write docs/site/report-*.png and docs/site/comparison-*.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path, help="report.html of a run")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "site" / "report.png")
+    parser.add_argument("report", type=Path, help="report.html of a run")
+    parser.add_argument("comparison", type=Path, help="comparison.html")
     options = parser.parse_args()
-    picture = screenshot(options.page)
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(26)
-    for number, y in enumerate(MARKS_Y_PX, 1):
-        pen.circle((MARK_X_PX, y), RADIUS_PX, fill="#c2410c")
-        pen.text((MARK_X_PX, y), str(number), fill="white", font=font, anchor="mm")
-    picture.quantize(256).save(options.out, optimize=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for width in SCHEMES:
+            take(browser, options.report, "report", width, MARKS if width > 1000 else ())
+            take(browser, options.comparison, "comparison", width)
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -459,3 +459,27 @@ def test_the_players_losses_are_not_called_what_is_minimised(sampled: tuple[RunV
     assert "critic/adversarial" in " ".join(page.text.split())
     assert "Density: implicit." in page.text
     assert "Samples have a FD-pixels of" in page.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
+def test_a_page_is_accessible_and_fits_a_phone(views, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = write_report(tmp_path / "page.html", [views["vae"]])
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for scheme in ("light", "dark"):
+            # Axe is a script, which the page's own policy would not let in.
+            context = browser.new_context(viewport={"width": 400, "height": 900}, color_scheme=scheme, bypass_csp=True)
+            tab = context.new_page()
+            tab.goto(page.as_uri())
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 400
+            first = tab.locator("img").first.bounding_box()
+            assert first is not None
+            assert first["y"] + first["height"] < 900, "pictures are on the first screen"
+            tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+            tab.wait_for_timeout(1000)
+            found = axe.Axe().run(tab)
+            assert [each["id"] for each in found.response["violations"]] == []
+        browser.close()

@@ -32,6 +32,7 @@ class WandbLogger(Logger):
 
     def open(self, run: LoggedRun, identity: str | None) -> str:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports of crashes would go to a third party
+        os.environ.setdefault("WANDB_SILENT", "true")
         wandb = self._wandb = self.check()
         self._place = run.directory.path / "wandb"
         chosen = os.environ.get("WANDB_MODE")
