@@ -15,10 +15,10 @@ from playwright.sync_api import sync_playwright
 
 SITE = Path(__file__).parent / "site"
 SCHEMES = {1400: "light", 400: "dark"}
-HEIGHTS_PX = {1400: 1000, 400: 1000}
+HEIGHTS_PX = {1400: 1120, 400: 1000}
 MARKS = (
     ".banner .sentence",
-    ".banner .command",
+    ".banner .next",
     ".large",
     ".large:nth-of-type(2)",
     ".tile",

@@ -30,7 +30,7 @@ from ectype.data.dataset import open_store
 from ectype.data.loader import Loader
 from ectype.data.prepare import prepare
 from ectype.evaluation.evaluate import evaluate
-from ectype.evaluation.figures import format_number
+from ectype.evaluation.figures import Figure, format_number
 from ectype.models.flop import count_flops
 from ectype.runs.load import load
 from ectype.runs.run_dir import RunDir
@@ -200,19 +200,18 @@ def test_the_command_to_try_next_follows_the_first_advice(views):
 
 def test_tiles_hold_the_figures_and_their_baselines(views):
     view = views["vae"]
-    quality, samples, training = tiles(view)
+    distance = Figure("fd_pixels", 12.0, "generation", better="lower", baselines={"real_images": 2.0})
+    measured = replace(view.evaluation, figures=[*view.evaluation.figures, distance])
+    quality, samples, training = tiles(replace(view, evaluation=measured))
     psnr = view.evaluation["psnr"]
     assert quality.title == "Quality against the linear baseline"
     assert quality.value == f"{short_number(psnr.value)} dB"
     pca = next(value for key, value in psnr.baselines.items() if key.startswith("pca"))
     assert quality.percent / quality.ticks[0].percent == pytest.approx(psnr.value / pca, abs=0.01)
     assert tiles(views["ae"])[0].standing == "bad", "so little training should not beat PCA"
-    distance = view.evaluation.first_of("fd")
-    assert distance is not None
-    assert samples.value == short_number(distance.value)
-    assert samples.percent / samples.ticks[0].percent == pytest.approx(
-        distance.value / distance.baselines["real_images"], rel=0.1
-    )
+    assert (samples.value, samples.standing) == ("12.0", "held")
+    assert samples.percent / samples.ticks[0].percent == pytest.approx(6, rel=0.02)
+    assert samples.text.startswith("6.00 times the distance between two sets of real images")
     assert training.text.startswith("No: ")
     bare = replace(view, evaluation=replace(view.evaluation, figures=[]))
     assert [tile.name for tile in tiles(bare)[:2]] == ["", ""], "what does not apply has no bar"

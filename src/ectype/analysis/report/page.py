@@ -60,7 +60,6 @@ class _Part:
     next_step: tuple[str, str]
     verdict: RunVerdict
     headline: list[Figure]
-    remarks: list[str]
     findings: list[FindingCard]
     attempts: list[tuple[str, str]]
     facts: list[tuple[str, str]]
@@ -154,11 +153,6 @@ def _part(view: RunView, key: str) -> _Part:
         next_step=next_command(view, findings),
         verdict=verdict,
         headline=headline_figures(evaluation)[:MAX_FIGURES],
-        remarks=[
-            each
-            for each in evaluation.remarks
-            if not (verdict.evidence and each.endswith(f"{verdict.short_evidence}."))
-        ],
         findings=finding_cards(view, findings),
         attempts=attempt_facts(view.run.summary()),
         facts=_facts(view),
