@@ -98,7 +98,7 @@ def picture_of_rows(
     Example:
         >>> import numpy as np
         >>> picture_of_rows([[RowTile(np.zeros((3, 64, 64), np.uint8), "a.png", "0.5")]]).size
-        (176, 214)
+        (176, 210)
     """
     tiles = max(map(len, rows))
     per_line = min(items_per_line, len(rows))

@@ -38,7 +38,7 @@ def thumbnail_cells(
 
     >>> import torch
     >>> thumbnail_cells(torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.9, 1.0]]), 2, 2)
-    (tensor([0, 1]), tensor([2, 1]))
+    (tensor([0, 2]), tensor([2, 1]))
     """
     low, high = torch.quantile(points, TRIMMED, dim=0), torch.quantile(points, 1 - TRIMMED, dim=0)
     share = ((points - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
