@@ -1,0 +1,425 @@
+"""Exploring a model: its codes and the directions through them, images of codes, and codes of images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ectype.analysis.code_space import CodeSpace, code_space, noise_space
+from ectype.core.errors import DataError, ModelError, did_you_mean
+from ectype.core.images import to_uint8
+from ectype.core.random import SeededStepContext
+from ectype.data.batch import Batch
+from ectype.data.dataset import ImageSplit, ImageStore
+from ectype.data.decode import decode as decode_image
+from ectype.data.loader import Loader, evaluation_batches, evenly_spaced
+from ectype.data.raw_image import Rejected
+from ectype.inference.image_io import MAX_CODES_PER_BATCH, decode_spec, has_no_run
+from ectype.models.base import (
+    Encodes,
+    LatentSampler,
+    ODESampler,
+    Reconstructs,
+    Translates,
+    evaluating,
+    is_conditional,
+)
+from ectype.models.translator import Restorer, Segmenter
+from ectype.runs.load import load, open_run_images, recipe_of
+from ectype.runs.locate import locate_run
+from ectype.runs.model_files import CodeSampler
+from ectype.runs.run_dir import RunDir
+
+__all__ = ["Examples", "Explorer", "Points", "as_pixels"]
+
+MAX_POINTS = 300_000
+"""Images whose codes are on a map."""
+MAX_CODE_ELEMENTS = 25_000_000
+"""Elements of their codes together."""
+MAX_SAMPLED_POINTS = 2000
+"""Samples on the map of a model without an encoder."""
+
+
+@runtime_checkable
+class _SamplesCodes(Protocol):
+    """A model that draws codes, without truncation."""
+
+    def sample_codes(self, n: int, generator: torch.Generator | None) -> Float[Tensor, " n *code"]: ...
+
+
+class Points(NamedTuple):
+    """The points of a map."""
+
+    space: CodeSpace
+    coordinates: Float[Tensor, "n k"]
+    labels: list[int] | None
+    """Class indices; None if there are no classes."""
+    note: str
+    """What the points are."""
+
+
+class Examples(NamedTuple):
+    """Inputs of a model, and its outputs."""
+
+    names: list[str]
+    inputs: Float[Tensor, "n c h w"]
+    outputs: Float[Tensor, "n c h w"]
+    what: str
+    """What the outputs are: reconstructions, restored images, masks or outputs."""
+
+
+class Explorer:
+    """A run's model, to explore. It is loaded on the CPU, so that a training keeps its GPU.
+
+    A code is what the model decodes: the code of an autoencoder, or the noise of a GAN or a flow. Codes are passed
+    flattened, [n, d].
+
+    Args:
+        run: The run.
+
+    Attributes:
+        length: Values of a code; 0 for a model that decodes none.
+
+    Raises:
+        RunError: There is no such run, or it has no model yet.
+        CheckpointError: The model is damaged.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.place = locate_run(run)
+        self.name = run.name
+        self.model = load(self.place, device="cpu")
+        self.recipe, self.info = recipe_of(self.place), self.model.info
+        self.has_codes = isinstance(self.model, CodeSampler) or (
+            isinstance(self.model, Encodes) and not isinstance(self.model, LatentSampler)
+        )
+        self.shape = self._code_shape()
+        self.length = math.prod(self.shape) if self.shape else 0
+        self._store: ImageStore | None = None
+        self._codes = torch.zeros(0, self.length)
+        self._labels: list[int] | None = None
+        self._where: list[tuple[ImageSplit, int]] = []
+
+    def _code_shape(self) -> tuple[int, ...]:
+        if self.has_codes and isinstance(self.model, Encodes):
+            return tuple(self.model.code_shape)
+        if isinstance(self.model, LatentSampler):
+            return tuple(self.model.sample_latents(1, generator=torch.Generator().manual_seed(0)).shape[1:])
+        return ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the model is and can do, as plain values."""
+        model = self.model
+        conditional = is_conditional(model)
+        height, width = self.info.size
+        return {
+            "name": self.name,
+            "about": self.recipe.about.name,
+            "width": width,
+            "height": height,
+            "channels": self.info.channels,
+            "length": self.length,
+            "classes": list(self.info.classes),
+            "conditional": conditional,
+            "trained_classes": list(self.info.trained_classes) if conditional else [],
+            "canEncode": self.has_codes,
+            "canSample": isinstance(model, LatentSampler | _SamplesCodes),
+            "canTruncate": isinstance(model, LatentSampler),
+            "densities": list(model.densities) if isinstance(model, CodeSampler) else [],
+            "density": model.density if isinstance(model, CodeSampler) else "",
+            "unit": "code" if self.has_codes else "z",
+            "steps": next((part.steps for part in model.modules() if isinstance(part, ODESampler)), None),
+            "output": self.output_name(),
+            "tasks": self.tasks(),
+        }
+
+    def tasks(self) -> list[str]:
+        """Return what can be done with images of the user's own."""
+        model, found = self.model, []
+        if isinstance(model, Translates):
+            found.append("restore" if isinstance(model, Restorer) else "translate")
+        if isinstance(model, Reconstructs):
+            found += ["reconstruct", *([] if has_no_run(self.place) else ["score"])]
+        if isinstance(model, Encodes):
+            found += ["nearest", "encode"]
+        return found
+
+    def output_name(self) -> str:
+        """Return what the outputs of `apply` are; empty if the model has none."""
+        if isinstance(self.model, Translates):
+            kinds = {Restorer: "restored images", Segmenter: "masks"}
+            return next((name for kind, name in kinds.items() if isinstance(self.model, kind)), "outputs")
+        return "reconstructions" if isinstance(self.model, Reconstructs) else ""
+
+    # ── Codes and images ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def decode(self, codes: Float[Tensor, "n d"], labels: Sequence[int] | None = None) -> Float[Tensor, "n c h w"]:
+        """Return the images of codes, in [0, 1].
+
+        Args:
+            codes: Flattened codes.
+            labels: A class index for each code, for a conditional model.
+
+        Raises:
+            ModelError: The model decodes no codes, or these are not codes of it.
+        """
+        if not self.length:
+            raise ModelError(f"the model of '{self.name}' has no codes to decode.")
+        if codes.ndim != 2 or codes.shape[1] != self.length:
+            raise ModelError(f"a code of '{self.name}' has {self.length} values, not {tuple(codes.shape)[-1]}.")
+        if not codes.isfinite().all():
+            raise ModelError("not all values of the code are finite.")
+        label = self._checked_labels(labels, len(codes))
+        parts = []
+        with evaluating(self.model):
+            for at in range(0, len(codes), MAX_CODES_PER_BATCH):
+                code = codes[at : at + MAX_CODES_PER_BATCH].view(-1, *self.shape)
+                if isinstance(self.model, LatentSampler):
+                    some = None if label is None else label[at : at + MAX_CODES_PER_BATCH]
+                    parts.append(self.model.render(code, label=some))
+                else:
+                    assert isinstance(self.model, Encodes)
+                    parts.append(self.model.decode(code))
+        return torch.cat(parts).cpu() if parts else torch.zeros(0, *self.info.shape)
+
+    def _checked_labels(self, labels: Sequence[int] | None, n: int) -> Tensor | None:
+        if not is_conditional(self.model):
+            return None
+        if labels is None or len(labels) != n:
+            raise ModelError(f"the model of '{self.name}' needs a class for each code.")
+        if any(label not in self.info.trained_classes for label in labels):
+            raise ModelError(f"the classes of '{self.name}' are {', '.join(self.info.classes)}, by their index.")
+        return torch.tensor(list(labels), dtype=torch.int64)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        truncation: float | None = None,
+        label: int | None = None,
+        density: str | None = None,
+    ) -> tuple[Float[Tensor, "n d"], list[int] | None, Float[Tensor, "n c h w"]]:
+        """Draw codes as `ectype sample` does.
+
+        Args:
+            n: Number of codes.
+            seed: Seed of the draws.
+            truncation: Noise beyond ± this value is drawn again.
+            label: The class of all; None to draw it, if the model is conditional.
+            density: A density of the model.
+
+        Returns:
+            Codes, class indices if the model is conditional, and images.
+
+        Raises:
+            ModelError: The model cannot sample, or there is no such density or class.
+        """
+        model, generator = self.model, torch.Generator().manual_seed(seed)
+        labels = None
+        with evaluating(model):
+            if isinstance(model, LatentSampler):
+                before = model.density if isinstance(model, CodeSampler) else ""
+                if density and isinstance(model, CodeSampler):
+                    if density not in model.densities:
+                        raise ModelError(f"no density '{density}'; {did_you_mean(density, list(model.densities))}")
+                    model.density = density
+                try:
+                    codes = model.sample_latents(n, truncation=truncation, generator=generator)
+                finally:
+                    if isinstance(model, CodeSampler):
+                        model.density = before
+            elif isinstance(model, _SamplesCodes):
+                codes = model.sample_codes(n, generator)
+            else:
+                raise ModelError(f"the model of '{self.name}' cannot sample.")
+            if is_conditional(model):
+                drawn = model.sample_labels(n, generator=generator)  # pyright: ignore[reportAttributeAccessIssue]
+                labels = drawn.tolist() if label is None else [label] * n
+        codes = codes.float().cpu().flatten(1)
+        return codes, labels, self.decode(codes, labels)
+
+    def encode(self, file: bytes) -> tuple[Float[Tensor, " d"], Float[Tensor, "c h w"]]:
+        """Return the code of an encoded image, and the image as the model sees it.
+
+        Raises:
+            ModelError: The model does not encode.
+            DataError: The image cannot be used.
+        """
+        if not self.has_codes or not isinstance(self.model, Encodes):
+            raise ModelError(f"the model of '{self.name}' cannot encode.")
+        image = self._decoded(file)
+        with evaluating(self.model):
+            return self.model.encode(image[None]).float().cpu().flatten(), image
+
+    def apply(self, file: bytes) -> Examples:
+        """Return what the model makes of one image at its own size. Raises as `encode` does."""
+        image = self._decoded(file)[None]
+        return Examples([""], image, self._outputs(image), self.output_name())
+
+    def _decoded(self, file: bytes) -> Float[Tensor, "c h w"]:
+        try:
+            pixels = decode_image(file, decode_spec(self.info, self.recipe)).pixels
+        except Rejected as reason:
+            raise DataError(f"the image cannot be used ({reason}): choose another one.") from None
+        return torch.from_numpy(pixels.copy()).float() / 255
+
+    def _outputs(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        with evaluating(self.model):
+            if isinstance(self.model, Translates):
+                return self.model.to_rgb(self.model.translate(images)).cpu()
+            if isinstance(self.model, Reconstructs):
+                return self.model.reconstruct(images).cpu()
+        raise ModelError(f"the model of '{self.name}' makes images from noise, not from images.")
+
+    # ── Points ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def points(self, seconds: float = math.inf) -> Points:
+        """Return the points of a map: the codes of the run's images, or of samples for a model without an encoder.
+
+        Args:
+            seconds: After this time no more codes are computed; those that there are, are spread evenly.
+
+        Raises:
+            ModelError: The model has no codes.
+            DataError: The run's images cannot be used.
+        """
+        if not self.length:
+            raise ModelError(f"the model of '{self.name}' has no codes to explore.")
+        end = time.monotonic() + seconds
+        return self._points_of_images(end) if self.has_codes else self._points_of_samples(end)
+
+    def _points_of_images(self, end: float) -> Points:
+        parts = [part for _, part in self.store.splits()]
+        everything = [(part, i) for part in parts for i in range(len(part))]
+        most = max(2, min(MAX_POINTS, MAX_CODE_ELEMENTS // self.length))
+        # In random order, so that the first ones are a fair sample when the time is up.
+        order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))[:most].tolist()
+        size = evaluation_batches(self.info, 0, torch.device("cpu"))[0]
+        codes, where = [], []
+        with evaluating(self.model):
+            for at in range(0, len(order), size):
+                some = [everything[i] for i in order[at : at + size]]
+                codes.append(self.model.encode(self._images(some)).float().cpu().flatten(1))  # pyright: ignore[reportCallIssue]
+                where += some
+                if time.monotonic() > end:
+                    break
+        self._codes, self._where = torch.cat(codes), where
+        self._labels = None
+        if all(part.labels is not None for part in parts):
+            self._labels = [int(part.labels[i]) for part, i in where]  # pyright: ignore[reportOptionalSubscript]
+        space = code_space(self._codes)
+        count, total = len(where), len(everything)
+        note = f"{count:,} images of the run" if count == total else f"{count:,} of {total:,} images of the run"
+        return Points(space, space.coordinates(self._codes), self._labels, note)
+
+    def _points_of_samples(self, end: float) -> Points:
+        codes, labels, images = [], [], []
+        for seed in range(-(-MAX_SAMPLED_POINTS // 100)):
+            some, label, image = self.sample(100, seed=seed)
+            codes.append(some)
+            labels += label or []
+            images.append(torch.nn.functional.adaptive_avg_pool2d(image, (16, 16)).flatten(1))
+            if time.monotonic() > end:
+                break
+        self._codes, self._labels, self._where = torch.cat(codes), labels or None, []
+        space = noise_space(self._codes, torch.cat(images))
+        note = f"{len(self._codes):,} samples of the model"
+        return Points(space, space.coordinates(self._codes), self._labels, note)
+
+    @property
+    def store(self) -> ImageStore:
+        """The run's images.
+
+        Raises:
+            DataError: They cannot be used, or there are none because the model was exported.
+        """
+        if self._store is None:
+            if has_no_run(self.place):
+                raise DataError(f"'{self.name}' is an exported model without images.")
+            self._store = open_run_images(RunDir.existing(self.place))[1]
+        return self._store
+
+    def _images(self, where: Sequence[tuple[ImageSplit, int]]) -> Float[Tensor, "n c h w"]:
+        """Return images as the model sees them."""
+        found: list[Tensor | None] = [None] * len(where)
+        for part in {id(part): part for part, _ in where}.values():
+            places = [k for k, (other, _) in enumerate(where) if other is part]
+            loader = Loader(part, self.recipe.data, torch.device("cpu"), training=False, seed=self.recipe.train.seed)
+            context = SeededStepContext(self.recipe.train.seed, 0, 0, "look", 0, len(places))
+            batch = loader(torch.tensor([where[k][1] for k in places]), context)
+            for k, image in zip(places, batch.image, strict=True):
+                found[k] = image
+        return torch.stack([image for image in found if image is not None])
+
+    def codes(self, indices: Sequence[int]) -> Float[Tensor, "n d"]:
+        """Return the codes of points. Raises `ModelError` if there is no such point, as the other methods do."""
+        return self._codes[self._checked(indices)]
+
+    def pictures(self, indices: Sequence[int]) -> tuple[Float[Tensor, "n c h w"], list[str]]:
+        """Return the images of points, and the names of their files; none for samples."""
+        chosen = self._checked(indices)
+        if self._where:
+            where = [self._where[i] for i in chosen]
+            return self._images(where), [str(part.names[i]) for part, i in where]
+        labels = None if self._labels is None else [self._labels[i] for i in chosen]
+        return self.decode(self._codes[chosen], labels), []
+
+    def nearest(self, code: Float[Tensor, " d"], k: int) -> tuple[list[int], list[float]]:
+        """Return the points whose codes are nearest to a code, and their distances."""
+        if code.shape != (self.length,) or not code.isfinite().all():
+            raise ModelError(f"a code of '{self.name}' has {self.length} finite values.")
+        found = (self._codes - code).norm(dim=1).topk(min(k, len(self._codes)), largest=False)
+        return found.indices.tolist(), found.values.tolist()
+
+    def _checked(self, indices: Sequence[int]) -> list[int]:
+        if not self._points_known(indices):
+            raise ModelError(f"there are {len(self._codes):,} points; open the page again.")
+        return list(indices)
+
+    def _points_known(self, indices: Sequence[int]) -> bool:
+        return len(indices) > 0 and all(0 <= i < len(self._codes) for i in indices)
+
+    def examples(self, names: Sequence[str] | None, n: int) -> Examples:
+        """Return held-out images and what the model makes of them.
+
+        Args:
+            names: Names of images of the run; those that it does not have are left out. None for test images at equal
+                distances.
+            n: Number of images.
+
+        Raises:
+            ModelError: The model makes no images from images.
+            DataError: The run's images cannot be used.
+        """
+        if not self.output_name():
+            raise ModelError(f"the model of '{self.name}' makes images from noise, not from images.")
+        parts = dict(self.store.splits())
+        held_out = next(parts[name] for name in ("test", "val", "train") if name in parts)
+        if names is None:
+            where = [(held_out, int(i)) for i in evenly_spaced(len(held_out), n)]
+        else:
+            known = {str(name): (part, i) for part in parts.values() for i, name in enumerate(part.names)}
+            where = [known[name] for name in names if name in known][:n]
+        if not where:
+            raise DataError(f"'{self.name}' was trained on other images: drop images to compare.")
+        images = self._images(where)
+        if isinstance(self.model, Restorer):
+            seed = SeededStepContext(self.recipe.train.seed, 0, 0, "look", 0, len(images))
+            images = self.model.input_and_target(Batch(images), seed)[0]
+        shown = images.clamp(0, 1)
+        return Examples([str(part.names[i]) for part, i in where], shown, self._outputs(images), self.output_name())
+
+
+def as_pixels(images: Float[Tensor, "n c h w"]) -> np.ndarray:
+    """Return images in [0, 1] as uint8 [n, h, w, 1 or 3] for display; further channels are left out."""
+    shown = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
+    return np.ascontiguousarray(to_uint8(shown).permute(0, 2, 3, 1).numpy())
