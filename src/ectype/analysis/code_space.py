@@ -59,7 +59,7 @@ def code_space(codes: Float[Tensor, "n d"]) -> CodeSpace:
         fitted = fit_pca(codes[: max(count + 1, MAX_FIT_ELEMENTS // d)], count)
         total = float(codes.var(0).sum())
         principal = fitted.components
-        names = [f"component {i + 1} ({float(std) ** 2 / total:.0%})" for i, std in enumerate(fitted.stds)]
+        names = [f"PC {i + 1}, {float(std) ** 2 / total:.0%}" for i, std in enumerate(fitted.stds)]
         maps = [("Principal components", 0, 1)]
     spread = codes.var(0) if n > 1 else torch.ones(d)
     active = spread.topk(min(2, d)).indices

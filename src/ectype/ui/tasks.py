@@ -16,9 +16,10 @@ from PIL import Image
 from ectype.core.errors import DataError, ModelError
 from ectype.core.escape import as_one_line
 from ectype.data.codes import write_codes
-from ectype.data.image_file import Rejected, image_size, load_upright
+from ectype.data.image_file import LoadOptions, image_size, load_upright
 from ectype.data.loader import evaluation_batches
 from ectype.data.preview import save_grid
+from ectype.data.raw_image import Rejected
 from ectype.inference import anomaly, reconstruct, translate
 from ectype.inference import nearest as neighbors
 from ectype.inference.explore import Explorer
@@ -205,7 +206,7 @@ def _preview(source: Path, target: Path, out: Path) -> str:
     """Write a small upright copy of an input that every browser shows, and return its name; empty if it cannot be."""
     target.parent.mkdir(exist_ok=True)
     try:
-        image = load_upright(str(source)).image
+        image = load_upright(str(source), LoadOptions(MAX_UPLOAD_PIXELS)).image
         image = image.convert("RGBA" if image.mode in ("RGBA", "LA", "PA") else "L" if image.mode == "L" else "RGB")
         image.thumbnail((PREVIEW_PX, PREVIEW_PX), Image.Resampling.LANCZOS)
         image.save(target)
@@ -214,13 +215,16 @@ def _preview(source: Path, target: Path, out: Path) -> str:
     return str(target.relative_to(out))
 
 
-def _without_paths(text: str, *folders: Path) -> str:
-    for folder in folders:
-        text = re.sub(rf"\s*→\s*{re.escape(str(folder))}\S*", "", text)
-        text = re.sub(rf"; the first next to their inputs in {re.escape(str(folder))}[^\s;]*", "", text)
-        text = re.sub(r"; image, reconstruction and errors of the first", "", text)
-        text = text.replace(f"{folder}/", "").replace(str(folder), "the images")
-    return as_one_line(text)
+def _without_paths(text: str, inputs: Path, out: Path) -> str:
+    """Return a summary without the folders of the server."""
+    place = rf"{re.escape(str(out))}[^\s;,]*"
+    for part in (
+        rf"; the first next to their inputs in {place}",
+        "; image, reconstruction and errors of the first",
+        rf"\s*→\s*{place}(, {place})*",
+    ):
+        text = re.sub(part, "", text)
+    return as_one_line(text.replace(f"{inputs}/", "").replace(str(inputs), "the images"))
 
 
 def _zip(out: Path) -> str:
@@ -228,6 +232,6 @@ def _zip(out: Path) -> str:
     target = out / "results.zip"
     with zipfile.ZipFile(target, "x", zipfile.ZIP_STORED) as archive:
         for file in sorted(out.rglob("*")):
-            if file.is_file() and file != target and file.parent.name != "inputs":
+            if file.is_file() and file != target and file.parent.name != "inputs" and not file.name.startswith("."):
                 archive.write(file, file.relative_to(out))
     return target.name

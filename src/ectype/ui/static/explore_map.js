@@ -39,11 +39,12 @@ export function mapPart(here) {
   }
   const element = el("section", { className: "explore-map", "aria-label": "Map of codes" },
     el("div", { className: "map-bar" }, kind, el("span", { className: "axes" }, across.label, up.label),
-      el("label", { className: "check" }, images, "Images"),
-      el("span", { className: "buttons" }, ...[["+", 1.5, "Enlarge"], ["−", 1 / 1.5, "Reduce"]].map(([text, factor, label]) =>
+      el("label", { className: "check" }, images, "Images")),
+    el("div", { className: "map-frame" }, frame, el("div", { className: "map-zoom" },
+      ...[["+", 1.5, "Enlarge"], ["−", 1 / 1.5, "Reduce"]].map(([text, factor, label]) =>
         el("button", { type: "button", "aria-label": label, click: () => map.zoom(factor) }, text)),
-      el("button", { type: "button", click: () => map.fit() }, "All"))),
-    frame, legend,
+      el("button", { type: "button", "aria-label": "Show all points", click: () => map.fit() }, "All"))),
+    legend,
     el("p", { className: "hint", id: "map-keys" }, `${space.note}. Point at one to see it; drag to decode along the way; turn the wheel or pinch to enlarge. Keys: arrows move, + and − enlarge, Enter takes the nearest point.`));
 
   function only(label, button) {

@@ -106,7 +106,7 @@ export function samplePart(here) {
   }
   draw();
   const next = el("button", { type: "button", className: "primary", click: () => { seed.value = Number(seed.value) + 1; draw(); } }, "Next seed");
-  return part(here, "Samples", "The samples of `ectype sample` with this seed. Press one to go there.",
+  return part(here, "Samples", "The samples of the command ectype sample with this seed. Press one to go there.",
     el("div", { className: "controls" }, el("label", {}, "Seed", seed), next,
       model.canTruncate ? el("label", {}, "Truncation", truncation, truncationText) : "",
       model.densities.length > 1 ? el("label", {}, "Drawn from", density) : "",

@@ -203,12 +203,19 @@ export class CodeMap {
   async placeThumbnails() {
     const step = THUMBNAIL_PX + 8;
     const chosen = [];
+    const centres = [];
     const { clientWidth, clientHeight } = this.frame;
     const gap = Math.max(step, Math.sqrt((clientWidth * clientHeight) / MAX_THUMBNAILS));
     for (let top = gap / 2; top < clientHeight; top += gap) {
       for (let left = gap / 2; left < clientWidth; left += gap) {
         const i = this.near(left, top, gap / 2 - 2);
-        if (i >= 0) chosen.push(i);
+        if (i < 0) continue;
+        const centre = this.toCanvas(this.x[i], this.y[i]).map((value) => value / this.ratio);
+        const edge = THUMBNAIL_PX / 2;
+        if (centre[0] < edge || centre[1] < edge || centre[0] > clientWidth - edge || centre[1] > clientHeight - edge) continue;
+        if (centres.some(([x, y]) => Math.max(Math.abs(x - centre[0]), Math.abs(y - centre[1])) < THUMBNAIL_PX + 5)) continue;
+        chosen.push(i);
+        centres.push(centre);
       }
     }
     if (!chosen.length) return;
