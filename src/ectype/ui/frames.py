@@ -50,7 +50,7 @@ def unpack(frame: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     (length,) = struct.unpack_from("<I", frame)
     try:
         head = json.loads(frame[4 : 4 + length])
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError("its head is not JSON") from error
     listed = head.pop("arrays", None) if isinstance(head, dict) else None
     if not isinstance(listed, list) or len(listed) > MAX_ARRAYS:

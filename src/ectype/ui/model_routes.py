@@ -83,6 +83,7 @@ class Models:
         self.lanes = {
             "explore": Lane(1, waiting=64, seconds=180.0),
             "upload": Lane(4, waiting=64, seconds=60.0),
+            "frame": Lane(4, waiting=64, seconds=20.0),  # apart, so that a slow upload does not hold up a drag
             "batch": Lane(2, waiting=32),
         }
 
@@ -112,7 +113,7 @@ def add_model_routes(api: FastAPI, models: Models) -> None:
         if operation not in OPERATIONS:
             raise RunError("there is no such operation.")
         limit = MAX_FILE_BYTES + 4096 if operation in ("encode", "apply") else MAX_FRAME_BYTES
-        async with models.lanes["upload"].turn():
+        async with models.lanes["frame"].turn():
             body = await _read(request, limit)
         try:
             head, arrays = unpack(body)

@@ -15,6 +15,19 @@ function row(pictures, labels, pressed) {
   return Array.from({ length: pictures.count }, (_, i) => el("button", { type: "button", className: "tile", "aria-label": labels(i), click: () => pressed(i) }, picture(pictures, i, labels(i))));
 }
 
+/** Return the listeners of a slider: each gesture, or key, is one step to come back from. */
+function gesture(here, moved) {
+  let going = false;
+  return {
+    input: () => {
+      if (!going) here.mark();
+      going = true;
+      moved();
+    },
+    change: () => { going = false; },
+  };
+}
+
 function part(here, title, hint, ...children) {
   return el("section", { className: "explore-part" }, el("h2", {}, title), hint ? el("p", { className: "hint" }, hint) : "", ...children);
 }
@@ -24,9 +37,9 @@ export function sliderPart(here) {
   const { space } = here;
   const rows = space.names.map((name, k) => {
     const deviation = space.deviations[k] || 1;
-    const slider = el("input", { type: "range", min: -RANGE, max: RANGE, step: SLIDER_STEP, value: 0, "aria-label": name, pointerdown: () => here.mark(), input: () => {
+    const slider = el("input", { type: "range", min: -RANGE, max: RANGE, step: SLIDER_STEP, value: 0, "aria-label": name, ...gesture(here, () => {
       here.move([[k, Number(slider.value) * deviation - here.along(k)]]);
-    } });
+    }) });
     const text = el("output", { className: "soft" });
     return { k, deviation, slider, text, element: el("div", { className: "direction" }, el("span", {}, name), slider, text) };
   });
@@ -136,11 +149,11 @@ export function between(one, two, share, sphere) {
 export function pathPart(here) {
   const { model, backend } = here;
   const ends = [null, null];
-  const share = el("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0, disabled: true, "aria-label": "Place on the path", pointerdown: () => here.mark(), input: () => {
+  const share = el("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0, disabled: true, "aria-label": "Place on the path", ...gesture(here, () => {
     here.code = between(...ends.map((end) => end.code), Number(share.value), model.unit === "z");
     here.tell({ moved: true, what: "On the path." });
     here.draw();
-  } });
+  }) });
   const strip = el("div", { className: "tiles strip" });
 
   async function show() {
