@@ -124,6 +124,7 @@ def test_the_map_and_the_sliders_change_the_picture_as_python_does(chromium: Any
     assert np.abs(settled(tab) - before).max() > 5
     tab.get_by_role("button", name="Show all points").click()
     tab.mouse.move(0, 0)
+    box = surface.bounding_box()
     tip = tab.locator(".map-tip")
     for x in np.linspace(0.2, 0.8, 30):  # somewhere there is a point
         tab.mouse.move(box["x"] + box["width"] * float(x), box["y"] + box["height"] * 0.5)
@@ -192,14 +193,18 @@ def test_every_view_is_accessible_and_fits(chromium: Any, served: Served, view: 
     assert problems == []
 
 
-def test_a_class_is_chosen_and_a_model_without_codes_says_so(chromium: Any, served: Served) -> None:
+def test_a_class_is_chosen_and_a_model_without_codes_says_so(chromium: Any, served: Served, runs: Path) -> None:
     problems: list[str] = []
     tab = open_view(chromium, served, problems, "/run/cgan-mlp/explore")
     tab.locator(".now[data-decoded]").wait_for()
     before = settled(tab)
     tab.locator(".named .tile").nth(9).wait_for()
     tab.locator(".named .tile").nth(5).click()
-    assert np.abs(settled(tab) - before).max() > 5
+    reference = Explorer(runs / "cgan-mlp")
+    code = reference.sample(1, seed=0, label=0)[0]
+    assert np.abs(before - as_pixels(reference.decode(code, [0]))[0, ..., 0]).max() <= 2
+    assert np.abs(settled(tab) - as_pixels(reference.decode(code, [5]))[0, ..., 0]).max() <= 2
+    assert (settled(tab) != before).any()
     tab.get_by_label("Class of the samples").select_option("3")
     tab.get_by_role("button", name="Sample 1, 3").wait_for()
     tab.goto(f"{served.origin}/#/run/unet-denoise/explore")

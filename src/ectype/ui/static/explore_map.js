@@ -1,6 +1,7 @@
 // The map of the explore view: hovering shows an image, dragging decodes along the way.
 
 import { el, number, setText } from "./dom.js";
+import { eachFrame } from "./explore_state.js";
 import { CodeMap, colourOf } from "./map.js";
 
 const HOVER_PX = 14;
@@ -70,9 +71,11 @@ export function mapPart(here) {
     axesChosen();
   }
 
+  const drawSoon = eachFrame(() => map.drawAbove());
+
   function follow() {
     if (map.axes) map.marker = map.axes.map((k) => here.along(k));
-    map.drawAbove();
+    drawSoon();
   }
 
   // ── Pointers ──

@@ -2,6 +2,7 @@
 
 import { dropArea } from "./drop.js";
 import { el, setText } from "./dom.js";
+import { eachFrame } from "./explore_state.js";
 import { picture } from "./picture.js";
 
 const SLIDER_STEP = 0.02;
@@ -43,14 +44,14 @@ export function sliderPart(here) {
     const text = el("output", { className: "soft" });
     return { k, deviation, slider, text, element: el("div", { className: "direction" }, el("span", {}, name), slider, text) };
   });
-  here.listen(({ moved }) => {
-    if (!moved) return;
+  const follow = eachFrame(() => {
     for (const { k, deviation, slider, text } of rows) {
       const value = here.along(k) / deviation;
       if (document.activeElement !== slider || Math.abs(Number(slider.value) - value) > SLIDER_STEP) slider.value = value;
       setText(text, `${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(1)}`);
     }
   });
+  here.listen(({ moved }) => { if (moved) follow(); });
   const [first, rest] = [rows.slice(0, 6), rows.slice(6)];
   return el("div", { className: "sliders" }, el("h2", {}, "Directions"),
     el("p", { className: "hint" }, "In standard deviations of the points."), ...first.map((each) => each.element),

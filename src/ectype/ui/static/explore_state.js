@@ -2,6 +2,19 @@
 
 const MAX_HISTORY = 50;
 
+/** Return a function that runs another one once before the next frame, however often it is called. */
+export function eachFrame(run) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      run();
+    });
+  };
+}
+
 /** The present code. Whoever listens is told of each new picture, of moves, and of what the code is. */
 export class Here {
   /**

@@ -34,7 +34,6 @@ export class CodeMap {
     this.only = null;
     this.trail = [];
     this.marker = null;
-    this.placed = [];
     this.settle = 0;
     this.observer = new ResizeObserver(() => this.resize());
     this.observer.observe(frame);
@@ -163,6 +162,20 @@ export class CodeMap {
     return this.only === null || this.space.labels[i] === this.only;
   }
 
+  /** Return the colour of each point, which is kept until the scheme or the chosen class changes. */
+  colours() {
+    const key = `${this.scheme.matches} ${this.only}`;
+    if (this.coloured === key) return this.kept;
+    const plain = packed(this.scheme.matches ? "#8fb8dd" : "#4b7ba6");
+    const palette = COLOURS.map(packed);
+    this.faded = new Uint32Array([packed(this.scheme.matches ? "#31383e" : "#dde2e6")])[0];
+    const { labels } = this.space;
+    this.kept = Uint32Array.from({ length: this.count }, (_, i) => !this.isShown(i) ? this.faded
+      : labels.length && labels[i] !== NO_LABEL ? palette[labels[i] % palette.length] : plain);
+    this.coloured = key;
+    return this.kept;
+  }
+
   draw() {
     if (!this.scale || !this.x) return;
     const started = performance.now();
@@ -170,30 +183,33 @@ export class CodeMap {
     const context = this.below.getContext("2d");
     const image = context.createImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
-    const plain = packed(this.scheme.matches ? "#8fb8dd" : "#4b7ba6");
-    const palette = COLOURS.map(packed);
-    const faded = packed(this.scheme.matches ? "#31383e" : "#dde2e6");
-    const labels = this.space.labels;
+    const { x: xs, y: ys, scale } = this;
+    const colours = this.colours();
     const dot = Math.max(1, Math.round(this.ratio * (this.count > 100000 ? 1 : this.count > 20000 ? 1.5 : this.count > 3000 ? 3 : 4.5)));
-    const half = dot >> 1;
-    const [dx, dy] = [width / 2 - this.view.x * this.scale, height / 2 + this.view.y * this.scale];
+    const half = dot / 2;
+    const [dx, dy] = [width / 2 - this.view.x * scale - half, height / 2 + this.view.y * scale - half];
+    const [right, bottom] = [width - dot, height - dot];
     // Points of other classes are drawn first, so that the chosen one is on top.
     for (const pass of this.only === null ? [1] : [0, 1]) {
-      for (let i = 0; i < this.count; i += 1) {
-        const chosen = this.only === null || labels[i] === this.only;
-        if (chosen !== (pass === 1)) continue;
-        const left = (this.x[i] * this.scale + dx - half) | 0;
-        const top = (dy - this.y[i] * this.scale - half) | 0;
-        if (left < 0 || top < 0 || left + dot > width || top + dot > height) continue;
-        const colour = !chosen ? faded : labels.length && labels[i] !== NO_LABEL ? palette[labels[i] % palette.length] : plain;
+      for (let i = 0; i < xs.length; i += 1) {
+        const colour = colours[i];
+        if (pass === 0 ? colour !== this.faded : this.only !== null && colour === this.faded) continue;
+        const left = (xs[i] * scale + dx) | 0;
+        const top = (dy - ys[i] * scale) | 0;
+        if (left < 0 || top < 0 || left > right || top > bottom) continue;
         let at = top * width + left;
-        for (let row = 0; row < dot; row += 1, at += width) pixels.fill(colour, at, at + dot);
+        if (dot === 1) {
+          pixels[at] = colour;
+          continue;
+        }
+        for (let row = 0; row < dot; row += 1, at += width) {
+          for (let column = 0; column < dot; column += 1) pixels[at + column] = colour;
+        }
       }
     }
     context.putImageData(image, 0, 0);
     this.drawn = performance.now() - started;
     this.frame.dataset.drawnMs = this.drawn.toFixed(1);
-    this.placed = [];
     this.drawAbove();
     clearTimeout(this.settle);
     if (this.showsImages) this.settle = setTimeout(() => this.placeThumbnails(), 220);
@@ -227,17 +243,13 @@ export class CodeMap {
       return; // the map can be read without them
     }
     if (view.x !== this.view.x || view.y !== this.view.y || scale !== this.scale || !this.showsImages) return;
-    this.placed = chosen.map((i, k) => ({ i, image: images[k] }));
-    this.drawAbove();
-  }
-
-  drawAbove() {
-    const context = this.above.getContext("2d");
-    context.clearRect(0, 0, this.above.width, this.above.height);
+    // Below, so that a drag draws only its trail and the marker.
+    const context = this.below.getContext("2d");
     const side = THUMBNAIL_PX * this.ratio;
     const edge = 2 * this.ratio;
     context.imageSmoothingQuality = "high";
-    for (const { i, image } of this.placed) {
+    for (const [k, i] of chosen.entries()) {
+      const image = images[k];
       const [left, top] = this.toCanvas(this.x[i], this.y[i]).map((value) => Math.round(value - side / 2));
       const label = this.space.labels[i];
       context.imageSmoothingEnabled = image.width >= THUMBNAIL_PX;
@@ -245,6 +257,12 @@ export class CodeMap {
       context.fillRect(left - edge, top - edge, side + 2 * edge, side + 2 * edge);
       context.drawImage(image, left, top, side, side);
     }
+    this.frame.dataset.images = String(chosen.length);
+  }
+
+  drawAbove() {
+    const context = this.above.getContext("2d");
+    context.clearRect(0, 0, this.above.width, this.above.height);
     const ink = this.scheme.matches ? "#ffffff" : "#101417";
     const paper = this.scheme.matches ? "#101417" : "#ffffff";
     if (this.trail.length > 1) {
