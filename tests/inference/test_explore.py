@@ -13,7 +13,8 @@ from PIL import Image
 
 import ectype
 from ectype.core.errors import DataError, ModelError
-from ectype.inference.explore import Explorer, as_pixels
+from ectype.core.images import as_pixels
+from ectype.inference.explore import Explorer
 from ectype.training.run import train
 from tests.conformance.small import small
 

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 import ectype
-from ectype.inference.explore import Explorer, as_pixels
+from ectype.core.images import as_pixels
+from ectype.inference.explore import Explorer
 from ectype.training.run import train
 from tests.conformance.small import small
 from tests.ui.server import Served, serving

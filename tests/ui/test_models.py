@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 import ectype
-from ectype.inference.explore import as_pixels
+from ectype.core.images import as_pixels
 from ectype.training.run import train
 from ectype.ui import batches, model_routes
 from ectype.ui.app import Page

@@ -8,21 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ectype.analysis.code_space import CodeSpace, code_space, noise_space
 from ectype.core.errors import DataError, ModelError, did_you_mean
-from ectype.core.images import to_uint8
 from ectype.core.random import SeededStepContext
 from ectype.data.batch import Batch
 from ectype.data.dataset import ImageSplit, ImageStore
 from ectype.data.decode import decode as decode_image
 from ectype.data.loader import Loader, evaluation_batches, evenly_spaced
 from ectype.data.raw_image import Rejected
-from ectype.inference.image_io import MAX_CODES_PER_BATCH, decode_spec, has_no_run
+from ectype.inference.image_io import MAX_CODES_PER_BATCH, decode_spec, has_no_run, require_capability
 from ectype.models.base import (
     Encodes,
     LatentSampler,
@@ -38,7 +36,7 @@ from ectype.runs.locate import locate_run
 from ectype.runs.model_files import CodeSampler
 from ectype.runs.run_dir import RunDir
 
-__all__ = ["Examples", "Explorer", "Points", "as_pixels"]
+__all__ = ["Examples", "Explorer", "Points"]
 
 MAX_POINTS = 300_000
 """Images whose codes are on a map."""
@@ -304,11 +302,12 @@ class Explorer:
         # In random order, so that the first ones are a fair sample when the time is up.
         order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))[:most].tolist()
         size = evaluation_batches(self.info, 0, torch.device("cpu"))[0]
+        model = require_capability(self.model, Encodes, self.place, "encode")
         codes, where = [], []
         with evaluating(self.model):
             for at in range(0, len(order), size):
                 some = [everything[i] for i in order[at : at + size]]
-                codes.append(self.model.encode(self._images(some)).float().cpu().flatten(1))  # pyright: ignore[reportCallIssue]
+                codes.append(model.encode(self._images(some)).float().cpu().flatten(1))
                 where += some
                 if time.monotonic() > end:
                     break
@@ -417,9 +416,3 @@ class Explorer:
             images = self.model.input_and_target(Batch(images), seed)[0]
         shown = images.clamp(0, 1)
         return Examples([str(part.names[i]) for part, i in where], shown, self._outputs(images), self.output_name())
-
-
-def as_pixels(images: Float[Tensor, "n c h w"]) -> np.ndarray:
-    """Return images in [0, 1] as uint8 [n, h, w, 1 or 3] for display; further channels are left out."""
-    shown = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
-    return np.ascontiguousarray(to_uint8(shown).permute(0, 2, 3, 1).numpy())

@@ -113,12 +113,12 @@ class _Worker:
         return {"names": space.names, "maps": maps, "note": points.note}, values
 
     def _decode(self, explorer: Any, head: dict[str, Any], arrays: dict[str, Any]) -> Any:
-        from ectype.inference.explore import as_pixels
+        from ectype.core.images import as_pixels
 
         return {}, {"images": as_pixels(explorer.decode(self._given(explorer, arrays), _integers(head.get("labels"))))}
 
     def _sample(self, explorer: Any, head: dict[str, Any], arrays: dict[str, Any]) -> Any:
-        from ectype.inference.explore import as_pixels
+        from ectype.core.images import as_pixels
 
         density = head.get("density")
         codes, labels, images = explorer.sample(
@@ -131,7 +131,7 @@ class _Worker:
         return {"labels": labels or []}, {"codes": codes.numpy(), "images": as_pixels(images)}
 
     def _encode(self, explorer: Any, head: dict[str, Any], arrays: dict[str, Any]) -> Any:
-        from ectype.inference.explore import as_pixels
+        from ectype.core.images import as_pixels
 
         code, image = explorer.encode(_file(arrays))
         output = explorer.decode(code[None])
@@ -150,7 +150,7 @@ class _Worker:
 
     def _pictures(self, explorer: Any, head: dict[str, Any], arrays: dict[str, Any]) -> Any:
         from ectype.core.escape import as_one_line
-        from ectype.inference.explore import as_pixels
+        from ectype.core.images import as_pixels
 
         images, names = explorer.pictures(self._indices(explorer, head))
         return {"names": [as_one_line(name) for name in names]}, {"images": as_pixels(images)}
@@ -190,7 +190,7 @@ class _Worker:
 
 def _examples(found: Any) -> Any:
     from ectype.core.escape import as_one_line
-    from ectype.inference.explore import as_pixels
+    from ectype.core.images import as_pixels
 
     names = [as_one_line(name) for name in found.names]
     return {"names": names, "what": found.what}, {"input": as_pixels(found.inputs), "output": as_pixels(found.outputs)}

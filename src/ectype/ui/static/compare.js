@@ -33,7 +33,8 @@ export function showCompare(main, keys, back) {
   const heads = runs.map((run) => el("th", { scope: "col" }, el("a", { className: "name", href: `#/run/${encodeURIComponent(run.key)}` }, run.key)));
   const samples = el("tbody");
   const outputs = el("tbody");
-  table.append(el("caption", { className: "hidden" }, "Runs side by side"), el("thead", {}, el("tr", {}, el("td"), ...heads)), outputs, samples);
+  table.style.minWidth = `${6 + 9 * runs.length}rem`;
+  table.append(el("caption", { className: "hidden" }, "Runs side by side"), el("colgroup", {}, el("col", { className: "inputs" })), el("thead", {}, el("tr", {}, el("td"), ...heads)), outputs, samples);
   const area = dropArea({ text: "Drop images to compare the models on", several: true, chosen: own });
   const sides = el("div", { className: "sides", tabindex: 0, role: "region", "aria-label": "Runs side by side" }, table);
   const body = el("div", { hidden: true }, el("div", { className: "controls" }, el("label", {}, "Seed of the samples", seed), next, held), area, sides);
