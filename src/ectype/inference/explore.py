@@ -235,10 +235,8 @@ class Explorer:
                 finally:
                     if isinstance(model, CodeSampler):
                         model.density = before
-            elif isinstance(model, _SamplesCodes):
-                codes = model.sample_codes(n, generator)
             else:
-                raise ModelError(f"the model of '{self.name}' cannot sample.")
+                codes = require_capability(model, _SamplesCodes, self.place, "sample").sample_codes(n, generator)
             if is_conditional(model):
                 drawn = model.sample_labels(n, generator=generator)  # pyright: ignore[reportAttributeAccessIssue]
                 labels = drawn.tolist() if label is None else [label] * n
