@@ -63,7 +63,7 @@ def test_a_model_is_described_mapped_decoded_and_sampled(explorer: Get, preset: 
         assert (told["canEncode"], told["canSample"], conditional, told["unit"]) == CAN[preset]
     points = found.points(seconds=60)
     n = len(points.coordinates)
-    assert n == len(found._codes) >= 100
+    assert n == len(points.codes) >= 100
     assert points.coordinates.shape[1] == len(points.space.names)
     assert points.labels is None or len(points.labels) == n
     codes, labels, images = found.sample(3, seed=5)

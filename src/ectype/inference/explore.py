@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -12,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ectype.analysis.code_space import CodeSpace, code_space, noise_space
 from ectype.core.errors import DataError, ModelError, did_you_mean
 from ectype.core.random import SeededStepContext
 from ectype.data.batch import Batch
@@ -20,8 +18,10 @@ from ectype.data.dataset import ImageSplit, ImageStore
 from ectype.data.decode import decode as decode_image
 from ectype.data.loader import Loader, evaluation_batches, evenly_spaced
 from ectype.data.raw_image import Rejected
+from ectype.inference.explore_points import Points, points_of_images, points_of_samples
 from ectype.inference.image_io import MAX_CODES_PER_BATCH, decode_spec, has_no_run, require_capability
 from ectype.models.base import (
+    ClassConditional,
     Encodes,
     LatentSampler,
     ODESampler,
@@ -36,14 +36,7 @@ from ectype.runs.locate import locate_run
 from ectype.runs.model_files import CodeSampler
 from ectype.runs.run_dir import RunDir
 
-__all__ = ["Examples", "Explorer", "Points"]
-
-MAX_POINTS = 300_000
-"""Images whose codes are on a map."""
-MAX_CODE_ELEMENTS = 25_000_000
-"""Elements of their codes together."""
-MAX_SAMPLED_POINTS = 2000
-"""Samples on the map of a model without an encoder."""
+__all__ = ["Examples", "Explorer"]
 
 
 @runtime_checkable
@@ -51,17 +44,6 @@ class _SamplesCodes(Protocol):
     """A model that draws codes, without truncation."""
 
     def sample_codes(self, n: int, generator: torch.Generator | None) -> Float[Tensor, " n *code"]: ...
-
-
-class Points(NamedTuple):
-    """The points of a map."""
-
-    space: CodeSpace
-    coordinates: Float[Tensor, "n k"]
-    labels: list[int] | None
-    """Class indices; None if there are no classes."""
-    note: str
-    """What the points are."""
 
 
 class Examples(NamedTuple):
@@ -85,6 +67,7 @@ class Explorer:
 
     Attributes:
         length: Values of a code; 0 for a model that decodes none.
+        known: The points, after `points` has been called.
 
     Raises:
         RunError: There is no such run, or it has no model yet.
@@ -102,9 +85,7 @@ class Explorer:
         self.shape = self._code_shape()
         self.length = math.prod(self.shape) if self.shape else 0
         self._store: ImageStore | None = None
-        self._codes = torch.zeros(0, self.length)
-        self._labels: list[int] | None = None
-        self._where: list[tuple[ImageSplit, int]] = []
+        self.known: Points | None = None
 
     def _code_shape(self) -> tuple[int, ...]:
         if self.has_codes and isinstance(self.model, Encodes):
@@ -238,7 +219,8 @@ class Explorer:
             else:
                 codes = require_capability(model, _SamplesCodes, self.place, "sample").sample_codes(n, generator)
             if is_conditional(model):
-                drawn = model.sample_labels(n, generator=generator)  # pyright: ignore[reportAttributeAccessIssue]
+                capable = require_capability(model, ClassConditional, self.place, "sample a class")
+                drawn = capable.sample_labels(n, generator=generator)
                 labels = drawn.tolist() if label is None else [label] * n
         codes = codes.float().cpu().flatten(1)
         return codes, labels, self.decode(codes, labels)
@@ -290,47 +272,14 @@ class Explorer:
         """
         if not self.length:
             raise ModelError(f"the model of '{self.name}' has no codes to explore.")
-        end = time.monotonic() + seconds
-        return self._points_of_images(end) if self.has_codes else self._points_of_samples(end)
-
-    def _points_of_images(self, end: float) -> Points:
-        parts = [part for _, part in self.store.splits()]
-        everything = [(part, i) for part in parts for i in range(len(part))]
-        most = max(2, min(MAX_POINTS, MAX_CODE_ELEMENTS // self.length))
-        # In random order, so that the first ones are a fair sample when the time is up.
-        order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))[:most].tolist()
-        size = evaluation_batches(self.info, 0, torch.device("cpu"))[0]
-        model = require_capability(self.model, Encodes, self.place, "encode")
-        codes, where = [], []
-        with evaluating(self.model):
-            for at in range(0, len(order), size):
-                some = [everything[i] for i in order[at : at + size]]
-                codes.append(model.encode(self._images(some)).float().cpu().flatten(1))
-                where += some
-                if time.monotonic() > end:
-                    break
-        self._codes, self._where = torch.cat(codes), where
-        self._labels = None
-        if all(part.labels is not None for part in parts):
-            self._labels = [int(part.labels[i]) for part, i in where]  # pyright: ignore[reportOptionalSubscript]
-        space = code_space(self._codes)
-        count, total = len(where), len(everything)
-        note = f"{count:,} images of the run" if count == total else f"{count:,} of {total:,} images of the run"
-        return Points(space, space.coordinates(self._codes), self._labels, note)
-
-    def _points_of_samples(self, end: float) -> Points:
-        codes, labels, images = [], [], []
-        for seed in range(-(-MAX_SAMPLED_POINTS // 100)):
-            some, label, image = self.sample(100, seed=seed)
-            codes.append(some)
-            labels += label or []
-            images.append(torch.nn.functional.adaptive_avg_pool2d(image, (16, 16)).flatten(1))
-            if time.monotonic() > end:
-                break
-        self._codes, self._labels, self._where = torch.cat(codes), labels or None, []
-        space = noise_space(self._codes, torch.cat(images))
-        note = f"{len(self._codes):,} samples of the model"
-        return Points(space, space.coordinates(self._codes), self._labels, note)
+        if self.has_codes:
+            model = require_capability(self.model, Encodes, self.place, "encode")
+            size = evaluation_batches(self.info, 0, torch.device("cpu"))[0]
+            with evaluating(self.model):
+                self.known = points_of_images(model, self.store, self._images, self.length, size, seconds)
+        else:
+            self.known = points_of_samples(lambda n, seed: self.sample(n, seed=seed), seconds)
+        return self.known
 
     @property
     def store(self) -> ImageStore:
@@ -359,31 +308,30 @@ class Explorer:
 
     def codes(self, indices: Sequence[int]) -> Float[Tensor, "n d"]:
         """Return the codes of points. Raises `ModelError` if there is no such point, as the other methods do."""
-        return self._codes[self._checked(indices)]
+        return self._known(indices).codes[list(indices)]
 
     def pictures(self, indices: Sequence[int]) -> tuple[Float[Tensor, "n c h w"], list[str]]:
         """Return the images of points, and the names of their files; none for samples."""
-        chosen = self._checked(indices)
-        if self._where:
-            where = [self._where[i] for i in chosen]
+        points = self._known(indices)
+        if points.where:
+            where = [points.where[i] for i in indices]
             return self._images(where), [str(part.names[i]) for part, i in where]
-        labels = None if self._labels is None else [self._labels[i] for i in chosen]
-        return self.decode(self._codes[chosen], labels), []
+        labels = None if points.labels is None else [points.labels[i] for i in indices]
+        return self.decode(points.codes[list(indices)], labels), []
 
     def nearest(self, code: Float[Tensor, " d"], k: int) -> tuple[list[int], list[float]]:
         """Return the points whose codes are nearest to a code, and their distances."""
         if code.shape != (self.length,) or not code.isfinite().all():
             raise ModelError(f"a code of '{self.name}' has {self.length} finite values.")
-        found = (self._codes - code).norm(dim=1).topk(min(k, len(self._codes)), largest=False)
+        codes = self._known([0]).codes
+        found = (codes - code).norm(dim=1).topk(min(k, len(codes)), largest=False)
         return found.indices.tolist(), found.values.tolist()
 
-    def _checked(self, indices: Sequence[int]) -> list[int]:
-        if not self._points_known(indices):
-            raise ModelError(f"there are {len(self._codes):,} points; open the page again.")
-        return list(indices)
-
-    def _points_known(self, indices: Sequence[int]) -> bool:
-        return len(indices) > 0 and all(0 <= i < len(self._codes) for i in indices)
+    def _known(self, indices: Sequence[int]) -> Points:
+        points = self.known or self.points()
+        if not indices or not all(0 <= i < len(points.codes) for i in indices):
+            raise ModelError(f"there are {len(points.codes):,} points, by their index; open the page again.")
+        return points
 
     def examples(self, names: Sequence[str] | None, n: int) -> Examples:
         """Return held-out images and what the model makes of them.

@@ -172,7 +172,7 @@ class _Worker:
 
     def _with_points(self, explorer: Any) -> None:
         """Compute the points again in a new process, or after the model was dropped."""
-        if not len(explorer._codes):
+        if explorer.known is None:
             explorer.points(SPACE_SECONDS)
 
     def _given(self, explorer: Any, arrays: dict[str, Any]) -> Any:
