@@ -221,7 +221,8 @@ def main() -> None:
             rows.append(Row(f"{other} (peer) on {name}: fd", distance["value"], float("nan"), None, "", None, detail))
             raw[f"{other} (peer) on {name}"] = found
             console.print(rows[-1].what, distance["value"], detail)
-    notes = [f"{seconds:g} CPU seconds of training for each command, over {len(os.sched_getaffinity(0))} threads; {seeds} seed(s)."]
+    threads = len(os.sched_getaffinity(0))
+    notes = [f"{seconds:g} CPU seconds of training for each command, over {threads} threads; {seeds} seed(s)."]
     tell("first_minutes", "The first ten minutes", rows, notes, runs=raw)
 
 

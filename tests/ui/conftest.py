@@ -70,6 +70,7 @@ def page(root: Path) -> Iterator[Page]:
     made = Page(root, token=TOKEN, port=PORT, trainings=Trainings(RunsFolder(root), ["/bin/false"]))
     yield made
     made.trainings.close()
+    made.models.close()
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ MIN_TOKEN_LENGTH = 16
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 10.0
 """How long the body of a request may take to arrive."""
+RAW_PATHS = "/api/raw/"
+"""Where bytes are sent to, such as images. Their routes read them, with limits of their own."""
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -117,8 +119,9 @@ class AccessGuard:
                 return 405, "Only GET and POST are known."
             if origin is None:
                 return 403, "A change has to say where it comes from (Origin)."
-            if (headers.single("content-type") or "").partition(";")[0].strip() != "application/json":
-                return 415, "A change has to be JSON."
+            kind = (headers.single("content-type") or "").partition(";")[0].strip()
+            if kind != ("application/octet-stream" if scope["path"].startswith(RAW_PATHS) else "application/json"):
+                return 415, "A change has to be JSON, and a file has to be sent as application/octet-stream."
         return None
 
     def _is_own_host(self, host: str) -> bool:
@@ -157,7 +160,7 @@ class AccessGuard:
         return found is not None and hmac.compare_digest(found.value.encode(), self.secret.encode())
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, headers: _Headers) -> None:
-        if scope["method"] != "POST":
+        if scope["method"] != "POST" or scope["path"].startswith(RAW_PATHS):
             await self.app(scope, receive, send)
             return
         try:

@@ -22,9 +22,11 @@ from ectype.ui.access import AccessGuard
 from ectype.ui.folder import RunsFolder
 from ectype.ui.follow import follow
 from ectype.ui.lanes import Lane, LaneFull
+from ectype.ui.model_routes import BodyRefused, Models, add_model_routes
 from ectype.ui.pictures import Thumbnails
 from ectype.ui.state import RunStates
 from ectype.ui.trainings import QueueFull, Trainings
+from ectype.ui.workers import WorkerFailed
 
 __all__ = ["Page", "create_page"]
 
@@ -63,6 +65,7 @@ class Page:
     Attributes:
         app: The ASGI application, behind its guard.
         trainings: What was started from the page.
+        models: What explores and applies models.
         closing: Set it to end the streams of events, so that the server can stop.
     """
 
@@ -70,6 +73,7 @@ class Page:
         self.folder = RunsFolder(root)
         self.states, self.thumbnails = RunStates(), Thumbnails()
         self.trainings = trainings or Trainings(self.folder)
+        self.models = Models(self.folder)
         self.closing = False
         self.static = _static_files()
         self.lanes = {
@@ -82,6 +86,7 @@ class Page:
         api = FastAPI(title="Ectype", docs_url=None, redoc_url=None, openapi_url=None, default_response_class=Json)
         self._add_errors(api)
         self._add_routes(api)
+        add_model_routes(api, self.models)
         self.app = AccessGuard(api, token=token, port=port, local=local)
 
     # ── Routes ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -180,6 +185,11 @@ class Page:
         async def broken(request: Request, error: Any) -> Response:
             return Json({"error": as_one_line(f"{type(error).__name__}: {error}"[:300])}, status_code=500)
 
+        async def refused_body(request: Request, error: Any) -> Response:
+            return Json({"error": str(error)}, status_code=error.status, headers={"connection": "close"})
+
+        api.add_exception_handler(BodyRefused, refused_body)
+        api.add_exception_handler(WorkerFailed, answer(503))
         api.add_exception_handler(LaneFull, full)
         api.add_exception_handler(QueueFull, full)
         api.add_exception_handler(RunError, answer(404))

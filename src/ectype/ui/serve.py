@@ -116,6 +116,7 @@ def serve(
         with suppress(StopSignal):  # the usual end: the server raises the signal again when it has stopped
             server.run(sockets=[listening])
         page.closing = True
+        page.models.close()
         return page.trainings.close()
 
 

@@ -116,6 +116,7 @@ class RunStates:
             "verdict": as_one_line(verdict),
             "thumbnail": None if kind is None else {"kind": kind, "step": newest},
             "report": run.report.is_file(),
+            "model": (run.model / "config.json").is_file() or bool(checkpoint.checkpoint_dirs(run.checkpoints)),
             "changed": _changed(run),
             "problems": problems,
             "left": None,

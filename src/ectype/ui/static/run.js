@@ -90,6 +90,8 @@ export function showRun(main, key) {
   const stop = el("button", { type: "button", hidden: true, click: () => act("stop") }, "Stop and save");
   const resume = el("button", { type: "button", className: "primary", hidden: true, click: () => act("resume") }, "Resume");
   const report = el("a", { className: "button", href: `${path}/report`, target: "_blank", rel: "noreferrer", hidden: true }, "Report");
+  const explore = el("a", { className: "button", href: `#/run/${encodeURIComponent(key)}/explore`, hidden: true }, "Explore");
+  const use = el("a", { className: "button", href: `#/run/${encodeURIComponent(key)}/use`, hidden: true }, "Use on images");
   const error = el("p", { className: "error", role: "alert" });
   const sentence = el("p", { className: "sentence" });
   const grids = el("div", { className: "grids" });
@@ -106,7 +108,7 @@ export function showRun(main, key) {
   const recipe = el("pre", { tabindex: 0, role: "region", "aria-label": "Recipe" });
   const waiting = el("p", { className: "soft" }, "Pictures and curves appear here after the first check.");
   main.append(el("a", { className: "back", href: "#/" }, "← All runs"),
-    el("div", { className: "run-head" }, el("div", {}, title, about), el("div", { className: "buttons" }, stop, resume, report)),
+    el("div", { className: "run-head" }, el("div", {}, title, about), el("div", { className: "buttons" }, explore, use, stop, resume, report)),
     state, error, sentence, waiting, grids, verdict, foundSection, figureTable, curvesSection, logPart,
     el("details", {}, el("summary", {}, "Recipe"), recipe));
   const plots = charts(curves);
@@ -128,6 +130,7 @@ export function showRun(main, key) {
       stop.hidden = !(value.own && value.queue !== "stopping");
       resume.hidden = value.own || value.state !== "stopped";
       report.hidden = !value.report;
+      explore.hidden = use.hidden = !value.model;
       const words = stateOf(value)[0];
       if (words !== spoken) { spoken = words; setText(document.getElementById("status"), `${value.name}: ${words}`); }
       if (value.error) fill(error, value.error);

@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { ago, el, pictureAddress, progress, setText, stateOf } from "./dom.js";
+import { MAX_RUNS } from "./compare.js";
 import { openStart } from "./start.js";
 
 const EVERY_MS = 2000;
@@ -12,12 +13,13 @@ const COLUMNS = [
   ["Main figure", (run) => run.figure_value ?? (run.figure ? -1e300 : -Infinity)],
   ["Verdict", (run) => run.verdict || "\uffff"],
   ["Changed", (run) => -run.changed],
+  ["", null],
 ];
 const GOOD = new Set(["healthy"]);
 const BAD = new Set(["collapsed", "memorising", "spoiled"]);
 let sorted = { column: 5, down: false };
 
-function compare(a, b) {
+function order(a, b) {
   return typeof a === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
@@ -34,7 +36,7 @@ function thumbnail(run) {
 function cells(run) {
   if (run.refused) {
     return [thumbnail(run), el("span", { className: "name" }, run.name), el("span", { className: "state bad" }, "refused"),
-      el("small", { className: "problem" }, run.refused), "", ""];
+      el("small", { className: "problem" }, run.refused), "", "", ""];
   }
   const address = `#/run/${encodeURIComponent(run.key)}`;
   const problem = run.error || run.problems.join("; ");
@@ -45,6 +47,7 @@ function cells(run) {
     el("span", { className: "figure" }, run.figure),
     el("span", { className: `verdict ${GOOD.has(run.verdict) ? "good" : BAD.has(run.verdict) ? "bad" : ""}` }, run.verdict),
     el("small", {}, ago(run.changed)),
+    run.model ? el("label", { className: "check" }, el("input", { type: "checkbox", value: run.key, "data-choose": "" }), el("span", { className: "words" }, `Compare ${run.name}`)) : "",
   ];
 }
 
@@ -54,7 +57,7 @@ export function showRuns(main) {
   const rows = new Map();
   const body = el("tbody", { role: "rowgroup" });
   const heads = COLUMNS.map(([title, value], column) => el("th", { scope: "col", role: "columnheader" }, value
-    ? el("button", { type: "button", click: () => sortBy(column) }, title) : el("span", { className: "hidden" }, "Picture")));
+    ? el("button", { type: "button", click: () => sortBy(column) }, title) : el("span", { className: "hidden" }, column ? "Compare" : "Picture")));
   const table = el("table", { className: "runs", role: "table" }, el("caption", { className: "hidden" }, "Runs"),
     el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, ...heads)), body);
   const queue = el("ul", { className: "queue", "aria-label": "Trainings without a run yet" });
@@ -62,11 +65,34 @@ export function showRuns(main) {
     el("p", {}, "There are no runs here yet."),
     el("p", { className: "soft" }, "A run is one training: choose a model and a folder of images, and watch what it learns."),
     el("button", { type: "button", className: "primary", click: () => openStart() }, "Start the first run"));
-  main.append(el("h1", {}, "Runs"), queue, table, empty);
+  const chosen = new Set();
+  const words = el("span", { role: "status" });
+  const compare = el("a", { className: "button", href: "#/" }, "Compare side by side");
+  const bar = el("div", { className: "chosen-bar", hidden: true }, words, compare, el("button", { type: "button", click: () => choose([]) }, "Clear"));
+  main.append(el("h1", {}, "Runs"), queue, table, empty, bar);
+  body.addEventListener("change", ({ target }) => {
+    if (target.dataset.choose === undefined) return;
+    if (target.checked) chosen.add(target.value);
+    else chosen.delete(target.value);
+    choose([...chosen]);
+  });
   let found = [];
   let timer = 0;
   let ended = false;
   let before = new Map();
+
+  function choose(keys) {
+    chosen.clear();
+    for (const key of keys.slice(0, MAX_RUNS)) chosen.add(key);
+    for (const box of body.querySelectorAll("[data-choose]")) {
+      box.checked = chosen.has(box.value);
+      box.disabled = !box.checked && chosen.size >= MAX_RUNS;
+    }
+    bar.hidden = !chosen.size;
+    compare.href = `#/compare/${[...chosen].map(encodeURIComponent).join("|")}`;
+    compare.classList.toggle("primary", chosen.size > 1);
+    setText(words, chosen.size === 1 ? "1 run is chosen: choose another one to compare it with." : `${chosen.size} runs are chosen.`);
+  }
 
   function sortBy(column) {
     sorted = { column, down: sorted.column === column ? !sorted.down : false };
@@ -80,13 +106,13 @@ export function showRuns(main) {
     const value = COLUMNS[sorted.column][1];
     // Values that are better or newer come first.
     const sign = (sorted.down ? -1 : 1) * (sorted.column === 3 ? -1 : 1);
-    const order = [...found].sort((a, b) => sign * compare(value(a), value(b)));
+    const rowsInOrder = [...found].sort((a, b) => sign * order(value(a), value(b)));
     for (const [key, row] of rows) if (!found.some((run) => run.key === key)) { row.remove(); rows.delete(key); }
-    order.forEach((run, place) => {
+    rowsInOrder.forEach((run, place) => {
       let row = rows.get(run.key);
       if (!row) {
         row = el("tr", { role: "row" }, ...COLUMNS.map((_, column) => column === 1
-          ? el("th", { scope: "row", role: "rowheader" }) : el("td", { role: "cell" })));
+          ? el("th", { scope: "row", role: "rowheader" }) : el("td", { role: "cell", className: column === COLUMNS.length - 1 ? "choose" : "" })));
         rows.set(run.key, row);
       }
       cells(run).forEach((content, column) => {
