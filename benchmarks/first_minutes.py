@@ -35,7 +35,7 @@ from ectype.evaluation.generation import evaluate_samples
 from ectype.runs.load import open_data
 
 SIZE = 64
-FD = re.compile(r"^fd_")
+FD = re.compile(r"^fd[_-]", re.IGNORECASE)
 OURS = [sys.executable, "-m", "ectype.cli"]
 VAL, TEST = 1, 0
 DIFFUSION = "2.3.4"
@@ -80,10 +80,13 @@ def one_side(source: Path, name: str) -> Path:
 
 
 def figures(run: Path) -> dict[str, Any]:
-    """Return a run's figures by key, with intervals and baselines, and what it did in its time."""
+    """Return a run's figures by key, with intervals and baselines, and what it did in its time.
+
+    Runs of early versions have no keys, so that names stand for them.
+    """
     found = json.loads((run / "evaluation.json").read_text())["evaluation"]["figures"]
     keys = ("value", "low", "high", "baselines")
-    kept = {figure["key"]: {key: figure.get(key) for key in keys} for figure in found}
+    kept = {figure.get("key", figure["name"]): {key: figure.get(key) for key in keys} for figure in found}
     summary = json.loads((run / "summary.json").read_text())
     seconds = summary["seconds"] + summary.get("autoencoder", {}).get("seconds", 0.0)
     return {"figures": kept, "updates": summary["step"], "images": summary["seen"], "seconds": seconds}

@@ -17,9 +17,7 @@ from PIL import Image
 import ectype
 from ectype.core.images import as_pixels
 from ectype.inference.explore import Explorer
-from ectype.training.run import train
-from tests.conformance.small import small
-from tests.ui.server import Served, serving
+from tests.ui.server import Served, serving, trained_runs
 from tests.ui.test_browser import CHROMIUM, check_accessible, chromium, open_page
 
 __all__ = ["chromium"]
@@ -39,10 +37,7 @@ PIXELS = """(canvas) => {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("served") / "runs"
-    for preset in ("vae", "cgan-mlp", "unet-denoise"):
-        train(small(preset, **FAST), out=root / preset)
-    return root
+    return trained_runs(tmp_path_factory.mktemp("served") / "runs", **FAST)
 
 
 @pytest.fixture(scope="module")

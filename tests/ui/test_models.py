@@ -23,13 +23,11 @@ from PIL import Image
 
 import ectype
 from ectype.core.images import as_pixels
-from ectype.training.run import train
 from ectype.ui import batches, model_routes
 from ectype.ui.app import Page
 from ectype.ui.frames import pack, unpack
-from tests.conformance.small import small
 from tests.ui.conftest import Browser, write_run
-from tests.ui.server import Served, serving
+from tests.ui.server import Served, serving, trained_runs
 
 pytestmark = pytest.mark.trains
 
@@ -39,10 +37,7 @@ RAW = {"content-type": "application/octet-stream"}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("served") / "runs"
-    for preset in ("vae", "cgan-mlp", "unet-denoise"):
-        train(small(preset, **FAST), out=root / preset)
-    return root
+    return trained_runs(tmp_path_factory.mktemp("served") / "runs", **FAST)
 
 
 @pytest.fixture(scope="module")
