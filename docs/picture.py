@@ -1,10 +1,10 @@
 """Make the picture of the README: images of a folder, their reconstructions, the oddest images, and samples.
 
-    python docs/picture.py FOLDER [--minutes 8] [--run runs/picture]
+    python docs/picture.py FOLDER [--minutes 10] [--run runs/picture] [--gan runs/gan-001]
 
-One run of `ectype train vae FOLDER --minutes 8`, on one thread, with the default seed. Nothing is selected: the images
-are the first test images, the samples are the first draws of seed 0, and the odd images are the highest errors of
-`ectype score` in the whole folder. A run that exists already is used as it is.
+One run of `ectype train vae FOLDER --minutes 10`, with the default seed, and samples of a GAN if its run is given.
+Nothing is selected: the images are the first test images, the samples are the first draws of seed 0, and the odd images
+are the highest errors of `ectype score` in the whole folder. A run that exists already is used as it is.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def main() -> None:
     """Train if there is no run yet, and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="images")
-    parser.add_argument("--minutes", type=float, default=8.0, help="training time (8)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="training time (10)")
     parser.add_argument("--run", type=Path, default=Path("runs/picture"), help="directory of the run (runs/picture)")
+    parser.add_argument("--gan", type=Path, help="directory of a GAN's run whose samples are shown as well")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "site" / "picture.png")
     options = parser.parse_args()
     if (options.run / "model").is_dir():
@@ -65,15 +66,15 @@ def main() -> None:
     assert isinstance(reconstructions, ectype.ImageBatch)
     side = images.shape[-1]
     oddest = run.score(options.folder)["image"][:COLUMNS]
-    draw(
-        {
-            "held-out\nimages": as_row(images),
-            "their\nreconstructions": as_row(reconstructions),
-            "the oddest of\nthe folder": [on_white(options.folder / file, side) for file in oddest],
-            "samples": as_row(run.sample(COLUMNS)),
-        },
-        side,
-    ).save(options.out, optimize=True)
+    rows = {
+        "held-out\nimages": as_row(images),
+        "their\nreconstructions": as_row(reconstructions),
+        "the oddest of\nthe folder": [on_white(options.folder / file, side) for file in oddest],
+        "samples of\nthe VAE": as_row(run.sample(COLUMNS)),
+    }
+    if options.gan is not None:
+        rows["samples of\na GAN"] = as_row(ectype.open_run(options.gan).sample(COLUMNS))
+    draw(rows, side).save(options.out, optimize=True)
     print(f"{options.out}: {run!r}")
 
 
