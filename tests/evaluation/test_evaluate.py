@@ -16,9 +16,13 @@ from ectype.core.errors import RunError
 from ectype.data.dataset import ImageStore, open_store
 from ectype.data.loader import Loader
 from ectype.data.prepare import prepare
+from ectype.evaluation import evaluate as evaluate_module
 from ectype.evaluation.evaluate import density_kind, evaluate
+from ectype.evaluation.features import PixelFeatures
 from ectype.evaluation.figures import Evaluation, Figure, format_number
 from ectype.evaluation.metrics.likelihood import DEFAULT_BUDGET
+from ectype.evaluation.verdict import Verdict
+from ectype.models.base import Samples
 from ectype.models.flop import count_flops
 from ectype.nets.pca import fit_pca
 
@@ -292,3 +296,18 @@ def test_the_bound_that_nobody_asked_for_is_cheap_or_left_out(monkeypatch: pytes
     said = "64 decodings of each image would take too long here; --likelihood 64 computes it anyway."
     assert f"Likelihood not bounded: {said}" in remarks
     assert bounded(15.5, samples=2)[0] == len(test)
+
+
+@pytest.mark.parametrize("preset, verdict", [("vae", ""), ("gan", "collapsed")])
+def test_faults_of_samples_are_no_verdict_on_an_autoencoder(
+    preset: str, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Verdict("collapsed", "recall 0.00")
+    monkeypatch.setattr(evaluate_module, "decide_verdict", lambda *_, **__: found)
+    model, train, test, recipe = setting(preset)
+    assert isinstance(model, Samples)
+    options: dict[str, Any] = {"likelihood_samples": 4, "max_images": 100, "max_samples": 100}
+    options["extractors"] = [PixelFeatures(train, model.info)]
+    evaluation = evaluate(model, train, test, recipe=recipe, device=CPU, **options)
+    assert evaluation.verdict == verdict
+    assert "Samples: collapsed: recall 0.00." in evaluation.remarks

@@ -15,12 +15,16 @@ from PIL import Image
 
 from ectype.runs.json_files import JsonLinesFile, write_json_file
 from ectype.runs.run_dir import RunDir
+from ectype.training.run import train
 from ectype.ui.app import Page
 from ectype.ui.folder import RunsFolder
 from ectype.ui.trainings import Trainings
+from tests.conformance.small import small
+from tests.ui.server import Served, serving
 
 PORT = 8421
 TOKEN = "a-token-of-the-tests"
+FAST = {"train.images": 1600, "monitor.every": 800, "run.pictures": 2, "run.log_every": 1000, "monitor.images": 100}
 HOST = f"127.0.0.1:{PORT}"
 ORIGIN = f"http://{HOST}"
 
@@ -105,3 +109,19 @@ def write_picture(file: Path, seed: int = 0, side: int = 64) -> None:
 
 
 Write = Callable[..., RunDir]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of runs: a trained model of each kind that the page treats differently."""
+    root = tmp_path_factory.mktemp("served") / "runs"
+    for preset in ("vae", "cgan-mlp", "unet-denoise"):
+        train(small(preset, **FAST), out=root / preset)
+    return root
+
+
+@pytest.fixture(scope="module")
+def served(runs: Path) -> Iterator[Served]:
+    """Return a server of these runs."""
+    with serving(runs) as found:
+        yield found

@@ -14,16 +14,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ectype.training.run import train
-from tests.conformance.small import small
-
-
-def trained_runs(root: Path, **changes: Any) -> Path:
-    """Train a model of each kind that the page treats differently; return the folder of the runs."""
-    for preset in ("vae", "cgan-mlp", "unet-denoise"):
-        train(small(preset, **changes), out=root / preset)
-    return root
-
 
 class Served:
     """A page that is served."""

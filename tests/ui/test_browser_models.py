@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from PIL import Image
 import ectype
 from ectype.core.images import as_pixels
 from ectype.inference.explore import Explorer
-from tests.ui.server import Served, serving, trained_runs
+from tests.ui.server import Served
 from tests.ui.test_browser import CHROMIUM, check_accessible, chromium, open_page
 
 __all__ = ["chromium"]
@@ -28,22 +27,10 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)"),
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="no playwright (pip install playwright)"),
 ]
-FAST = {"train.images": 1600, "monitor.every": 800, "run.pictures": 2, "run.log_every": 1000, "monitor.images": 100}
 PIXELS = """(canvas) => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   return { width: canvas.width, height: canvas.height, data: [...data] };
 }"""
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_runs(tmp_path_factory.mktemp("served") / "runs", **FAST)
-
-
-@pytest.fixture(scope="module")
-def served(runs: Path) -> Iterator[Served]:
-    with serving(runs) as found:
-        yield found
 
 
 def pixels(canvas: Any) -> np.ndarray:

@@ -27,23 +27,11 @@ from ectype.ui import batches, model_routes
 from ectype.ui.app import Page
 from ectype.ui.frames import pack, unpack
 from tests.ui.conftest import Browser, write_run
-from tests.ui.server import Served, serving, trained_runs
+from tests.ui.server import Served, serving
 
 pytestmark = pytest.mark.trains
 
-FAST = {"train.images": 640, "monitor.every": 320, "run.pictures": 0, "run.log_every": 1000, "monitor.images": 100}
 RAW = {"content-type": "application/octet-stream"}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_runs(tmp_path_factory.mktemp("served") / "runs", **FAST)
-
-
-@pytest.fixture(scope="module")
-def served(runs: Path) -> Iterator[Served]:
-    with serving(runs) as found:
-        yield found
 
 
 def image(seed: int = 0, side: int = 20) -> bytes:

@@ -94,6 +94,8 @@ class ModelConfig(Choice):
     """What is trained. The kinds are defined in `ectype.models`."""
 
     family: ClassVar[str] = "model"
+    only_for_pixels: ClassVar[tuple[str, ...]] = ()
+    """Keys that a model of codes does not use: a recipe that changes them asks for a model of pixels."""
 
     def build(self, info: DataInfo) -> nn.Module:
         """Return a newly initialized model for the given images. Has to work on the device `meta` as well."""
@@ -127,6 +129,8 @@ class ObjectiveConfig(Choice):
     """What the model is trained for. The kinds are defined in `ectype.objectives`."""
 
     family: ClassVar[str] = "objective"
+    only_for_pixels: ClassVar[tuple[str, ...]] = ()
+    """As in `ModelConfig`."""
 
     def on_codes(self, shape: tuple[int, ...]) -> ObjectiveConfig:
         """Return the configuration that suits codes of this shape instead of images."""

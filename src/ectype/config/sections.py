@@ -72,7 +72,7 @@ class Choice(Section):
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         if Choice in cls.__bases__:
             cls._kinds = {}
-        elif default := cls.model_fields["kind"].default:
+        elif isinstance(default := cls.model_fields["kind"].default, str):  # others are bases of kinds
             cls._kinds[default] = cls
 
     @model_validator(mode="wrap")

@@ -280,7 +280,9 @@ class _Evaluator:
         self.figures += figures
         below = shortfall(self.figures)
         verdict = decide_verdict(values, monitor.reference, training=self.training, below=below, ended=True)
-        self.verdict, self.verdict_evidence = verdict.name, verdict.evidence
+        # Samples of an autoencoder depend on the density of its codes, and blur lowers the variety that features see.
+        if verdict.name in ("healthy", "undertrained") or not is_trained_to_encode(self.model):
+            self.verdict, self.verdict_evidence = verdict.name, verdict.evidence
         self.remarks.append(f"Samples: {verdict.name}: {verdict.evidence}.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from ectype.config.schema import DataInfo, ModelConfig
+from ectype.config.schema import DataInfo
 from ectype.core.errors import ModelError
-from ectype.models.latent_space import LatentSpaceConfig
+from ectype.models.latent_space import LatentSpaceConfig, LearnsCodesConfig
 from ectype.models.noise_to_image import NoiseToImageModel, truncated_normal
 from ectype.nets.generators import ConvGeneratorConfig, GeneratorConfig, MLPGeneratorConfig
 
@@ -23,10 +23,11 @@ CODE_WIDTHS = (512, 512, 512)
 """Widths of the hidden layers of a generator of codes."""
 
 
-class GeneratorModelConfig(ModelConfig):
+class GeneratorModelConfig(LearnsCodesConfig):
     """A generator; its critic belongs to the objective that trains it."""
 
     kind: Literal["generator"] = "generator"
+    only_for_pixels: ClassVar[tuple[str, ...]] = ("net", "output")
     latent_dim: int = Field(default=128, ge=1, le=1_000_000)
     """Dimensions of the noise."""
     net: GeneratorConfig = ConvGeneratorConfig()
@@ -37,12 +38,6 @@ class GeneratorModelConfig(ModelConfig):
     """How a class label is concatenated to the noise: one-hot, or as a learned embedding."""
     embedding: int = Field(default=64, ge=1, le=16_384)
     """Dimensions of an embedded label."""
-    autoencoder: str = "none"
-    """The preset of an autoencoder that is trained first, in the same run and within its budget, so that the generator
-    learns its codes. none: the generator learns pixels. auto: `ae` for images with a side of more than 32 pixels; none
-    for smaller ones, and if the preset's networks or the critic's augmentation were changed."""
-    autoencoder_share: float = Field(default=0.5, gt=0, lt=1)
-    """Fraction of the budget that is spent on it, as in `LatentSpaceConfig`."""
 
     def on_codes(self, shape: tuple[int, ...]) -> GeneratorModelConfig:
         """Replace convolutions by an MLP: maps of codes are small, and it is many times as fast."""
@@ -51,7 +46,6 @@ class GeneratorModelConfig(ModelConfig):
         return self
 
     def with_autoencoder(self, name: str) -> LatentSpaceConfig:
-        """Return the configuration of a generator of the codes of an autoencoder that is trained first."""
         inner = self.model_copy(update={"autoencoder": "none"})
         return LatentSpaceConfig(autoencoder=name, autoencoder_share=self.autoencoder_share, inner=inner)
 

@@ -20,7 +20,14 @@ from ectype.models.base import Encodes, HasExportGraphs, InitializesFromData, Mo
 from ectype.models.flow import FlowConfig
 from ectype.models.noise_to_image import NoiseToImageModel
 
-__all__ = ["FrozenCoderConfig", "LatentSpaceConfig", "LatentSpaceModel", "denormalize", "map_shape"]
+__all__ = [
+    "FrozenCoderConfig",
+    "LatentSpaceConfig",
+    "LatentSpaceModel",
+    "LearnsCodesConfig",
+    "denormalize",
+    "map_shape",
+]
 
 Image = Float[Tensor, "b c h w"]
 Code = Float[Tensor, " b *code"]
@@ -51,20 +58,32 @@ class FrozenCoderConfig(Section):
     """Its configuration."""
 
 
-class LatentSpaceConfig(ModelConfig):
+class LearnsCodesConfig(ModelConfig):
+    """Base class of models that can learn the codes of an autoencoder instead of pixels."""
+
+    autoencoder: str = "none"
+    """The preset of an autoencoder that is trained first, in the same run and within its budget, if no run of one is
+    given. none: pixels are learned. auto: `ae` for images with a side of more than 32 pixels; none for smaller ones,
+    and if settings that only concern pixels were changed; see `ectype.training.autoencoder_first`."""
+    autoencoder_share: float = Field(default=0.5, gt=0, lt=1)
+    """Fraction of the budget that is spent on it. It is taken from `train.minutes`, and added to `train.images`, which
+    are those of the model of the codes."""
+
+    def with_autoencoder(self, name: str) -> LatentSpaceConfig:
+        """Return the configuration that learns the codes of an autoencoder, which is trained first."""
+        raise TypeError(f"{type(self).__name__} must define with_autoencoder(name)")
+
+
+class LatentSpaceConfig(LearnsCodesConfig):
     """A generative model of another model's codes; without a coder, the inner model is trained on images."""
 
     kind: Literal["on_codes"] = "on_codes"
-    autoencoder: str = "none"
-    """The preset of an autoencoder that is trained first, in the same run and within its budget, if no run of one is
-    given. none: the inner model is trained on pixels. auto: `ae` for images with a side of more than 32 pixels, else
-    none; see `ectype.training.autoencoder_first`."""
-    autoencoder_share: float = Field(default=0.5, gt=0, lt=1)
-    """Fraction of the budget that is spent on it. It is taken from `train.minutes`, and added to `train.images`, which
-    are those of the inner model."""
     coder: FrozenCoderConfig = FrozenCoderConfig()
     inner: ModelConfig = FlowConfig()
     """The generative model of the codes."""
+
+    def with_autoencoder(self, name: str) -> LatentSpaceConfig:
+        return self.model_copy(update={"autoencoder": name})
 
     def on_codes(self, shape: tuple[int, ...]) -> LatentSpaceConfig:
         return self.model_copy(update={"inner": self.inner.on_codes(shape)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -82,6 +82,7 @@ class AdversarialConfig(ObjectiveConfig):
     """A generator against a critic."""
 
     kind: Literal["adversarial"] = "adversarial"
+    only_for_pixels: ClassVar[tuple[str, ...]] = ("adversary.critic", "adversary.augment")
     adversary: AdversaryConfig = AdversaryConfig()
     condition: Literal["none", "concat", "embedding", "projection"] = "none"
     """How the critic is conditioned on the label."""

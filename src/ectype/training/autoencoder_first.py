@@ -20,8 +20,7 @@ from ectype.core.errors import ModelError, RecipeError, did_you_mean
 from ectype.core.meta_device import meta_device
 from ectype.data.prepare import prepare
 from ectype.models.base import Encodes, is_trained_to_encode
-from ectype.models.gan import GeneratorModelConfig
-from ectype.models.latent_space import FrozenCoderConfig, LatentSpaceConfig
+from ectype.models.latent_space import FrozenCoderConfig, LatentSpaceConfig, LearnsCodesConfig
 from ectype.runs import checkpoint
 from ectype.runs.load import check_same_recipe
 from ectype.runs.run_dir import RunDir
@@ -32,8 +31,6 @@ from ectype.training.trainer import Diverged
 __all__ = ["autoencoder_recipe", "choose_codes", "train_autoencoder"]
 
 AUTO_PRESET = "ae"
-_PIXEL_SETTINGS = ("model.net", "model.output", "objective.adversary.critic", "objective.adversary.augment")
-"""Settings of a GAN that change only one that learns pixels."""
 MAX_PIXEL_SIDE = 32
 """Images with a longer side are modelled by their codes, if the recipe leaves it open."""
 
@@ -53,42 +50,44 @@ def choose_codes(recipe: Recipe, console: Console | None, *, has_weights: bool =
         ModelError: It has no codes, or the model cannot be built on them.
     """
     model = recipe.model
-    if not isinstance(model, LatentSpaceConfig | GeneratorModelConfig) or model.autoencoder == "none":
+    if not isinstance(model, LearnsCodesConfig) or model.autoencoder == "none":
         return recipe
     info = prepare(recipe.data, progress=progress_line(console)).info
     name = model.autoencoder
     if name == "auto":
         name = "none" if max(info.size) <= MAX_PIXEL_SIDE else AUTO_PRESET
         if name != "none" and (settings := _pixel_settings(recipe, has_weights)):
-            say(console, f"the generator learns pixels, since {settings[0]} was set (autoencoder=ae: learn codes)")
+            say(
+                console, f"{recipe.about.name} learns pixels, since {settings[0]} was set (autoencoder=ae: learn codes)"
+            )
             name = "none"
     if name == "none":
         return recipe.model_copy(update={"model": model.model_copy(update={"autoencoder": name})})
-    if isinstance(model, GeneratorModelConfig):
-        model = model.with_autoencoder(name)
+    model = model.with_autoencoder(name)
     config = model.coder.model or _preset(name).model
     with meta_device():
         coder = config.build(info)
     if not (isinstance(coder, Encodes) and is_trained_to_encode(coder)):
         raise ModelError(f"model.autoencoder={name} has no codes of its own: name the preset of an autoencoder.")
-    changes = {"autoencoder": name, "coder": FrozenCoderConfig(model=config)}
     shape = tuple(coder.code_shape)
-    found = model.on_codes(shape).model_copy(update=changes)
+    found = model.on_codes(shape).model_copy(update={"coder": FrozenCoderConfig(model=config)})
     complete = recipe.model_copy(update={"model": found, "objective": recipe.objective.on_codes(shape)})
     _check_buildable(complete, info)
     return complete
 
 
 def _pixel_settings(recipe: Recipe, has_weights: bool) -> list[str]:
-    """Return what was set for a GAN that only one that learns pixels uses."""
-    if not isinstance(recipe.model, GeneratorModelConfig):
+    """Return what was changed in a preset that only a model of pixels uses."""
+    sections = {"model": recipe.model.only_for_pixels, "objective": recipe.objective.only_for_pixels}
+    names = [f"{section}.{key}" for section, keys in sections.items() for key in keys]
+    if not names:
         return []
     if has_weights:
         return ["--from"]
     if recipe.about.name not in preset_names():
         return []
     default = load_recipe(recipe.about.name)
-    return [name for name in _PIXEL_SETTINGS if _setting(recipe, name) != _setting(default, name)]
+    return [name for name in names if _setting(recipe, name) != _setting(default, name)]
 
 
 def _setting(recipe: Recipe, name: str) -> object:

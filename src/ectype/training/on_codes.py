@@ -9,8 +9,7 @@ from ectype.config.recipe import Recipe, load_recipe
 from ectype.config.schema import Augment
 from ectype.core.errors import ModelError
 from ectype.models.base import Encodes, is_trained_to_encode
-from ectype.models.gan import GeneratorModelConfig
-from ectype.models.latent_space import LatentSpaceConfig
+from ectype.models.latent_space import LatentSpaceConfig, LearnsCodesConfig
 from ectype.runs.load import load
 from ectype.runs.run_dir import RunDir
 
@@ -37,7 +36,7 @@ def recipe_on_codes(recipe: Recipe, run: RunDir, overrides: Sequence[str] | Mapp
 
 def trains_autoencoder(recipe: Recipe) -> bool:
     """Return whether a recipe asks for an autoencoder that is trained first, within the same run."""
-    return isinstance(recipe.model, LatentSpaceConfig | GeneratorModelConfig) and recipe.model.autoencoder != "none"
+    return isinstance(recipe.model, LearnsCodesConfig) and recipe.model.autoencoder != "none"
 
 
 def autoencoder_run(recipe: Recipe, run: RunDir) -> RunDir | None:

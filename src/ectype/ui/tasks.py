@@ -98,6 +98,11 @@ def _files(explorer: Explorer, inputs: Path, results: Path, summary: str) -> Val
     return {"summary": summary, "items": items, "what": explorer.output_name()}
 
 
+def _with_table(summary: str, items: list[Values], what: str, file: Path) -> Values:
+    """Return the results of a command that writes a table."""
+    return {"summary": summary, "items": items, "what": what, "table": _table(file), "downloads": [file.name]}
+
+
 def _reconstruct(explorer: Explorer, run: Path, inputs: Path, out: Path) -> Values:
     found = reconstruct.reconstruct(run, [str(inputs)], out / "results", device="cpu")
     return {**_files(explorer, inputs, out / "results", found.summary), "what": "reconstructions"}
@@ -119,13 +124,7 @@ def _score(explorer: Explorer, run: Path, inputs: Path, out: Path) -> Values:
             "as odd": f"{min(row['error_share'], row['peak_share']):.1%} of held-out images",
         }
         items.append({**places.get(row["image"], {"outputs": []}), "name": row["image"], "values": values})
-    return {
-        "summary": found.summary,
-        "items": items,
-        "what": "where the errors are",
-        "table": _table(out / "scores.csv"),
-        "downloads": ["scores.csv"],
-    }
+    return _with_table(found.summary, items, "where the errors are", out / "scores.csv")
 
 
 def _nearest(explorer: Explorer, run: Path, inputs: Path, out: Path) -> Values:
@@ -145,13 +144,7 @@ def _nearest(explorer: Explorer, run: Path, inputs: Path, out: Path) -> Values:
         if first["class"] is not None:
             values["classes"] = as_one_line(", ".join(str(row["class"]) for row in mine))
         items.append({"name": name, "outputs": [f"rows/{file.name}"], "values": values, "wide": True})
-    return {
-        "summary": found.summary,
-        "items": items,
-        "what": "nearest images of the run",
-        "table": _table(out / "neighbors.csv"),
-        "downloads": ["neighbors.csv"],
-    }
+    return _with_table(found.summary, items, "nearest images of the run", out / "neighbors.csv")
 
 
 def _encode(explorer: Explorer, run: Path, inputs: Path, out: Path) -> Values:

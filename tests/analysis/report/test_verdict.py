@@ -1,4 +1,4 @@
-"""The verdict that a report shows first: of samples, or of the training where samples say little about it."""
+"""The verdict that a report shows first: on samples, or how training ended."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ def view(preset: str, verdict: str) -> RunView:
     [
         ("gan", "collapsed", "collapsed", "bad"),
         ("gan", "healthy", "healthy", "good"),
-        ("vae", "collapsed", "finished", "good"),
         ("vae", "undertrained", "undertrained", "held"),
         ("vae", "healthy", "healthy", "good"),
         ("ae", "", "finished", "good"),
     ],
 )
-def test_faults_of_samples_are_a_verdict_on_models_that_are_trained_to_sample(
+def test_the_verdict_on_samples_comes_before_how_training_ended(
     preset: str, verdict: str, name: str, standing: str
 ) -> None:
     found = run_verdict(view(preset, verdict))

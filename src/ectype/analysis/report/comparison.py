@@ -124,7 +124,7 @@ def comparison_view(
         command: See `ComparisonView`.
     """
     first = next(iter(views.values()))
-    places = first.chosen(NUM_OUTPUTS, "beside")
+    places = first.chosen(NUM_OUTPUTS, "comparison")
     titles = [image_title(first, place) for place in places]
     same = {name for name, view in views.items() if _identity(view, places) == _identity(first, places)}
     outputs = {name: _outputs(view, places) if name in same else None for name, view in views.items()}

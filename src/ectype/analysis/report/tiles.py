@@ -129,9 +129,13 @@ def _samples(view: RunView) -> Tile:
         return _missing(title, f"Samples {reason}.")
     ratio = figure.value / floor
     standing: Standing = "good" if ratio <= CLOSE_RATIO else "bad" if ratio > FAR_RATIO else "held"
-    says = {"good": "close to real images", "held": "still told apart from real images", "bad": "far from real images"}
+    meanings = {
+        "good": "close to real images",
+        "held": "still told apart from real images",
+        "bad": "far from real images",
+    }
     text = (
-        f"{short_number(ratio)} times the distance between two sets of real images: {says[standing]} "
+        f"{short_number(ratio)} times the distance between two sets of real images: {meanings[standing]} "
         f"(up to {CLOSE_RATIO} is close)."
     )
     percent, ticks = _on_bar(figure.value, {"real images": floor})

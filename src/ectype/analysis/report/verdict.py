@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from ectype.analysis.report.tiles import Standing
 from ectype.analysis.run_view import RunView
-from ectype.models.base import is_trained_to_encode
 
 __all__ = ["RunVerdict", "run_verdict"]
 
@@ -38,13 +37,9 @@ class RunVerdict(NamedTuple):
 
 
 def run_verdict(view: RunView) -> RunVerdict:
-    """Return the verdict on a run.
-
-    Samples of a model that is trained to encode say little about its training: they depend on the density of its codes,
-    and blur lowers the diversity that features see. So faults of its samples are no verdict on it, nor a finding.
-    """
+    """Return the verdict on a run."""
     name, evidence = view.evaluation.verdict, view.evaluation.verdict_evidence
-    if not name or (name not in (*GOOD, *HELD) and is_trained_to_encode(view.model)):
+    if not name:
         summary = view.run.selected_attempt.summary()
         name, evidence = str(summary.get("state", "unfinished")), str(summary.get("reason", ""))
     return RunVerdict(name, evidence, "good" if name in GOOD else "held" if name in HELD else "bad")

@@ -1,4 +1,4 @@
-"""What a logger does, and what it is told about a run."""
+"""The interface of a logger, and the data that it receives about a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ End = Literal["finished", "interrupted"]
 
 
 class LoggedRun(NamedTuple):
-    """What a logger is told about a run at its start.
+    """The data about a run that a logger receives at its start.
 
     Attributes:
         directory: The run. A logger writes nowhere else unless the user has configured another place.
