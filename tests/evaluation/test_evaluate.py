@@ -306,7 +306,7 @@ def test_faults_of_samples_are_no_verdict_on_an_autoencoder(
     monkeypatch.setattr(evaluate_module, "decide_verdict", lambda *_, **__: found)
     model, train, test, recipe = setting(preset)
     assert isinstance(model, Samples)
-    options: dict[str, Any] = {"likelihood_samples": 4, "max_images": 100, "max_samples": 100}
+    options: dict[str, Any] = {"likelihood_samples": 4, "max_images": 100}
     options["extractors"] = [PixelFeatures(train, model.info)]
     evaluation = evaluate(model, train, test, recipe=recipe, device=CPU, **options)
     assert evaluation.verdict == verdict
